@@ -1,0 +1,182 @@
+"""The policies that live runs and replays compare: names to token budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ps_alloc import Allocation, allocate
+from ps_alloc.baselines import no_information_mix, noise_honest_oracle, uniform
+
+_SOURCES = {
+    "predictions": "predicted curves",
+    "mean_curve": "the mean curve of training questions",
+    "measured": "measured curves, which a live run does not have",
+    "n_traces": "trace counts of the measured curves",
+}
+
+
+@dataclass(frozen=True)
+class PolicyInputs:
+    """What policies may know about a batch of N queries; None is unknown. Curves have W windows."""
+
+    n_queries: int
+    window: int
+    """Tokens a window."""
+    num_windows: int
+    """W: the most windows a query can use."""
+    predictions: npt.NDArray[np.floating] | None = None
+    """(N, W). Curves predicted before generation."""
+    mean_curve: npt.NDArray[np.floating] | None = None
+    """(W,). Mean curve of the predictor's training questions."""
+    measured: npt.NDArray[np.floating] | None = None
+    """(N, W). Measured curves of these very queries: what only an oracle may see."""
+    n_traces: npt.NDArray[np.integer] | None = None
+    """(N,). Traces behind each measured curve."""
+
+    def __post_init__(self) -> None:
+        shape = (self.n_queries, self.num_windows)
+        expected = {"predictions": shape, "mean_curve": shape[1:], "measured": shape, "n_traces": shape[:1]}
+        for name, wanted in expected.items():
+            values = getattr(self, name)
+            if values is not None and np.shape(values) != wanted:
+                raise ValueError(f"{name} must have shape {wanted}, got {np.shape(values)}")
+            if values is not None and name != "n_traces":
+                _check_probabilities(name, np.atleast_2d(values))
+
+    def need(self, policy: str, name: str) -> npt.NDArray[np.number]:
+        """The array `name`, for `policy`.
+
+        Raises:
+            ValueError: If it is unknown.
+        """
+        values: npt.NDArray[np.number] | None = getattr(self, name)
+        if values is None:
+            raise ValueError(f"policy {policy!r} needs {_SOURCES[name]}, but got none")
+        return values
+
+
+def _check_probabilities(name: str, values: npt.NDArray[np.floating]) -> None:
+    inside = (values >= 0) & (values <= 1)  # False for NaN as well
+    if not inside.all():
+        row, column = np.argwhere(~inside)[0]
+        raise ValueError(
+            f"{name} must lie in [0, 1], got {values[row, column]} at row {row}, column {column}"
+        )
+
+
+_Rule = Callable[[PolicyInputs, int, int, np.random.Generator], Allocation]
+
+
+def _uniform(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
+    return uniform(
+        inputs.n_queries, total, window=inputs.window, min_windows=least, max_windows=inputs.num_windows
+    )
+
+
+def _mix(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
+    return no_information_mix(
+        inputs.need("mix", "mean_curve"),
+        inputs.n_queries,
+        total,
+        window=inputs.window,
+        min_windows=least,
+        rng=rng,
+    )
+
+
+def _myopic(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
+    return allocate(
+        inputs.need("myopic", "predictions"), total, window=inputs.window, min_windows=least, method="myopic"
+    )
+
+
+def _hull(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
+    return allocate(
+        inputs.need("hull", "predictions"), total, window=inputs.window, min_windows=least, method="hull"
+    )
+
+
+def _oracle(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
+    # It knows that a further token would not help, and keeps it.
+    return allocate(
+        inputs.need("oracle", "measured"),
+        total,
+        window=inputs.window,
+        min_windows=least,
+        method="hull",
+        leftover="keep",
+    )
+
+
+def _honest_oracle(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
+    return noise_honest_oracle(
+        inputs.need("honest_oracle", "measured"),
+        inputs.need("honest_oracle", "n_traces"),
+        total,
+        window=inputs.window,
+        min_windows=least,
+        rng=rng,
+    )
+
+
+# Name: the rule, and the inputs that it cannot do without.
+_RULES: dict[str, tuple[_Rule, tuple[str, ...]]] = {
+    "uniform": (_uniform, ()),
+    "mix": (_mix, ("mean_curve",)),
+    "myopic": (_myopic, ("predictions",)),
+    "hull": (_hull, ("predictions",)),
+    "oracle": (_oracle, ("measured",)),
+    "honest_oracle": (_honest_oracle, ("measured", "n_traces")),
+}
+POLICIES = tuple(_RULES)
+"""`uniform`: the same for all. `mix`: knows the mean curve only. `myopic`: the paper's greedy on predictions.
+`hull`: hull greedy on predictions. `oracle`: hull greedy on the measured curves it is scored on.
+`honest_oracle`: the same on one resample of them."""
+
+STOCHASTIC_POLICIES = frozenset({"mix", "honest_oracle"})
+"""Policies whose answer depends on the seed."""
+
+LIVE_POLICIES = tuple(name for name, (_, needs) in _RULES.items() if "measured" not in needs)
+"""Policies that can run before anything was measured."""
+
+
+def allocate_policy(
+    name: str, inputs: PolicyInputs, total_tokens: int, *, min_windows: int = 1, seed: int = 0
+) -> Allocation:
+    """Allocate a budget by a policy's name.
+
+    Args:
+        name: One of `POLICIES`.
+        inputs: What is known about the batch.
+        total_tokens: Reasoning tokens for the whole batch.
+        min_windows: Fewest windows a query gets.
+        seed: Decides the draws of `STOCHASTIC_POLICIES`.
+
+    Returns:
+        The allocation, with `method` the policy's name.
+
+    Raises:
+        ValueError: If there is no such policy or its input is missing, or as `ps_alloc.allocate` does.
+    """
+    check_policies([name], inputs)
+    rule, _ = _RULES[name]
+    return replace(rule(inputs, total_tokens, min_windows, np.random.default_rng(seed)), method=name)
+
+
+def check_policies(names: Sequence[str], inputs: PolicyInputs) -> None:
+    """Refuse policies that do not exist or lack an input, before anything expensive is run.
+
+    Raises:
+        ValueError: Naming the first such policy.
+    """
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"policies must be different names, at least one, got {list(names)}")
+    for name in names:
+        if name not in _RULES:
+            raise ValueError(f"policy must be one of {POLICIES}, got {name!r}")
+        for needed in _RULES[name][1]:
+            inputs.need(name, needed)

@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+
+from ps_alloc import allocate
+from ps_eval.policies import (
+    LIVE_POLICIES,
+    POLICIES,
+    STOCHASTIC_POLICIES,
+    PolicyInputs,
+    allocate_policy,
+    check_policies,
+)
+
+N, W, WINDOW = 60, 8, 16
+
+
+def make_inputs(seed: int = 0, **changes: object) -> PolicyInputs:
+    """Logistic curves, measured with 50 traces, and predictions that blur them."""
+    rng = np.random.default_rng(seed)
+    needed = rng.uniform(1, W, N)[:, None]
+    truth = rng.uniform(0.3, 1, N)[:, None] / (1 + np.exp(-1.5 * (np.arange(1, W + 1) - needed)))
+    known = {
+        "predictions": np.clip(truth + rng.normal(0, 0.05, (N, W)), 0, 1).astype(np.float32),
+        "mean_curve": truth.mean(axis=0).astype(np.float32),
+        "measured": (rng.binomial(50, truth) / 50).astype(np.float32),
+        "n_traces": np.full(N, 50, dtype=np.int32),
+    }
+    return PolicyInputs(N, WINDOW, W, **{**known, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("budget", [16, 24, 60, 128, 500])
+def test_every_policy_keeps_to_the_budget_and_the_minimum(name: str, budget: int) -> None:
+    allocation = allocate_policy(name, make_inputs(), budget * N, min_windows=1)
+    assert allocation.method == name
+    assert allocation.windows.shape == (N,)
+    assert allocation.windows.min() >= 1
+    assert allocation.windows.max() <= W
+    assert allocation.tokens.sum() == allocation.spent_tokens <= budget * N
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_only_stochastic_policies_depend_on_the_seed(name: str) -> None:
+    first, again, other = (allocate_policy(name, make_inputs(), 40 * N, seed=s) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first.windows, again.windows)
+    assert (first.windows != other.windows).any() == (name in STOCHASTIC_POLICIES)
+
+
+def test_uniform_gives_all_queries_the_same_where_the_budget_divides() -> None:
+    allocation = allocate_policy("uniform", make_inputs(), 48 * N)
+    assert set(allocation.windows.tolist()) == {3}
+
+
+def test_the_mix_sees_nothing_but_the_mean_curve() -> None:
+    full, blind = make_inputs(), make_inputs(predictions=None, measured=None, n_traces=None)
+    np.testing.assert_array_equal(
+        allocate_policy("mix", full, 40 * N).windows, allocate_policy("mix", blind, 40 * N).windows
+    )
+
+
+@pytest.mark.parametrize(("name", "method"), [("hull", "hull"), ("myopic", "myopic")])
+def test_predicted_policies_allocate_on_the_predictions(name: str, method: str) -> None:
+    inputs = make_inputs()
+    expected = allocate(inputs.need("test", "predictions"), 40 * N, window=WINDOW, method=method)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(allocate_policy(name, inputs, 40 * N).windows, expected.windows)
+
+
+def test_on_measured_curves_oracle_beats_honest_oracle_beats_hull_beats_uniform() -> None:
+    inputs = make_inputs()
+    measured = inputs.need("test", "measured")
+
+    def accuracy(name: str) -> float:
+        seeds = range(8) if name in STOCHASTIC_POLICIES else range(1)
+        return float(
+            np.mean([allocate_policy(name, inputs, 48 * N, seed=s).accuracy_on(measured) for s in seeds])
+        )
+
+    ranked = [accuracy(name) for name in ("oracle", "honest_oracle", "hull", "uniform")]
+    assert ranked == sorted(ranked, reverse=True)
+    assert ranked[0] > ranked[-1] + 0.05
+
+
+def test_the_oracle_keeps_tokens_that_raise_no_curve() -> None:
+    flat = np.full((N, W), 0.5, dtype=np.float32)
+    assert allocate_policy("oracle", make_inputs(measured=flat), 100 * N).spent_tokens == WINDOW * N
+
+
+def test_live_policies_are_those_that_need_no_measurement() -> None:
+    assert LIVE_POLICIES == ("uniform", "mix", "myopic", "hull")
+    unmeasured = make_inputs(measured=None, n_traces=None)
+    check_policies(LIVE_POLICIES, unmeasured)
+    for name in set(POLICIES) - set(LIVE_POLICIES):
+        with pytest.raises(ValueError, match=f"policy '{name}' needs measured curves, which a live run"):
+            check_policies([name], unmeasured)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "message"),
+    [
+        ("hull", "predictions", "policy 'hull' needs predicted curves, but got none"),
+        ("myopic", "predictions", "policy 'myopic' needs predicted curves, but got none"),
+        ("mix", "mean_curve", "policy 'mix' needs the mean curve of training questions, but got none"),
+        ("honest_oracle", "n_traces", "policy 'honest_oracle' needs trace counts of the measured curves"),
+    ],
+)
+def test_a_policy_without_its_input_is_refused(name: str, missing: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        allocate_policy(name, make_inputs(**{missing: None}), 40 * N)
+
+
+def test_unknown_repeated_and_absent_policy_names_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"policy must be one of \('uniform', .*got 'greedy'"):
+        allocate_policy("greedy", make_inputs(), 40 * N)
+    with pytest.raises(
+        ValueError, match=r"policies must be different names, at least one, got \['mix', 'mix'\]"
+    ):
+        check_policies(["mix", "mix"], make_inputs())
+    with pytest.raises(ValueError, match=r"at least one, got \[\]"):
+        check_policies([], make_inputs())
+
+
+def test_inputs_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"predictions must have shape \(60, 8\), got \(59, 8\)"):
+        make_inputs(predictions=np.zeros((N - 1, W)))
+    with pytest.raises(ValueError, match=r"mean_curve must have shape \(8,\), got \(9,\)"):
+        make_inputs(mean_curve=np.zeros(W + 1))
+
+
+def test_a_prediction_that_is_no_probability_is_named() -> None:
+    predictions = np.full((N, W), 0.5)
+    predictions[7, 3] = np.nan
+    with pytest.raises(ValueError, match=r"predictions must lie in \[0, 1\], got nan at row 7, column 3"):
+        make_inputs(predictions=predictions)
+
+
+def test_a_budget_below_the_minimum_is_refused() -> None:
+    for name in POLICIES:
+        with pytest.raises(ValueError, match="total_tokens"):
+            allocate_policy(name, make_inputs(), 31 * N, min_windows=2)
