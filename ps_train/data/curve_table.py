@@ -1,11 +1,11 @@
-"""The curve table: measured accuracy curves of a question set, with prompt features where they were extracted.
+"""The curve table: measured accuracy curves of a question set, and prompt features where there are any.
 
 On disk a folder with `curves.parquet` and, optionally, `features.safetensors` (docs/formats.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -61,7 +61,11 @@ class CurveTable:
         if len(set(self.ids)) != n:
             duplicate = next(i for i in self.ids if self.ids.count(i) > 1)
             raise ValueError(f"ids must be unique, got {duplicate!r} more than once")
-        columns = {"questions": self.questions, "answers": self.answers, "n_traces": self.n_traces}
+        columns: dict[str, Sized] = {
+            "questions": self.questions,
+            "answers": self.answers,
+            "n_traces": self.n_traces,
+        }
         for name, values in {**columns, **self.extra, **self.features}.items():
             if len(values) != n:
                 raise ValueError(f"{name} must have one row a question ({n}), got {len(values)}")
@@ -117,8 +121,8 @@ class CurveTable:
             features: Names of the feature tensors to read, such as `["layer_16"]`; None reads all, `[]` none.
 
         Raises:
-            ValueError: If a file, a column, the window or a requested feature is missing, or a value is out of
-                range.
+            ValueError: If a file, a column, the window or a requested feature is missing, or a value is out
+                of range.
         """
         folder = Path(folder)
         path = folder / CURVES_FILE
@@ -152,6 +156,15 @@ class CurveTable:
             )
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
+
+
+def feature_names(folder: str | Path) -> list[str]:
+    """Names of the feature tensors that a table's folder holds."""
+    path = Path(folder) / FEATURES_FILE
+    if not path.is_file():
+        return []
+    with safe_open(path, "np") as file:
+        return list(file.keys())
 
 
 def load_features(

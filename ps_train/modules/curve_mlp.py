@@ -1,0 +1,265 @@
+"""The curve MLP: hidden state of the prompt → accuracy after each window of reasoning.
+
+The paper's predictor (1536→256→16, ReLU, sigmoid) and its deep-ensemble form in one: `num_members` MLPs with
+weights of their own run as one batched matrix product, and their logits are averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ps_alloc.files import atomic_path
+from ps_train.data.curve_data import CurveBatch, CurveDataModule
+from ps_train.data.curve_table import CurveTable
+from ps_train.metrics import CurveQuality, CurveRows
+from ps_train.predictor import CurvePredictor, CurveSchema, load_predictor
+
+
+class MemberLinear(nn.Module):
+    """`num_members` linear layers side by side: (M, B, in) or (B, in) to (M, B, out)."""
+
+    def __init__(self, num_members: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(in_features)  # as nn.Linear starts
+        self.weight = nn.Parameter(
+            torch.empty(num_members, in_features, out_features).uniform_(-bound, bound)
+        )
+        self.bias = nn.Parameter(torch.empty(num_members, 1, out_features).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply each member's layer to its own rows, or to rows they all share."""
+        return x @ self.weight + self.bias
+
+
+class CurveNet(CurvePredictor):
+    """M MLPs from concatenated features to W curve logits.
+
+    Args:
+        schema: What it reads and predicts.
+        hidden_sizes: Widths of the hidden layers.
+        num_members: M, the ensemble's size.
+        dropout: Share of inputs and hidden units dropped in training.
+    """
+
+    architecture = "curve_mlp"
+    input_mean: Tensor
+    input_scale: Tensor
+
+    def __init__(
+        self,
+        schema: CurveSchema,
+        hidden_sizes: list[int],
+        num_members: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(schema)
+        self._settings = {"hidden_sizes": list(hidden_sizes), "num_members": num_members, "dropout": dropout}
+        self.register_buffer("input_mean", torch.zeros(schema.input_size))
+        self.register_buffer("input_scale", torch.ones(schema.input_size))
+        layers: list[nn.Module] = []
+        width = schema.input_size
+        for hidden in hidden_sizes:
+            layers += [nn.Dropout(dropout), MemberLinear(num_members, width, hidden), nn.ReLU()]
+            width = hidden
+        self.members = nn.Sequential(
+            *layers, nn.Dropout(dropout), MemberLinear(num_members, width, schema.num_windows)
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `__init__` after the schema."""
+        return self._settings
+
+    def standardise(self, inputs: Tensor) -> None:
+        """Centre and scale each input by its mean and spread over the training rows (N, D)."""
+        self.input_mean.copy_(inputs.mean(0))
+        # A constant input carries nothing; dividing by its rounding noise would blow it up at inference.
+        spread = inputs.std(0)
+        self.input_scale.copy_(torch.where(spread > 1e-6, spread, torch.inf))
+
+    def member_logits(self, inputs: Tensor) -> Tensor:
+        """(B, D) to each member's logits (M, B, W)."""
+        standardised = (inputs - self.input_mean) / self.input_scale
+        logits: Tensor = self.members(standardised)
+        return logits
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, D) to the members' mean logits (B, W)."""
+        return self.member_logits(inputs).mean(0)
+
+
+class CurveMLP(pl.LightningModule):
+    """Trains a `CurveNet` on a `CurveDataModule`.
+
+    Sizes, window and backbone come from the data (`fit`), from the checkpoint, or from `predictor`.
+
+    Args:
+        hidden_sizes: Widths of the hidden layers.
+        num_members: Ensemble size; members differ in their start and their dropout.
+        dropout: Share of inputs and hidden units dropped in training.
+        standardise: Centre and scale the inputs by the training rows.
+        loss: `mse` on probabilities, as the paper; or `bce`, the likelihood of the traces' outcomes, each row
+            weighted by its number of traces.
+        lr: Adam's step size.
+        weight_decay: Decoupled (AdamW).
+        schedule: `constant`, or `cosine` to zero over the fit.
+        budgets: Mean tokens per query at which `allocation_gain` is measured.
+        predictor: A predictor folder to start from: its weights and settings replace the above.
+    """
+
+    net: CurveNet
+
+    def __init__(
+        self,
+        hidden_sizes: list[int] = [256],  # noqa: B006  # jsonargparse shows the default; never mutated
+        num_members: int = 1,
+        dropout: float = 0.0,
+        standardise: bool = True,
+        loss: Literal["mse", "bce"] = "bce",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        schedule: Literal["constant", "cosine"] = "constant",
+        budgets: list[float] = [48.0, 96.0, 160.0],  # noqa: B006
+        predictor: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.hidden_sizes, self.num_members, self.dropout = hidden_sizes, num_members, dropout
+        self.standardise, self.loss = standardise, loss
+        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self.budgets, self.predictor = budgets, predictor
+
+    # --- building -------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> CurveDataModule:
+        """The tables this module is used on."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, CurveDataModule):
+            raise ValueError(f"data must be a CurveDataModule, got {type(data).__name__}")
+        return data
+
+    def configure_model(self) -> None:
+        """Build the network once the data are known; a checkpoint brings its own description."""
+        if hasattr(self, "net"):
+            return
+        if self.predictor is not None:
+            self._adopt(load_predictor(self.predictor))
+        elif "train" in self.data.tables:
+            self._build(self.data.schema())
+            self._learn_scales(self.data.tables["train"])
+
+    def _build(self, schema: CurveSchema) -> None:
+        self._adopt(CurveNet(schema, self.hidden_sizes, self.num_members, self.dropout))
+
+    def _adopt(self, net: CurvePredictor) -> None:
+        if not isinstance(net, CurveNet):
+            raise ValueError(f"predictor must be a curve_mlp, got {net.architecture}")
+        self.net = net
+        self.quality = CurveQuality(net.window, self.budgets)
+        self.predicted = CurveRows()
+
+    def _learn_scales(self, table: CurveTable) -> None:
+        inputs = self.net.stack(table.features)
+        if self.standardise:
+            self.net.standardise(inputs)
+        mean_curve = torch.from_numpy(table.curves.mean(0))
+        self.net.mean_curve.copy_(mean_curve)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Describe the network beside its weights."""
+        checkpoint["curve_schema"] = self.net.schema.__dict__.copy()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the network the checkpoint describes where the data have not."""
+        if not hasattr(self, "net"):
+            self._build(CurveSchema(**checkpoint["curve_schema"]))
+
+    # --- steps ----------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: CurveBatch, batch_idx: int) -> Tensor:
+        """The members' summed loss, so that each trains as it would alone."""
+        logits = self.net.member_logits(batch["inputs"]).float()
+        target = batch["curves"].expand_as(logits)
+        if self.loss == "mse":
+            errors = F.mse_loss(logits.sigmoid(), target, reduction="none")
+        else:
+            errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        weight = batch["n_traces"] / batch["n_traces"].mean()
+        member_loss = (errors * weight[:, None]).mean((1, 2))
+        self.log("train/loss", member_loss.mean(), on_step=False, on_epoch=True, sync_dist=True)
+        return member_loss.sum()
+
+    def _require_net(self) -> None:
+        if not hasattr(self, "net"):
+            raise ValueError("a trained predictor is needed: give --ckpt_path or --model.predictor")
+
+    def _start(self, name: str) -> None:
+        self._require_net()
+        table = self.data.tables[name]
+        self.net.check_window(table.window, table.num_windows, f"the {name} table")
+        self.quality.reset()
+
+    def _evaluate(self, batch: CurveBatch) -> None:
+        curves = self.net(batch["inputs"]).float().sigmoid()
+        self.quality.update(batch["rows"], curves, batch["curves"])
+
+    def _report(self, name: str) -> None:
+        figures = {f"{name}/{key}": value for key, value in self.quality.compute().items()}
+        self.log_dict(figures, sync_dist=True)
+
+    def on_validation_epoch_start(self) -> None:  # noqa: D102
+        self._start("val")
+
+    def validation_step(self, batch: CurveBatch, batch_idx: int) -> None:  # noqa: D102
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:  # noqa: D102
+        self._report("val")
+
+    def on_test_epoch_start(self) -> None:  # noqa: D102
+        self._start("test")
+
+    def test_step(self, batch: CurveBatch, batch_idx: int) -> None:  # noqa: D102
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:  # noqa: D102
+        self._report("test")
+
+    def on_predict_epoch_start(self) -> None:  # noqa: D102
+        self._require_net()
+        self.predicted.reset()
+
+    def predict_step(self, batch: CurveBatch, batch_idx: int) -> Tensor:
+        """Curves of a batch (B, W)."""
+        curves: Tensor = self.net(batch["inputs"]).float().sigmoid()
+        self.predicted.update(batch["rows"], curves, curves)
+        return curves
+
+    def on_predict_epoch_end(self) -> None:
+        """Write `predictions.npy`, every row once and in order, whatever the number of processes."""
+        _, curves, _ = self.predicted.compute()
+        if self.trainer.is_global_zero:
+            with atomic_path(Path(self.trainer.default_root_dir) / "predictions.npy") as path:
+                np.save(path, curves.astype(np.float32))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW (Adam at weight decay 0), with the schedule a step."""
+        optimizer = torch.optim.AdamW(self.net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        if self.schedule == "constant":
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(steps, 1))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def export(self, folder: Path) -> None:
+        """Write the predictor folder `<folder>/predictor/`."""
+        self.net.save_pretrained(folder / "predictor")

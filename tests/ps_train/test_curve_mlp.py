@@ -1,0 +1,153 @@
+"""The curve MLP from table to predictor folder, by the command users run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny_curves import make_table
+
+from ps_train.cli import main
+from ps_train.data.curve_table import CurveTable
+from ps_train.metrics import curve_quality
+from ps_train.predictor import load_predictor
+
+pytestmark = [
+    # Lightning's own use of deprecated jsonargparse and torch functions, and its advice on speed and folders.
+    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*treespec"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*args parameter is intended to run from within Python.*"),
+    pytest.mark.filterwarnings("ignore:Experiment logs directory.*"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed.*"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_table(300, seed=1).save(tmp_path / "train")
+    make_table(61, seed=2).save(tmp_path / "test")
+    return tmp_path
+
+
+def write_config(folder: Path, **changes: object) -> Path:
+    config = {
+        "seed_everything": 0,
+        "model": {
+            "class_path": "ps_train.modules.curve_mlp.CurveMLP",
+            "init_args": {"hidden_sizes": [16], "lr": 0.01, "budgets": [48, 64]},
+        },
+        "data": {
+            "class_path": "ps_train.data.curve_data.CurveDataModule",
+            "init_args": {
+                "train": str(folder / "train"),
+                "test": str(folder / "test"),
+                "features": ["layer_2"],
+                "batch_size": 32,
+                "cache": str(folder / "cache"),
+            },
+        },
+        "trainer": {
+            "default_root_dir": str(folder / "run"),
+            "accelerator": "cpu",
+            "max_epochs": 12,
+            "enable_model_summary": False,
+            "enable_progress_bar": False,
+            "log_every_n_steps": 1,
+            "callbacks": [
+                {
+                    "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
+                    "init_args": {"monitor": "val/allocation_gain", "mode": "max", "save_last": True},
+                }
+            ],
+        },
+    }
+    for dotted, value in changes.items():
+        section, key = dotted.split("__")
+        target = config[section] if section == "trainer" else config[section]["init_args"]
+        target[key] = value
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_fit_exports_a_predictor_that_knows_more_than_the_mean_curve(folder):
+    assert main(["fit", "--config", str(write_config(folder))]) == 0
+    predictor = load_predictor(folder / "run" / "predictor")
+    test = CurveTable.load(folder / "test")
+    curves = predictor.predict_curves(test.features)
+    assert curves.shape == (61, 8)
+    assert curves.dtype == np.float32
+    figures = curve_quality(curves, test.curves, window=16, budgets=[48])
+    constant = np.tile(predictor.mean_curve.numpy(), (61, 1))
+    baseline = curve_quality(constant, test.curves, window=16, budgets=[48])
+    assert figures["mse"] < 0.5 * baseline["mse"]
+    assert figures["window_pearson"] > 0.8
+    assert figures["allocation_gain"] > baseline["allocation_gain"] + 0.1
+
+
+def test_predict_writes_every_row_once_and_in_order(folder):
+    config = str(write_config(folder))
+    main(["fit", "--config", config])
+    predictor = folder / "run" / "predictor"
+    assert main(["predict", "--config", config, "--model.init_args.predictor", str(predictor)]) == 0
+    written = np.load(folder / "run" / "predictions.npy")
+    expected = load_predictor(predictor).predict_curves(CurveTable.load(folder / "test").features)
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_another_window_is_refused_with_exit_code_2(folder, capsys):
+    config = str(write_config(folder))
+    main(["fit", "--config", config])
+    make_table(61, window=32).save(folder / "other")
+    predictor = str(folder / "run" / "predictor")
+    changes = ["--model.init_args.predictor", predictor, "--data.init_args.test", str(folder / "other")]
+    assert main(["test", "--config", config, *changes]) == 2
+    assert "the test table must have the predictor's 8 windows of 16 tokens, got 8 windows of 32" in (
+        capsys.readouterr().err
+    )
+
+
+def test_test_without_a_trained_predictor_is_refused(folder, capsys):
+    assert main(["test", "--config", str(write_config(folder))]) == 2
+    assert "a trained predictor is needed: give --ckpt_path or --model.predictor" in capsys.readouterr().err
+
+
+def test_missing_features_are_extracted_once_and_questions_predict_as_the_table_does(
+    folder, backbone, monkeypatch
+):
+    train, test = make_table(120), make_table(20, seed=3)
+    for name, table in (("train", train), ("test", test)):
+        table.features.clear()
+        table.save(folder / name)
+        (folder / name / "features.safetensors").unlink(missing_ok=True)
+    config = str(write_config(folder, data__backbone=str(backbone), data__features=["layer_1", "layer_3"]))
+    assert main(["fit", "--config", config]) == 0
+    predictor = str(folder / "run" / "predictor")
+    assert main(["predict", "--config", config, "--model.init_args.predictor", predictor]) == 0
+    written = np.load(folder / "run" / "predictions.npy")
+    live = load_predictor(predictor).predict_curves(test.questions)
+    np.testing.assert_allclose(live, written, atol=2e-3)  # the cache holds float16
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("the backbone ran although its features are in the cache")
+
+    monkeypatch.setattr("ps_train.data.feature_cache.extract_features", refuse)
+    assert main(["predict", "--config", config, "--model.init_args.predictor", predictor]) == 0
+
+
+def test_ensemble_members_train_exactly_as_they_would_alone():
+    """The batched members equal separate MLPs with the same start: no member sees another."""
+    from ps_train.modules.curve_mlp import CurveNet
+    from ps_train.predictor import CurveSchema
+
+    torch.manual_seed(0)
+    schema = CurveSchema({"layer_2": 12}, num_windows=8, window=16)
+    together = CurveNet(schema, [16], num_members=3)
+    inputs = torch.randn(5, 12)
+    for member in range(3):
+        alone = CurveNet(schema, [16], num_members=1)
+        own = {name: value[member : member + 1] for name, value in together.members.state_dict().items()}
+        alone.members.load_state_dict(own)
+        torch.testing.assert_close(together.member_logits(inputs)[member], alone(inputs))

@@ -1,0 +1,60 @@
+"""A tiny random backbone with a real tokenizer, and curve tables small enough to train on in a second."""
+
+from __future__ import annotations
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
+
+from ps_train.data.curve_table import CurveTable
+
+WORDS = [
+    "<pad>",
+    "<unk>",
+    "<think>",
+    "how",
+    "many",
+    "eggs",
+    "does",
+    "sam",
+    "have",
+    "?",
+    "then",
+    "buys",
+    "two",
+]
+NUM_LAYERS, WIDTH = 4, 32
+CHAT_TEMPLATE = "{{ messages[0]['content'] }}{% if add_generation_prompt %} <think>{% endif %}"
+
+
+def make_tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=["<think>"],
+        chat_template=chat_template,
+    )
+    return tokenizer
+
+
+def make_table(n: int, seed: int = 0, num_windows: int = 8, window: int = 16, width: int = 12) -> CurveTable:
+    """Curves that a linear map of `layer_2` explains, with the noise of 50 traces."""
+    rng = np.random.default_rng(seed)
+    states = rng.normal(size=(n, width)).astype(np.float32)
+    middle = num_windows / 2 + states[:, :1] * 2
+    probabilities = 0.9 / (1 + np.exp(-(np.arange(num_windows) - middle)))
+    return CurveTable(
+        ids=[f"q{i}" for i in range(n)],
+        questions=[f"how many eggs does sam have {i} ?" for i in range(n)],
+        answers=[str(i) for i in range(n)],
+        curves=(rng.binomial(50, probabilities) / 50).astype(np.float32),
+        n_traces=np.full(n, 50, np.int32),
+        window=window,
+        metadata={"model": "made-up"},
+        features={"layer_2": states, "layer_3": rng.normal(size=(n, width)).astype(np.float32)},
+    )
