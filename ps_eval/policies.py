@@ -167,6 +167,11 @@ def allocate_policy(
     return replace(rule(inputs, total_tokens, min_windows, np.random.default_rng(seed)), method=name)
 
 
+def policy_needs(name: str) -> tuple[str, ...]:
+    """The fields of `PolicyInputs` that a policy cannot do without."""
+    return _RULES[name][1]
+
+
 def check_policies(names: Sequence[str], inputs: PolicyInputs) -> None:
     """Refuse policies that do not exist or lack an input, before anything expensive is run.
 
@@ -178,5 +183,5 @@ def check_policies(names: Sequence[str], inputs: PolicyInputs) -> None:
     for name in names:
         if name not in _RULES:
             raise ValueError(f"policy must be one of {POLICIES}, got {name!r}")
-        for needed in _RULES[name][1]:
+        for needed in policy_needs(name):
             inputs.need(name, needed)

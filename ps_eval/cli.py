@@ -1,0 +1,75 @@
+"""The `ps-eval` command. A subcommand is a function: its signature makes the flags, its docstring help."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, get_origin, get_type_hints
+
+from jsonargparse import ArgumentParser
+
+from ps_alloc.errors import run_command
+
+# Subcommand: where its function lives, and its line in `ps-eval --help` (the docstring's first line). A
+# function is imported only when its subcommand is run, so that torch and vLLM load only where they are used.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "replay": ("ps_eval.replay:replay_command", "Measure policies × budgets on the curves of a curve table."),
+    "import-paper": (
+        "ps_eval.import_paper:import_paper",
+        "Convert the paper's published CSV files into curve tables.",
+    ),
+}
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run `ps-eval` with `args` (default: those of the process).
+
+    Returns:
+        The exit code: 0, 2 after bad input, 130 after Ctrl-C.
+    """
+    args = sys.argv[1:] if args is None else args
+    parser = ArgumentParser(prog="ps-eval", description="Spend token budgets and measure what they bring.")
+    subcommands = parser.add_subcommands(dest="command")
+    function = None
+    for name, (target, summary) in COMMANDS.items():
+        subparser = ArgumentParser(description=summary)
+        if name in args[:1]:
+            module, attribute = target.split(":")
+            function = getattr(importlib.import_module(module), attribute)
+            subparser.add_argument("--config", action="config", help="YAML file with any of these settings.")
+            subparser.add_function_arguments(function, as_positional=True, fail_untyped=True)
+            args = _normalise(args, get_type_hints(function))
+        subcommands.add_subcommand(name, subparser, help=summary)
+    try:
+        settings = parser.parse_args(args)
+    except SystemExit as stop:  # --help: 0; jsonargparse has printed what is wrong with a flag: 2
+        return int(stop.code or 0)
+    assert function is not None  # parse_args refuses a command that is not in COMMANDS
+    settings = parser.instantiate(settings)[settings.command]
+    return run_command(lambda: function(**_without_config(settings)))
+
+
+def _without_config(settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "config"}
+
+
+def _normalise(args: list[str], hints: dict[str, Any]) -> list[str]:
+    """Accept `--train-table` for `--train_table`, and `--budgets 32,48` for `--budgets [32,48]`."""
+    lists = {name for name, hint in hints.items() if get_origin(hint) in (list, tuple)}
+    result: list[str] = []
+    flag = ""
+    for argument in args:
+        value: str | None = argument
+        if argument.startswith("--"):
+            flag, equals, rest = argument.partition("=")
+            flag = flag[2:].replace("-", "_")
+            value = rest if equals else None
+        if value is not None and flag in lists and not value.startswith("["):
+            value = f"[{value}]"
+        if not argument.startswith("--"):
+            result.append(str(value))
+        else:
+            result.append(f"--{flag}" if value is None else f"--{flag}={value}")
+        if value is not None:
+            flag = ""
+    return result

@@ -1,0 +1,13 @@
+from pathlib import Path
+
+import pytest
+
+GSM8K_TABLES = Path(__file__).parents[2] / "shared" / "data" / "gsm8k_r1_distill_1.5b"
+
+
+@pytest.fixture
+def gsm8k_tables() -> Path:
+    """Folder with the `train` and `test` curve tables of the paper's GSM8K measurements."""
+    if not GSM8K_TABLES.is_dir():
+        pytest.skip(f"needs the real GSM8K curve tables in {GSM8K_TABLES} (made by `ps-eval import-paper`)")
+    return GSM8K_TABLES
