@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
-
-from ps_alloc.errors import run_command
 
 # Subcommand: where its function lives, and its line in `ps-eval --help` (the docstring's first line). A
 # function is imported only when its subcommand is run, so that torch and vLLM load only where they are used.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "make-problems": (
+        "ps_eval.trace:make_problems_command",
+        "Write word problems for the embedded reasoner as a question set.",
+    ),
+    "trace": ("ps_eval.trace:trace_command", "Sample and probe chains of thought: questions to a curve table."),
+    "run": ("ps_eval.run:run_command", "Answer questions under allocated budgets, live."),
     "replay": ("ps_eval.replay:replay_command", "Measure policies × budgets on the curves of a curve table."),
     "import-paper": (
         "ps_eval.import_paper:import_paper",
@@ -45,6 +49,9 @@ def main(args: list[str] | None = None) -> int:
     except SystemExit as stop:  # --help: 0; jsonargparse has printed what is wrong with a flag: 2
         return int(stop.code or 0)
     assert function is not None  # parse_args refuses a command that is not in COMMANDS
+    # Here, because importing anything of ps_alloc brings numba: `ps-eval --help` need not wait for it.
+    from ps_alloc.errors import run_command
+
     settings = parser.instantiate(settings)[settings.command]
     return run_command(lambda: function(**_without_config(settings)))
 
@@ -55,7 +62,7 @@ def _without_config(settings: Any) -> dict[str, Any]:
 
 def _normalise(args: list[str], hints: dict[str, Any]) -> list[str]:
     """Accept `--train-table` for `--train_table`, and `--budgets 32,48` for `--budgets [32,48]`."""
-    lists = {name for name, hint in hints.items() if get_origin(hint) in (list, tuple)}
+    lists = {name for name, hint in hints.items() if _is_list(hint)}
     result: list[str] = []
     flag = ""
     for argument in args:
@@ -73,3 +80,10 @@ def _normalise(args: list[str], hints: dict[str, Any]) -> list[str]:
         if value is not None:
             flag = ""
     return result
+
+
+def _is_list(hint: Any) -> bool:
+    """Also of an optional list: `list[int] | None`."""
+    return get_origin(hint) in (list, tuple) or any(
+        get_origin(part) in (list, tuple) for part in get_args(hint)
+    )

@@ -167,9 +167,13 @@ def allocate_policy(
     return replace(rule(inputs, total_tokens, min_windows, np.random.default_rng(seed)), method=name)
 
 
-def policy_needs(name: str) -> tuple[str, ...]:
-    """The fields of `PolicyInputs` that a policy cannot do without."""
-    return _RULES[name][1]
+def possible_policies(inputs: PolicyInputs, *, live: bool = False) -> tuple[str, ...]:
+    """The policies whose inputs are there; with `live`, only those that need no measurement."""
+    return tuple(
+        name
+        for name in (LIVE_POLICIES if live else POLICIES)
+        if all(getattr(inputs, needed) is not None for needed in _RULES[name][1])
+    )
 
 
 def check_policies(names: Sequence[str], inputs: PolicyInputs) -> None:
@@ -183,5 +187,5 @@ def check_policies(names: Sequence[str], inputs: PolicyInputs) -> None:
     for name in names:
         if name not in _RULES:
             raise ValueError(f"policy must be one of {POLICIES}, got {name!r}")
-        for needed in policy_needs(name):
+        for needed in _RULES[name][1]:
             inputs.need(name, needed)

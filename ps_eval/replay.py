@@ -19,12 +19,11 @@ from safetensors import safe_open
 from ps_alloc import Allocation
 from ps_eval.plots import plot_accuracy
 from ps_eval.policies import (
-    POLICIES,
     STOCHASTIC_POLICIES,
     PolicyInputs,
     allocate_policy,
     check_policies,
-    policy_needs,
+    possible_policies,
 )
 from ps_eval.statistics import paired_bootstrap
 from ps_eval.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
@@ -50,7 +49,7 @@ def replay(
     table: CurveTable,
     *,
     budgets: Sequence[int],
-    policies: Sequence[str],
+    policies: Sequence[str] = (),
     predictions: npt.NDArray[np.floating] | None = None,
     mean_curve: npt.NDArray[np.floating] | None = None,
     min_windows: int = 1,
@@ -62,7 +61,8 @@ def replay(
     Args:
         table: N questions with measured curves of W windows.
         budgets: Mean tokens per query, one result each.
-        policies: Names of `ps_eval.policies.POLICIES`. Gains are reported where `uniform` is among them.
+        policies: Names of `ps_eval.policies.POLICIES`; none means all whose inputs are there. Gains are
+            reported where `uniform` is among them.
         predictions: (N, W) curves predicted before generation.
         mean_curve: (W,) mean curve of the predictor's training questions.
         min_windows: Fewest windows a query gets.
@@ -83,6 +83,7 @@ def replay(
         measured=table.curves,
         n_traces=table.n_traces,
     )
+    policies = policies or possible_policies(inputs)
     check_policies(policies, inputs)
     _check_budgets(budgets, min_windows * table.window)
 
@@ -187,7 +188,7 @@ def replay_command(
         result = replay(
             measured,
             budgets=budgets,
-            policies=policies or _possible(curves, mean_curve),
+            policies=policies,
             predictions=curves,
             mean_curve=mean_curve,
             min_windows=min_windows,
@@ -246,12 +247,6 @@ def _load_mean_curve(train_table: str, measured: CurveTable) -> npt.NDArray[np.f
             f" {measured.window} tokens, got {train.num_windows} windows of {train.window} tokens"
         )
     return train.curves.mean(axis=0)
-
-
-def _possible(curves: object, mean_curve: object) -> tuple[str, ...]:
-    known = {"predictions": curves, "mean_curve": mean_curve}
-    absent = {name for name, values in known.items() if values is None}
-    return tuple(name for name in POLICIES if not absent & set(policy_needs(name)))
 
 
 def _write(result: Replay, output: Path, config: dict[str, Any], seed: int, timer: PhaseTimer) -> None:

@@ -9,6 +9,7 @@ from ps_eval.policies import (
     PolicyInputs,
     allocate_policy,
     check_policies,
+    possible_policies,
 )
 
 N, W, WINDOW = 60, 8, 16
@@ -92,6 +93,13 @@ def test_live_policies_are_those_that_need_no_measurement() -> None:
     for name in set(POLICIES) - set(LIVE_POLICIES):
         with pytest.raises(ValueError, match=f"policy '{name}' needs measured curves, which a live run"):
             check_policies([name], unmeasured)
+
+
+def test_the_possible_policies_are_those_whose_inputs_are_there() -> None:
+    assert possible_policies(make_inputs()) == POLICIES
+    assert possible_policies(make_inputs(), live=True) == LIVE_POLICIES
+    assert possible_policies(make_inputs(predictions=None, n_traces=None)) == ("uniform", "mix", "oracle")
+    assert possible_policies(PolicyInputs(N, WINDOW, W)) == ("uniform",)
 
 
 @pytest.mark.parametrize(
