@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._curve_kernels import curve_menus, mean_accuracy, raise_evenly
-from ps_alloc._menu_kernels import solve
+from ps_alloc._curve_kernels import mean_accuracy, raise_evenly
+from ps_alloc._hull import allocate_hull
 from ps_alloc._myopic_kernels import myopic, raise_in_turn
 from ps_alloc._problem import (
     FloatArray,
@@ -18,14 +18,12 @@ from ps_alloc._problem import (
     check_limits,
     check_values,
     per_query_float,
+    whole,
 )
 from ps_alloc.allocation import Allocation
 
 Method = Literal["auto", "hull", "myopic", "uniform"]
 Leftover = Literal["spread", "keep"]
-
-# States of the core's dynamic program: 24 bytes each. Real curves need a few thousand.
-STATE_LIMIT = 4_000_000
 
 
 def allocate(
@@ -40,6 +38,7 @@ def allocate(
     base_accuracy: npt.ArrayLike = 0.0,
     leftover: Leftover = "spread",
     method: Method = "auto",
+    threads: int = 1,
 ) -> Allocation:
     """Spend `total_tokens` over N queries where their curves say it buys the most correct answers.
 
@@ -81,25 +80,31 @@ def allocate(
         raise ValueError("weights must not all be zero")
     base = per_query_float("base_accuracy", base_accuracy, limits.n_queries, high=1.0)
 
-    check_values(values)
+    threads = whole("threads", threads, at_least=1)
+    total_weight = float(weight.sum()) * (n_queries / weight.size)
     price: float | None = None
     gap: float | None = None
     if method == "uniform":
+        check_values(values)
         windows = limits.full("least")
         leftover = "spread"
     elif method == "myopic":
+        check_values(values)
         windows = _myopic(values, limits, weight, base, leftover)
     else:
-        windows, price, gap = _hull(values, limits, weight, base)
+        windows, value, price, gap = allocate_hull(values, limits, weight, base, threads)
+        gap /= total_weight
+        expected = value / total_weight
     spent = limits.cost(windows)
-    total_weight = float(weight.sum()) * (limits.n_queries / weight.size)
-    expected = mean_accuracy(values, windows, weight, base)
-    if leftover == "spread" and spent < limits.total_tokens:
+    cheapest = int(limits.window_cost.min())
+    if leftover == "spread" and limits.total_tokens - spent >= cheapest:
         left = raise_evenly(windows, limits.most, limits.window_cost, limits.total_tokens - spent)
         spent = limits.total_tokens - left
-        before, expected = expected, mean_accuracy(values, windows, weight, base)
         if gap is not None:
-            gap = max(0.0, gap + (before - expected) * total_weight)
+            before, expected = expected, mean_accuracy(values, windows, weight, base)
+            gap = max(0.0, gap + before - expected)
+    if gap is None:
+        expected = mean_accuracy(values, windows, weight, base)
     return Allocation(
         windows=windows,
         window=limits.window,
@@ -108,20 +113,8 @@ def allocate(
         method="hull" if method == "auto" else method,
         expected_accuracy=float(expected),
         price=price,
-        gap_bound=None if gap is None else gap / total_weight,
+        gap_bound=gap,
     )
-
-
-def _hull(
-    curves: npt.NDArray[np.floating], limits: Limits, weight: FloatArray, base: FloatArray
-) -> tuple[IntArray, float, float]:
-    """Windows, price a token, and how much summed value may be missing."""
-    rows = np.arange(limits.n_queries)
-    start, cost, value = curve_menus(
-        curves, rows, limits.least, limits.most, weight, limits.window_cost, base
-    )
-    items, price, gap, _ = solve(start, cost, value, limits.total_tokens, 0, STATE_LIMIT)
-    return items - start[:-1] + limits.least, float(price), float(gap)
 
 
 def _myopic(

@@ -1,0 +1,80 @@
+"""The solver: one item a row from menus of (cost, value), under one budget (multiple-choice knapsack)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ps_alloc._menu_kernels import climb, envelopes, fill_slack, smallest_losses
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+# States of the core's dynamic program, 48 bytes each. Real curves need hundreds; the limit bounds time and
+# memory on adversarial ones.
+STATE_LIMIT = 2_000_000
+
+
+class Menus(NamedTuple):
+    """Items of N rows in CSR form: row i holds items `start[i]` to `start[i + 1] - 1`, M in all."""
+
+    start: IntArray
+    """(N + 1,)."""
+    cost: IntArray
+    """(M,). Strictly rising within a row; a row's first item is the least one may choose."""
+    value: FloatArray
+    """(M,). Not negative."""
+
+
+class Solution(NamedTuple):
+    """One item a row, and what is known about it."""
+
+    choice: IntArray
+    """(N,). Index of the chosen item, counted over all rows."""
+    price: float
+    """Value per unit of cost at the margin; 0 where the budget does not bind."""
+    gap: float
+    """At most this much more value is possible; 0 is proved optimal."""
+
+
+def solve(
+    menus: Menus, budget: int, core_span: int | None = None, state_limit: int = STATE_LIMIT
+) -> Solution:
+    """Choose by the rows' concave envelopes, steepest first; then spend what is left by a dynamic program.
+
+    At price p every item has a loss: what its row gives up in value - p * cost against the row's best item. A
+    solution misses the linear relaxation's bound by the sum of its losses plus p * (unspent budget), and
+    neither is ever negative. So a row whose smallest loss exceeds the best such total so far cannot take part
+    in an
+    optimum: rows join the dynamic program's core by rising loss until that happens (Pisinger 1995's expanding
+    core). docs/allocation.md derives it.
+
+    Args:
+        menus: The rows' menus.
+        budget: Most the chosen items may cost: no less than all first items together.
+        core_span: Consider for the core only the rows of this many envelope segments before and after the
+            break. None considers all rows, without which optimality cannot be proved.
+        state_limit: Most states of the dynamic program.
+    """
+    seg_row, seg_item, seg_slope = envelopes(*menus)
+    # Stable: equal slopes keep row order, and within a row the cheaper step comes first.
+    order = np.argsort(-seg_slope, kind="stable")
+    choice, slack, taken = climb(menus.start, menus.cost, seg_row, seg_item, order, budget)
+    if taken == order.size:  # every row has its best value
+        return Solution(choice, 0.0, 0.0)
+    price = float(seg_slope[order[taken]])
+    if slack == 0:
+        return Solution(choice, price, 0.0)
+    if core_span is None:
+        rows = np.arange(choice.size)
+    else:
+        rows = np.unique(seg_row[order[max(0, taken - core_span) : taken + core_span]])
+    loss, largest = smallest_losses(*menus, choice, rows, price)
+    tolerance = 1e-12 * largest
+    inside = np.flatnonzero(loss < price * slack - tolerance)
+    inside = inside[np.argsort(loss[inside], kind="stable")]
+    core, core_loss = rows[inside], loss[inside]
+    gap, complete = fill_slack(*menus, choice, core, core_loss, price, slack, tolerance, state_limit)
+    return Solution(choice, price, 0.0 if complete and core_span is None else gap)
