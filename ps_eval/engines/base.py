@@ -1,0 +1,154 @@
+"""What an inference engine must be able to do, whatever runs the model.
+
+Two phases make a budget exact on any engine: reason for at most `b` tokens, then answer. Where the model has
+not ended its reasoning by itself, the answer is *forced*: a suffix that ends the reasoning and begins the
+answer is appended, and the answer is decoded greedily.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+Progress = Callable[[int], None]
+"""Called with the number of rows that just ended."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How reasoning tokens are drawn. Answers are always decoded greedily."""
+
+    temperature: float = 0.6
+    """0 decodes greedily."""
+    top_p: float = 0.95
+    """Nucleus: the smallest set of tokens with at least this probability; 1 keeps all."""
+    seed: int = 0
+    """The same seed, question and trace number draw the same reasoning, whatever the batch or the budget."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to reason about."""
+
+    question: str
+    max_tokens: int
+    """Budget: most reasoning tokens; 0 asks for an answer at once."""
+    stream: int = 0
+    """Which random stream to draw from, under the sampling seed: names the question and the trace."""
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """A chain of thought, whole or cut."""
+
+    token_ids: tuple[int, ...]
+    """Without the end-of-thinking marker: `len(token_ids) <= max_tokens` always."""
+    finished: bool
+    """The model ended its reasoning itself, so its answer need not be forced."""
+
+    def cut(self, max_tokens: int) -> Reasoning:
+        """What the same trace would have been under a smaller budget.
+
+        A trace that ends by itself needs one token more than its reasoning, for the end marker.
+        """
+        if self.finished and len(self.token_ids) < max_tokens:
+            return self
+        return Reasoning(self.token_ids[:max_tokens], finished=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The text after a reasoning, forced prefix included."""
+
+    text: str
+    num_tokens: int
+    """Tokens after the reasoning, end marker and forced prefix included; not part of the budget."""
+    forced: bool
+
+
+@dataclass(frozen=True)
+class ReasoningFormat:
+    """How a model marks the end of its reasoning, and how to make it answer.
+
+    The defaults fit DeepSeek-R1 and its distillations. A model folder may bring its own in
+    `reasoning_format.json`.
+    """
+
+    think_end: str = "</think>"
+    """Ends the reasoning; must be a single token."""
+    forced_prefix: str = "\n</think>\n\n**Final Answer**\n\\boxed{"
+    """Appended where the budget ends the reasoning."""
+    max_forced_tokens: int = 16
+    """Most tokens decoded after `forced_prefix`."""
+    max_answer_tokens: int = 512
+    """Most tokens decoded after the model ended its reasoning itself."""
+
+    FILE = "reasoning_format.json"
+
+    @classmethod
+    def of_model(cls, model: str | Path) -> ReasoningFormat:
+        """The format a model folder declares, or the default.
+
+        Raises:
+            ValueError: If the folder's file has an unknown field.
+        """
+        path = Path(model) / cls.FILE
+        if not path.is_file():
+            return cls()
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        unknown = set(fields) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"{path} may set {sorted(cls.__dataclass_fields__)}, got {sorted(unknown)}")
+        return cls(**fields)
+
+
+class Engine(Protocol):
+    """An inference engine with one model loaded."""
+
+    name: str
+    """Of the model, for records."""
+
+    def reason(
+        self, requests: Sequence[Request], sampling: Sampling, progress: Progress | None = None
+    ) -> list[Reasoning]:
+        """Reason about each question within its own budget."""
+        ...
+
+    def answer(
+        self, questions: Sequence[str], reasonings: Sequence[Reasoning], progress: Progress | None = None
+    ) -> list[Answer]:
+        """Answer each question after its reasoning, forced where that is not finished."""
+        ...
+
+    def probe(
+        self,
+        questions: Sequence[str],
+        reasonings: Sequence[Reasoning],
+        cuts: Sequence[int],
+        progress: Progress | None = None,
+    ) -> list[list[Answer]]:
+        """For each trace, the answer had its budget been each of `cuts` (tokens, ascending)."""
+        ...
+
+
+def stream_of(question_id: str, trace: int = 0) -> int:
+    """A question's random stream: depends on its id and the trace's number alone, not on order or batch."""
+    # crc32 is stable across processes and machines; Python's hash() is not.
+    return zlib.crc32(f"{question_id}#{trace}".encode())
+
+
+def uniforms(sampling: Sampling, stream: int, length: int) -> np.ndarray:
+    """The (length,) float64 uniform numbers in [0, 1) that choose a stream's tokens one after the other."""
+    return np.random.default_rng([sampling.seed, stream]).random(length)

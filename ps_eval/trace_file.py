@@ -1,0 +1,79 @@
+"""The traces file: append-only JSONL, one question a line, safe to kill at any moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ps_eval.run_folder import remember_settings
+
+TRACES_FILE = "traces.jsonl"
+SETTINGS_FILE = "trace_settings.json"
+
+
+@dataclass(frozen=True)
+class TracedQuestion:
+    """All traces of one question, T traces probed at W windows."""
+
+    id: str
+    lengths: list[int]
+    """(T,) reasoning tokens of each trace."""
+    finished: list[bool]
+    """(T,) whether the model ended the reasoning itself."""
+    answers: list[list[str | None]]
+    """(T, W) the extracted answer at the end of each window."""
+    correct: list[list[int]]
+    """(T, W) 1 where that answer is right."""
+    probe_tokens: int
+    """Tokens decoded by all probes of the question: the price of measuring, no part of any budget."""
+
+
+class TraceFile:
+    """The traces of one folder, with the settings that made them."""
+
+    def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
+        """Open a folder for appending; create it where there is none.
+
+        A last line that was cut by a kill is removed.
+
+        Raises:
+            ValueError: If the folder holds traces made with other settings; nothing is changed then.
+        """
+        self.path = Path(folder) / TRACES_FILE
+        remember_settings(Path(folder) / SETTINGS_FILE, settings)
+        self._repair()
+
+    def _repair(self) -> None:
+        if not self.path.is_file():
+            self.path.touch()
+            return
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+
+    def read(self) -> Iterator[TracedQuestion]:
+        """The questions traced so far, in the order they were written.
+
+        Raises:
+            ValueError: If a line is damaged; the message names it.
+        """
+        with self.path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    yield TracedQuestion(**json.loads(line))
+                except (json.JSONDecodeError, TypeError) as error:
+                    raise ValueError(
+                        f"{self.path} line {number} must be a traced question, but {error}"
+                    ) from error
+
+    def append(self, traced: list[TracedQuestion]) -> None:
+        """Add questions at the end, each in one write."""
+        with self.path.open("a", encoding="utf-8") as file:
+            for question in traced:
+                file.write(json.dumps(asdict(question), ensure_ascii=False) + "\n")
+                file.flush()

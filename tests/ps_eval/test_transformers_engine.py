@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import DynamicCache
+
+from ps_eval.engines import load_engine
+from ps_eval.engines.base import Reasoning, ReasoningFormat, Request, Sampling, stream_of, uniforms
+from ps_eval.engines.kv_cache import growing_cache
+from ps_eval.engines.transformers import TransformersEngine
+from ps_train.data.questions import Question
+from ps_train.features import encode_prompts
+
+SAMPLING = Sampling(temperature=0.8, top_p=0.95, seed=3)
+
+
+def requests(questions: list[Question], max_tokens: int) -> list[Request]:
+    return [Request(q.question, max_tokens, stream_of(q.id)) for q in questions]
+
+
+def texts(questions: list[Question]) -> list[str]:
+    return [q.question for q in questions]
+
+
+def test_greedy_reasoning_equals_transformers_generate(
+    random_reasoner: Path, questions: list[Question]
+) -> None:
+    engine = TransformersEngine(random_reasoner, batch_size=5)
+    ours = engine.reason(requests(questions, 24), Sampling(temperature=0))
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(random_reasoner),
+        AutoTokenizer.from_pretrained(random_reasoner),
+    )
+    (end,) = tokenizer.encode("</think>")
+    for question, reasoning in zip(questions, ours, strict=True):
+        prompt = torch.tensor(encode_prompts(tokenizer, [question.question]))
+        theirs = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=[end, tokenizer.eos_token_id],
+        )[0, prompt.shape[1] :].tolist()
+        assert list(reasoning.token_ids) == [t for t in theirs if t not in (end, tokenizer.eos_token_id)]
+
+
+def test_sampled_tokens_equal_a_plain_one_row_twin(random_reasoner: Path, questions: list[Question]) -> None:
+    """Twin: whole forward passes without a cache, numpy's softmax, sort and cumulative sum."""
+    engine = TransformersEngine(random_reasoner, batch_size=8)
+    ours = engine.reason(requests(questions[:3], 12), SAMPLING)
+    for question, reasoning in zip(questions, ours, strict=False):
+        ids = encode_prompts(engine.tokenizer, [question.question])[0]
+        draws = uniforms(SAMPLING, stream_of(question.id), 12)
+        expected: list[int] = []
+        for u in draws:
+            with torch.inference_mode():
+                logits = engine.model(torch.tensor([ids + expected])).logits[0, -1].double().numpy()
+            probabilities = np.exp((logits - logits.max()) / SAMPLING.temperature)
+            probabilities /= probabilities.sum()
+            ranked = np.argsort(-probabilities)
+            before = np.cumsum(probabilities[ranked]) - probabilities[ranked]
+            kept = np.zeros_like(probabilities)
+            kept[ranked[before < SAMPLING.top_p]] = probabilities[ranked[before < SAMPLING.top_p]]
+            token = int(np.searchsorted(np.cumsum(kept), u * kept.sum(), side="right"))
+            if token in (engine._end_id, *engine._eos_ids):
+                break
+            expected.append(token)
+        assert list(reasoning.token_ids) == expected
+
+
+def test_sampling_follows_the_models_distribution(
+    engine: TransformersEngine, questions: list[Question]
+) -> None:
+    draws = 2000
+    first = engine.reason(
+        [Request(questions[0].question, 1, stream) for stream in range(draws)], Sampling(1.0, 1.0)
+    )
+    with torch.inference_mode():
+        ids = torch.tensor(encode_prompts(engine.tokenizer, [questions[0].question]))
+        probabilities = engine.model(ids).logits[0, -1].softmax(-1).numpy()
+    drawn = [r.token_ids[0] for r in first if r.token_ids]
+    observed = np.bincount(drawn, minlength=len(probabilities)) / draws
+    assert np.abs(observed - probabilities)[5:].max() < 4 * np.sqrt(probabilities.max() / draws)
+
+
+def test_a_smaller_budget_gives_a_prefix_of_the_same_trace(
+    engine: TransformersEngine, questions: list[Question]
+) -> None:
+    long = engine.reason(requests(questions, 60), SAMPLING)
+    short = engine.reason(requests(questions, 25)[::-1], SAMPLING)[::-1]
+    assert [r.cut(25) for r in long] == short
+
+
+def test_reasoning_never_exceeds_its_own_budget(
+    engine: TransformersEngine, questions: list[Question]
+) -> None:
+    budgets = [0, 1, 7, 16, 33, 64, 2, 0, 100, 5, 48, 3]
+    asked = [replace(r, max_tokens=b) for r, b in zip(requests(questions, 0), budgets, strict=True)]
+    reasonings = engine.reason(asked, SAMPLING)
+    for reasoning, budget in zip(reasonings, budgets, strict=True):
+        assert len(reasoning.token_ids) <= budget
+        assert reasoning.finished or len(reasoning.token_ids) == budget
+
+
+def test_probes_equal_answers_to_cut_reasoning(engine: TransformersEngine, questions: list[Question]) -> None:
+    reasonings = engine.reason(requests(questions, 96), SAMPLING)
+    assert {r.finished for r in reasonings} == {True, False}  # else one path goes untested
+    cuts = [16, 32, 48, 64, 80, 96]
+    probes = engine.probe(texts(questions), reasonings, cuts)
+    for k, cut in enumerate(cuts):
+        answers = engine.answer(texts(questions), [r.cut(cut) for r in reasonings])
+        assert [row[k] for row in probes] == answers
+
+
+def test_an_answer_is_forced_exactly_where_reasoning_is_not_finished(
+    engine: TransformersEngine, questions: list[Question]
+) -> None:
+    cut, whole = engine.answer(texts(questions[:1]) * 2, [Reasoning((), False), Reasoning((), True)])
+    assert cut.forced
+    assert cut.text.startswith("</think> Answer :")
+    assert not whole.forced
+    assert whole.text.startswith("</think>")
+    assert cut.num_tokens <= 3 + engine.format.max_forced_tokens
+
+
+def test_progress_counts_every_row_once(engine: TransformersEngine, questions: list[Question]) -> None:
+    done: list[int] = []
+    engine.reason(
+        [replace(r, max_tokens=b) for b, r in enumerate(requests(questions, 0))], SAMPLING, done.append
+    )
+    assert sum(done) == len(questions)
+
+
+def test_the_growing_cache_holds_what_transformers_own_holds() -> None:
+    torch.manual_seed(0)
+    ours, theirs = growing_cache(), DynamicCache()
+    for length in (5, 1, 1, 90, 1):
+        keys, values = torch.randn(4, 2, length, 8), torch.randn(4, 2, length, 8)
+        for cache in (ours, theirs):
+            cache.update(keys, values, 0)
+        assert torch.equal(ours.layers[0].keys, theirs.layers[0].keys)
+        assert torch.equal(ours.layers[0].values, theirs.layers[0].values)
+        assert ours.get_seq_length() == theirs.get_seq_length()
+    kept = torch.tensor([0, 3])
+    for cache in (ours, theirs):
+        cache.batch_select_indices(kept)
+        cache.update(keys[kept], values[kept], 0)
+    assert torch.equal(ours.layers[0].keys, theirs.layers[0].keys)
+
+
+def test_a_missing_model_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model must be a folder or a model name"):
+        load_engine("transformers", tmp_path / "nothing")
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ValueError, match="engine must be one of"):
+        load_engine("abacus", "model")
+
+
+def test_a_marker_of_several_tokens_is_refused(random_reasoner: Path) -> None:
+    with pytest.raises(ValueError, match="think_end must be a single token"):
+        TransformersEngine(random_reasoner, format=ReasoningFormat(think_end="</think> Answer"))
+
+
+def test_an_unknown_field_of_the_reasoning_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ReasoningFormat.FILE).write_text('{"suffix": "x"}')
+    with pytest.raises(ValueError, match=r"may set .* got \['suffix'\]"):
+        ReasoningFormat.of_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -1}, "temperature must be at least 0, got -1"),
+        ({"temperature": float("nan")}, "temperature must be at least 0, got nan"),
+        ({"top_p": 0}, r"top_p must lie in \(0, 1\], got 0"),
+    ],
+)
+def test_bad_sampling_settings_are_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sampling(**settings)
+
+
+def test_a_batch_size_below_one_is_refused(random_reasoner: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        TransformersEngine(random_reasoner, batch_size=0)
