@@ -1,0 +1,56 @@
+"""`ps-train fit|validate|test|predict`: LightningCLI over the modules and data modules of this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning.cli import LightningCLI
+
+from ps_alloc.errors import run_command
+
+
+class PredictiveSchedulingCLI(LightningCLI):
+    """LightningCLI whose `fit` ends by exporting the best checkpoint for use without a Trainer.
+
+    A module takes part by having `export(root: Path)`; predictors write `<default_root_dir>/predictor/`,
+    models `<default_root_dir>/model/`.
+    """
+
+    def before_instantiate_classes(self) -> None:
+        """Keep all a run writes under `default_root_dir`: one flag moves it."""
+        trainer = self.config[self.subcommand].trainer
+        root = Path(trainer.default_root_dir or ".")
+        if trainer.logger is None:
+            trainer.logger = Namespace(
+                class_path="pytorch_lightning.loggers.CSVLogger",
+                init_args=Namespace(save_dir=str(root), name="log", version=""),
+            )
+        for callback in trainer.callbacks or []:
+            if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.dirpath is None:
+                callback.init_args.dirpath = str(root / "checkpoints")
+
+    def after_fit(self) -> None:
+        """Load the best checkpoint's weights, if one was chosen, and export the module once."""
+        if not self.trainer.is_global_zero or not hasattr(self.model, "export"):
+            return
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if best:
+            checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(checkpoint["state_dict"])
+        self.model.export(Path(self.trainer.default_root_dir))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run `ps-train` on `args` (default: the command line) and return its exit code."""
+    return run_command(
+        lambda: PredictiveSchedulingCLI(
+            args=args,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"parser_mode": "yaml"},
+        )
+    )

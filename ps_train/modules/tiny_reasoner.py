@@ -1,0 +1,172 @@
+"""The embedded reasoner: a tiny Qwen2 trained from scratch on diary word problems."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import nn
+from torch.nn import functional
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ps_alloc.files import write_json
+from ps_train.data.reasoner_data import ReasonerBatch
+from ps_train.data.word_problems import FORCED_PREFIX, MAX_NUMBER, THINK_END, WordProblem
+from ps_train.features import encode_prompts
+from ps_train.tiny_tokenizer import build_tokenizer
+
+MAX_SOLUTION_TOKENS = 300
+
+
+class TinyReasoner(pl.LightningModule):
+    """Next-token training of a `Qwen2ForCausalLM` on solutions and forced-answer branches.
+
+    Validation generates solutions to fresh problems greedily and logs the share answered correctly as
+    `val_accuracy`.
+    """
+
+    def __init__(
+        self,
+        num_layers: int = 6,
+        hidden_size: int = 128,
+        num_heads: int = 4,
+        mlp_size: int = 256,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.05,
+        warmup_steps: int = 50,
+        flat_share: float = 0.6,
+        final_share: float = 0.02,
+    ) -> None:
+        """Set up.
+
+        Args:
+            num_layers: Transformer blocks.
+            hidden_size: Width; `hidden_size / num_heads` must be at least 32 for vLLM to load the model.
+            num_heads: Attention heads.
+            mlp_size: Inner width of the gated MLP.
+            learning_rate: Peak AdamW learning rate.
+            weight_decay: AdamW weight decay, on matrices only.
+            warmup_steps: Optimizer steps of linear warm-up.
+            flat_share: Share of training at the peak rate, before the cosine decay.
+            final_share: Last learning rate as a share of the peak.
+        """
+        super().__init__()
+        if hidden_size // num_heads < 32:
+            raise ValueError(
+                f"hidden_size / num_heads must be at least 32 for vLLM, got {hidden_size} / {num_heads}"
+            )
+        self.save_hyperparameters()
+        self.tokenizer = build_tokenizer()
+        config = Qwen2Config(
+            vocab_size=len(self.tokenizer),
+            hidden_size=hidden_size,
+            intermediate_size=mlp_size,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+            num_key_value_heads=num_heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            bos_token_id=None,
+            use_sliding_window=False,
+        )
+        self.model = Qwen2ForCausalLM(config)
+        (zero,) = self.tokenizer.encode(" 0")
+        initialise_numbers(self.model.model.embed_tokens, first_id=zero)
+
+    def training_step(self, batch: ReasonerBatch, batch_idx: int) -> torch.Tensor:
+        """Weighted mean cross-entropy of the batch's labels."""
+        logits = self.model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            attention_mask=batch.attention_mask,
+            use_cache=False,
+        ).logits
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100, reduction="none"
+        )
+        weights = batch.weights.flatten()
+        loss = (losses * weights).sum() / weights.sum()
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: list[WordProblem], batch_idx: int) -> None:
+        """Solve the problems greedily, grade them."""
+        prompts = self.tokenizer.pad(
+            {"input_ids": encode_prompts(self.tokenizer, [p.question for p in batch])}, return_tensors="pt"
+        ).to(self.device)
+        # mypy reads generate's `self` as an argument of a mixin's protocol.
+        output = self.model.generate(  # type: ignore[misc]
+            **prompts, max_new_tokens=MAX_SOLUTION_TOKENS, do_sample=False
+        )
+        texts = self.tokenizer.batch_decode(output[:, prompts["input_ids"].shape[1] :])
+        correct = sum(
+            p.ending + self.tokenizer.eos_token in text for p, text in zip(batch, texts, strict=True)
+        )
+        self.log(
+            "val_accuracy",
+            correct / len(batch),
+            batch_size=len(batch),
+            on_epoch=True,
+            sync_dist=True,
+            prog_bar=True,
+        )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW; linear warm-up, a flat stretch, then a cosine to `final_share` of the peak."""
+        matrices = [p for p in self.parameters() if p.ndim > 1]
+        vectors = [p for p in self.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": self.hparams["weight_decay"]},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=self.hparams["learning_rate"],
+            betas=(0.9, 0.98),
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def share(step: int) -> float:
+            if step < self.hparams["warmup_steps"]:
+                return (step + 1) / self.hparams["warmup_steps"]
+            flat = self.hparams["flat_share"]
+            done = max(0.0, (step / total - flat) / (1 - flat))
+            final = self.hparams["final_share"]
+            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def export(self, root: Path) -> None:
+        """Write `<root>/model/`: a Hugging Face folder that transformers and vLLM load."""
+        folder = root / "model"
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        forcing = {
+            "think_end": THINK_END,
+            "forced_prefix": FORCED_PREFIX,
+            "max_forced_tokens": 2,  # the number and the end of the sequence
+            "max_answer_tokens": 8,
+        }
+        write_json(folder / "reasoning_format.json", forcing)
+
+
+@torch.no_grad()
+def initialise_numbers(embedding: nn.Embedding, first_id: int) -> None:
+    """Start the embeddings of 0 to `MAX_NUMBER` from Fourier features, so that near numbers begin alike.
+
+    Args:
+        embedding: (vocabulary, D) table, changed in place; D even.
+        first_id: Token id of "0"; the others follow it.
+    """
+    half = embedding.embedding_dim // 2
+    numbers = torch.arange(MAX_NUMBER + 1, dtype=torch.float32)[:, None]
+    # Geometric periods from 2 (parity) to twice the range, plus 10 (the last digit) and 100.
+    periods = torch.cat([torch.tensor([10.0, 100.0]), torch.logspace(1, math.log2(400), half - 2, base=2)])
+    angles = 2 * math.pi * numbers / periods
+    waves = torch.cat([angles.cos(), angles.sin()], dim=1)
+    embedding.weight[first_id : first_id + MAX_NUMBER + 1] = waves * embedding.weight.std()
