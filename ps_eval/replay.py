@@ -25,7 +25,7 @@ from ps_eval.policies import (
     check_policies,
     possible_policies,
 )
-from ps_eval.statistics import paired_bootstrap
+from ps_eval.scoring import Cell, summarise
 from ps_eval.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
 from ps_train.data.curve_table import FEATURES_FILE, CurveTable
 
@@ -41,7 +41,7 @@ class Replay:
 
     rows: list[SummaryRow]
     """One a policy and budget, budgets within policies."""
-    allocations: dict[tuple[str, int], Allocation]
+    allocations: dict[Cell, Allocation]
     """(policy, budget) to its allocation; of a stochastic policy, the first draw."""
 
 
@@ -87,9 +87,9 @@ def replay(
     check_policies(policies, inputs)
     _check_budgets(budgets, min_windows * table.window)
 
-    allocations: dict[tuple[str, int], Allocation] = {}
-    scores: list[npt.NDArray[np.float64]] = []
-    mean_tokens: list[float] = []
+    allocations: dict[Cell, Allocation] = {}
+    scores: dict[Cell, npt.NDArray[np.float64]] = {}
+    mean_tokens: dict[Cell, float] = {}
     for policy in policies:
         for budget in budgets:
             draws = [
@@ -98,32 +98,11 @@ def replay(
                 )
                 for draw in range(N_DRAWS if policy in STOCHASTIC_POLICIES else 1)
             ]
-            allocations[policy, budget] = replace(draws[0], ids=table.ids)
-            scores.append(np.mean([score_windows(table.curves, draw.windows) for draw in draws], axis=0))
-            mean_tokens.append(float(np.mean([draw.spent_tokens for draw in draws])) / len(table))
-
-    keys = list(allocations)
-    compared = "uniform" in policies
-    references = [keys.index(("uniform", b)) if compared else i for i, (_, b) in enumerate(keys)]
-    intervals = paired_bootstrap(np.stack(scores), references, n_resamples=n_resamples, seed=seed)
-    rows = [
-        SummaryRow(
-            mode="replay",
-            policy=policy,
-            budget=budget,
-            accuracy=float(intervals.means[i]),
-            low=float(intervals.lows[i]),
-            high=float(intervals.highs[i]),
-            mean_reasoning_tokens=mean_tokens[i],
-            mean_answer_tokens=None,
-            forced=None,
-            n=len(table),
-            gain=float(intervals.gains[i]) if compared else None,
-            gain_low=float(intervals.gain_lows[i]) if compared else None,
-            gain_high=float(intervals.gain_highs[i]) if compared else None,
-        )
-        for i, (policy, budget) in enumerate(keys)
-    ]
+            cell = policy, budget
+            allocations[cell] = replace(draws[0], ids=table.ids)
+            scores[cell] = np.mean([score_windows(table.curves, draw.windows) for draw in draws], axis=0)
+            mean_tokens[cell] = float(np.mean([draw.spent_tokens for draw in draws])) / len(table)
+    rows = summarise("replay", scores, reasoning_tokens=mean_tokens, n_resamples=n_resamples, seed=seed)
     return Replay(rows, allocations)
 
 
