@@ -1,7 +1,7 @@
 """Compiled passes over curves and windows. Checks nothing.
 
-N queries, W windows. Settings of a query (`least`, `most`, `weight`, `window_cost`, `base`) are arrays of one
-element, shared by all queries, or of N.
+N queries, W windows, R rows that stand for some or all queries. Settings of a query (`least`, `most`,
+`weight`, `window_cost`, `base`) are arrays of one element, shared by all queries, or of N.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def first_invalid(values: npt.NDArray[np.floating]) -> int:
 @kernel
 def curve_menus(
     curves: npt.NDArray[np.floating],
-    rows: IntArray,
+    ids: IntArray,
     least: IntArray,
     most: IntArray,
     weight: FloatArray,
@@ -37,8 +37,8 @@ def curve_menus(
     """Menus for `_menu_kernels.solve`: item k - least of a row is k windows.
 
     Args:
-        curves: (N, W).
-        rows: (R,) queries to make menus for.
+        curves: (R, W) rows to make menus for.
+        ids: (R,) the rows' queries; empty where row i is query i.
         least: Fewest windows.
         most: Most windows.
         weight: What a correct answer is worth.
@@ -48,22 +48,22 @@ def curve_menus(
     Returns:
         (R + 1,) starts, (M,) costs in tokens, (M,) weighted values.
     """
-    start = np.zeros(rows.size + 1, np.int64)
-    for r in range(rows.size):
-        i = rows[r]
+    start = np.zeros(len(curves) + 1, np.int64)
+    for r in range(len(curves)):
+        i = ids[r] if ids.size > 0 else r
         low = least[i if least.size > 1 else 0]
         high = most[i if most.size > 1 else 0]
         start[r + 1] = start[r] + high - low + 1
     cost = np.empty(start[-1], np.int64)
     value = np.empty(start[-1], np.float64)
-    for r in range(rows.size):
-        i = rows[r]
+    for r in range(len(curves)):
+        i = ids[r] if ids.size > 0 else r
         low = least[i if least.size > 1 else 0]
         w = weight[i if weight.size > 1 else 0]
         c = window_cost[i if window_cost.size > 1 else 0]
         for item in range(start[r], start[r + 1]):
             k = low + item - start[r]
-            accuracy = np.float64(curves[i, k - 1]) if k > 0 else base[i if base.size > 1 else 0]
+            accuracy = np.float64(curves[r, k - 1]) if k > 0 else base[i if base.size > 1 else 0]
             cost[item] = k * c
             value[item] = w * accuracy
     return start, cost, value

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from numba import njit
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-def kernel(function: Function) -> Function:
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile `function` at its first call and keep the machine code for the next process.
 
-    numba keeps it beside the source, or in the user's cache folder where the installation is read-only. Where
-    neither can be written (a locked-down container without a home) it refuses to decorate at all; then the
-    code is compiled anew in each process, which costs seconds once instead of an import error.
-    NUMBA_CACHE_DIR names a folder to use instead.
+    numba keeps it beside the source, or in the user's cache folder where the installation is read-only
+    (NUMBA_CACHE_DIR names another). Where neither can be written, as in a locked-down container without a
+    home, it refuses to decorate at all; the code is then compiled in each process: seconds at the first call,
+    but no import error.
 
     fastmath stays off: kernels compare infinities and break ties, and reordered sums would change answers.
     """

@@ -77,7 +77,7 @@ def smallest_losses(
     """What each of (R,) rows gives up at least, in value - price * cost, when it changes its choice.
 
     Returns:
-        (R,) the losses (infinity where a row has one item only), and the largest value seen.
+        (R,) the losses (infinity where a row has one item only), and the largest absolute value seen.
     """
     loss = np.full(rows.size, np.inf)
     largest = 0.0
@@ -85,7 +85,7 @@ def smallest_losses(
         chosen = choice[rows[r]]
         reduced = value[chosen] - price * cost[chosen]
         for item in range(start[rows[r]], start[rows[r] + 1]):
-            largest = max(largest, value[item])
+            largest = max(largest, abs(value[item]))
             if item != chosen:
                 loss[r] = min(loss[r], max(0.0, reduced - (value[item] - price * cost[item])))
     return loss, largest

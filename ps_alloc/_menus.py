@@ -25,7 +25,7 @@ class Menus(NamedTuple):
     cost: IntArray
     """(M,). Strictly rising within a row; a row's first item is the least one may choose."""
     value: FloatArray
-    """(M,). Not negative."""
+    """(M,)."""
 
 
 class Solution(NamedTuple):

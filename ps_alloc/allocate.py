@@ -18,7 +18,6 @@ from ps_alloc._problem import (
     check_limits,
     check_values,
     per_query_float,
-    whole,
 )
 from ps_alloc.allocation import Allocation
 
@@ -38,7 +37,6 @@ def allocate(
     base_accuracy: npt.ArrayLike = 0.0,
     leftover: Leftover = "spread",
     method: Method = "auto",
-    threads: int = 1,
 ) -> Allocation:
     """Spend `total_tokens` over N queries where their curves say it buys the most correct answers.
 
@@ -80,7 +78,6 @@ def allocate(
         raise ValueError("weights must not all be zero")
     base = per_query_float("base_accuracy", base_accuracy, limits.n_queries, high=1.0)
 
-    threads = whole("threads", threads, at_least=1)
     total_weight = float(weight.sum()) * (n_queries / weight.size)
     price: float | None = None
     gap: float | None = None
@@ -92,7 +89,7 @@ def allocate(
         check_values(values)
         windows = _myopic(values, limits, weight, base, leftover)
     else:
-        windows, value, price, gap = allocate_hull(values, limits, weight, base, threads)
+        windows, value, price, gap = allocate_hull(values, limits, weight, base)
         gap /= total_weight
         expected = value / total_weight
     spent = limits.cost(windows)

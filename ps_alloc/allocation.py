@@ -32,7 +32,7 @@ class Allocation:
     expected_accuracy: float | None = None
     """Mean over queries of the accuracy the given curves predict (weighted, where weights were given)."""
     price: float | None = None
-    """Shadow price: (weighted) correct answers that one more token would buy; 0 where tokens are left over."""
+    """Shadow price: (weighted) correct answers one more token would buy; 0 where tokens are left over."""
     gap_bound: float | None = None
     """At most this much more `expected_accuracy` is possible within the budget; 0 is proved optimal."""
     ids: list[str] | None = None

@@ -1,0 +1,185 @@
+"""Streaming: requests decided one at a time against a token rate, by a shadow price that adapts."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ps_alloc._problem import whole
+
+# Standing still at price 0 a log price could never rise again; nobody buys a window below this many correct
+# answers a token, and nobody can offer more than one for a token.
+LOWEST_PRICE = 1e-9
+HIGHEST_PRICE = 1.0
+STATE_VERSION = 1
+
+
+class Pacer:
+    """Give each arriving request its windows at once, so that spending keeps to `tokens_per_request` on
+    average.
+
+    Every request buys the windows that maximise accuracy - price * tokens. After each, the price moves by a
+    small step in logarithm: up when it took more than its share, down when less (dual mirror descent on the
+    allocation problem, as in Balseiro, Lu and Mirrokni 2020). A second, weaker pull returns what was over- or
+    underspent before, so that the total keeps to the rate even where the mix of requests drifts.
+
+    Safe to share between threads.
+    """
+
+    def __init__(
+        self,
+        tokens_per_request: float,
+        *,
+        window: int = 16,
+        min_windows: int = 1,
+        max_windows: int | None = None,
+        initial_price: float = 0.003,
+        step: float = 0.005,
+        catch_up: float = 0.002,
+    ) -> None:
+        """Set the rate.
+
+        Args:
+            tokens_per_request: Mean reasoning tokens a request may take.
+            window: Tokens a window.
+            min_windows: Fewest windows a request gets.
+            max_windows: Most windows; by default as many as its curve has.
+            initial_price: Correct answers a token to start from: the `price` of an allocation of past
+                requests saves the first hundreds of requests from learning it.
+            step: How far one request moves the log price when it takes twice its share or nothing.
+            catch_up: How far past over- or underspending moves it, per request and per share missed; bounded
+                by `step`.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        self.window = whole("window", window, at_least=1)
+        self.min_windows = whole("min_windows", min_windows, at_least=0)
+        self.max_windows = None if max_windows is None else whole("max_windows", max_windows, at_least=1)
+        self.tokens_per_request = _number("tokens_per_request", tokens_per_request, low=0.0)
+        self.step = _number("step", step, low=0.0)
+        self.catch_up = _number("catch_up", catch_up, low=0.0)
+        price = _number("initial_price", initial_price, low=LOWEST_PRICE, high=HIGHEST_PRICE)
+        if self.tokens_per_request < max(1, self.min_windows * self.window):
+            raise ValueError(
+                f"tokens_per_request must pay for min_windows, {self.min_windows * self.window} tokens, "
+                f"and be at least 1, got {tokens_per_request}"
+            )
+        if self.max_windows is not None and self.max_windows < self.min_windows:
+            raise ValueError(f"max_windows must be at least min_windows ({min_windows}), got {max_windows}")
+        self._log_price = math.log(price)
+        self._n_requests = 0
+        self._spent_tokens = 0
+        self._lock = threading.Lock()
+
+    @property
+    def price(self) -> float:
+        """Correct answers a token must buy at present."""
+        return math.exp(self._log_price)
+
+    @property
+    def n_requests(self) -> int:
+        """Requests decided so far."""
+        return self._n_requests
+
+    @property
+    def spent_tokens(self) -> int:
+        """Tokens granted so far."""
+        return self._spent_tokens
+
+    def decide(self, curve: npt.ArrayLike) -> int:
+        """Windows for the request that arrives now.
+
+        Args:
+            curve: (W,) its predicted accuracy after 1 .. W windows.
+
+        Returns:
+            How many windows it gets; multiply by `window` for tokens.
+
+        Raises:
+            ValueError: If the curve is not (W,) values in [0, 1], W at least `min_windows`.
+        """
+        values = np.asarray(curve, dtype=np.float64)
+        if values.ndim != 1 or values.size < max(1, self.min_windows):
+            raise ValueError(
+                f"curve must be an array of shape (W,), W at least {max(1, self.min_windows)}, "
+                f"got shape {values.shape}"
+            )
+        if not (values.min() >= 0.0 and values.max() <= 1.0):
+            column = int(np.flatnonzero(~((values >= 0) & (values <= 1)))[0])
+            raise ValueError(f"curve must lie in [0, 1], got {values[column]} at column {column}")
+        most = values.size if self.max_windows is None else min(self.max_windows, values.size)
+        choices = np.arange(self.min_windows, most + 1)
+        accuracies = values[:most] if self.min_windows else np.concatenate(([0.0], values[:most]))
+        accuracies = accuracies[-choices.size :]
+        with self._lock:
+            bought = int(choices[np.argmax(accuracies - self.price * self.window * choices)])
+            self._charge(bought * self.window)
+        return bought
+
+    def _charge(self, tokens: int) -> None:
+        """Book a request's tokens and move the price. The lock is held."""
+        rate = self.tokens_per_request
+        debt = (self._spent_tokens - self._n_requests * rate) / rate  # in requests' worth
+        pull = self.catch_up * debt
+        self._log_price += self.step * (tokens / rate - 1.0) + min(max(pull, -self.step), self.step)
+        self._log_price = min(max(self._log_price, math.log(LOWEST_PRICE)), math.log(HIGHEST_PRICE))
+        self._n_requests += 1
+        self._spent_tokens += tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on elsewhere, as JSON can hold it."""
+        with self._lock:
+            return {
+                "version": STATE_VERSION,
+                "tokens_per_request": self.tokens_per_request,
+                "window": self.window,
+                "min_windows": self.min_windows,
+                "max_windows": self.max_windows,
+                "step": self.step,
+                "catch_up": self.catch_up,
+                "price": self.price,
+                "log_price": self._log_price,
+                "n_requests": self._n_requests,
+                "spent_tokens": self._spent_tokens,
+            }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Pacer:
+        """A pacer that goes on where `state_dict` was taken.
+
+        Raises:
+            ValueError: If the state has another version or lacks a field.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"a pacer's state must have version {STATE_VERSION}, got {state.get('version')!r}"
+            )
+        try:
+            pacer = cls(
+                state["tokens_per_request"],
+                window=state["window"],
+                min_windows=state["min_windows"],
+                max_windows=state["max_windows"],
+                initial_price=min(max(state["price"], LOWEST_PRICE), HIGHEST_PRICE),
+                step=state["step"],
+                catch_up=state["catch_up"],
+            )
+            pacer._log_price = _number("log_price", state["log_price"], low=-math.inf)
+            pacer._n_requests = whole("n_requests", state["n_requests"], at_least=0)
+            pacer._spent_tokens = whole("spent_tokens", state["spent_tokens"], at_least=0)
+        except KeyError as error:
+            raise ValueError(f"a pacer's state must have the field {error}") from None
+        return pacer
+
+
+def _number(name: str, value: float, low: float, high: float = math.inf) -> float:
+    if not isinstance(value, int | float | np.integer | np.floating) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return float(value)
