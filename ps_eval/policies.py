@@ -60,6 +60,8 @@ class PolicyInputs:
 
 
 def _check_probabilities(name: str, values: npt.NDArray[np.floating]) -> None:
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must be numbers, got dtype {values.dtype}")
     inside = (values >= 0) & (values <= 1)  # False for NaN as well
     if not inside.all():
         row, column = np.argwhere(~inside)[0]

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from safetensors import safe_open
 
 from ps_alloc import Allocation
+from ps_alloc.cli import read_predictions
 from ps_eval.plots import plot_accuracy
 from ps_eval.policies import (
     STOCHASTIC_POLICIES,
@@ -27,7 +27,7 @@ from ps_eval.policies import (
 )
 from ps_eval.scoring import Cell, summarise
 from ps_eval.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
-from ps_train.data.curve_table import FEATURES_FILE, CurveTable
+from ps_train.data.curve_table import CurveTable, feature_names
 
 N_DRAWS = 16
 """Seeds that the score of a stochastic policy averages."""
@@ -159,7 +159,7 @@ def replay_command(
         if train_table is not None:
             mean_curve = _load_mean_curve(train_table, measured)
     with timer.phase("predict"):
-        curves = None if predictions is None else _load_predictions(predictions)
+        curves = None if predictions is None else read_predictions(predictions)
         if predictor is not None:
             curves, predictor_mean_curve = predict_table(predictor, table)
             mean_curve = predictor_mean_curve if mean_curve is None else mean_curve
@@ -193,29 +193,11 @@ def predict_table(
 
     loaded = load_predictor(predictor)
     needed = list(loaded.schema.features)
-    stored = needed if set(needed) <= set(_feature_names(table)) else []
+    stored = needed if set(needed) <= set(feature_names(table)) else []
     questions = CurveTable.load(table, features=stored)
     loaded.check_window(questions.window, questions.num_windows, str(table))
     curves = loaded.predict_curves(questions.features if stored else questions.questions)
     return curves, loaded.mean_curve.cpu().numpy()
-
-
-def _feature_names(table: str | Path) -> list[str]:
-    path = Path(table) / FEATURES_FILE
-    if not path.is_file():
-        return []
-    with safe_open(path, "np") as file:
-        return list(file.keys())
-
-
-def _load_predictions(path: str) -> npt.NDArray[np.float32]:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"predictions must be an existing .npy file, got {path}: {error}") from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise ValueError(f"predictions must be an array of numbers, but {path} holds something else")
-    return values.astype(np.float32)
 
 
 def _load_mean_curve(train_table: str, measured: CurveTable) -> npt.NDArray[np.float32]:
