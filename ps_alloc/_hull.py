@@ -7,8 +7,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._curve_kernels import curve_menus
-from ps_alloc._menu_kernels import climb, envelopes
+from ps_alloc._curve_kernels import curve_menus, raise_evenly
+from ps_alloc._menu_kernels import climb, envelopes, take_what_fits
 from ps_alloc._menus import Menus, solve
 from ps_alloc._problem import FloatArray, IntArray, Limits, check_values
 from ps_alloc._stream_kernels import split_by_price, ties_at_price
@@ -120,6 +120,33 @@ def allocate_hull(
     return HullResult(windows.astype(np.int64), value + rest_value, price, gap + rest_gap)
 
 
+def spread_leftover(
+    curves: npt.NDArray[np.floating],
+    limits: Limits,
+    weight: FloatArray,
+    base: FloatArray,
+    windows: IntArray,
+    tokens: int,
+) -> int:
+    """Spend tokens that raise no curve where the curves lose least; change `windows` (N,), return the tokens
+    left.
+
+    The envelopes are followed beyond their tops, flattest first. What fits no step of theirs goes to the
+    queries with the fewest windows; at scale, so does a leftover too small to matter, which saves every
+    envelope.
+    """
+    n_queries = len(curves)
+    if n_queries <= DIRECT_ROWS or tokens > n_queries // 64 * int(limits.window_cost.max()):
+        settings = Settings(windows, limits.most, weight, limits.window_cost, base)
+        menus = Menus(*curve_menus(curves, np.empty(0, np.int64), *settings))
+        seg_row, seg_item, seg_slope = envelopes(*menus, -np.inf)
+        order = np.argsort(-seg_slope, kind="stable")
+        budget = tokens + int(menus.cost[menus.start[:-1]].sum())
+        choice, tokens = take_what_fits(menus.start, menus.cost, seg_row, seg_item, order, budget)
+        windows += choice - menus.start[:-1]
+    return int(raise_evenly(windows, limits.most, limits.window_cost, tokens))
+
+
 def _of(setting: npt.NDArray[Number], ids: IntArray) -> npt.NDArray[Number]:
     """A setting of the rows with these ids, still of one element where it is shared."""
     return setting if setting.size == 1 or ids.size == 0 else setting[ids]
@@ -151,7 +178,7 @@ def _bracket(rows: Rows, settings: Settings, budget: int, margin: float) -> Brac
     fractions = np.arange(1, min(SAMPLE_ROWS, count) + 1) * GOLDEN_RATIO % 1.0
     sample = np.sort((fractions * count).astype(np.int64))
     menus = Menus(*curve_menus(rows.curves[sample], rows.ids[sample] if rows.ids.size else sample, *settings))
-    seg_row, seg_item, seg_slope = envelopes(*menus)
+    seg_row, seg_item, seg_slope = envelopes(*menus, 0.0)
     order = np.argsort(-seg_slope)
     opens_row = np.ones(seg_row.size, bool)
     opens_row[1:] = seg_row[1:] != seg_row[:-1]

@@ -18,8 +18,11 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @kernel
-def envelopes(start: IntArray, cost: IntArray, value: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-    """Upper concave envelope of each row, as segments of falling positive slope (Andrew's monotone chain).
+def envelopes(
+    start: IntArray, cost: IntArray, value: FloatArray, floor: float
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Upper concave envelope of each row, as segments of falling slope above `floor` (Andrew's monotone
+    chain).
 
     Returns:
         Of each segment, rows in order: its row, the item it leads to, its slope in value per unit of cost.
@@ -38,7 +41,7 @@ def envelopes(start: IntArray, cost: IntArray, value: FloatArray) -> tuple[IntAr
                 if end == first or slope <= seg_slope[end - 1]:
                     break
                 end -= 1
-            if slope > 0.0:
+            if slope > floor:
                 seg_row[end], seg_item[end], seg_slope[end] = row, item, slope
                 end += 1
     return seg_row[:end], seg_item[:end], seg_slope[:end]
@@ -68,6 +71,32 @@ def climb(
         choice[row] = item
         taken += 1
     return choice, slack, taken
+
+
+@kernel
+def take_what_fits(
+    start: IntArray, cost: IntArray, seg_row: IntArray, seg_item: IntArray, order: IntArray, budget: int
+) -> tuple[IntArray, int]:
+    """Take envelope segments in the given order, passing over those that do not fit and what follows in their
+    rows.
+
+    Returns:
+        (N,) the item reached in each row, and the budget left.
+    """
+    choice = start[:-1].copy()
+    slack = budget
+    for row in range(choice.size):
+        slack -= cost[choice[row]]
+    closed = np.zeros(choice.size, np.bool_)
+    for segment in order:
+        row, item = seg_row[segment], seg_item[segment]
+        step = cost[item] - cost[choice[row]]
+        if closed[row] or step > slack:
+            closed[row] = True
+            continue
+        slack -= step
+        choice[row] = item
+    return choice, slack
 
 
 @kernel

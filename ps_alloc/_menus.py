@@ -58,7 +58,7 @@ def solve(
             break. None considers all rows, without which optimality cannot be proved.
         state_limit: Most states of the dynamic program.
     """
-    seg_row, seg_item, seg_slope = envelopes(*menus)
+    seg_row, seg_item, seg_slope = envelopes(*menus, 0.0)
     # Stable: equal slopes keep row order, and within a row the cheaper step comes first.
     order = np.argsort(-seg_slope, kind="stable")
     choice, slack, taken = climb(menus.start, menus.cost, seg_row, seg_item, order, budget)

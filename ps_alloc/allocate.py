@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc._curve_kernels import mean_accuracy, raise_evenly
-from ps_alloc._hull import allocate_hull
+from ps_alloc._hull import allocate_hull, spread_leftover
 from ps_alloc._myopic_kernels import myopic, raise_in_turn
 from ps_alloc._problem import (
     FloatArray,
@@ -51,9 +51,9 @@ def allocate(
         window_cost: Tokens charged to the budget for one window, one number or (N,); `window` by default. A
             query sent to a model twice as expensive costs twice as much.
         base_accuracy: Accuracy at zero windows, one number or (N,). Used where `min_windows` is 0.
-        leftover: What happens to tokens that raise no curve. "keep" leaves them unspent. "spread" levels
-            queries up from the fewest windows: predictions are wrong somewhere, and the tokens are paid for;
-            the expected accuracy can then fall where curves dip.
+        leftover: What happens to tokens that raise no curve. "keep" leaves them unspent. "spread" spends them
+            where the curves lose least (the released allocator's way for "myopic"): predictions are wrong
+            somewhere, and the budget is there; the expected accuracy can then fall where curves dip.
         method: "hull" (what "auto" chooses): greedy on the upper concave envelopes with an exact core,
             optimal within `gap_bound`. "myopic": the allocator of *Predictive Scheduling* (arXiv 2602.01237).
             "uniform": the same for every query, whatever the curves say.
@@ -93,13 +93,15 @@ def allocate(
         gap /= total_weight
         expected = value / total_weight
     spent = limits.cost(windows)
-    cheapest = int(limits.window_cost.min())
-    if leftover == "spread" and limits.total_tokens - spent >= cheapest:
-        left = raise_evenly(windows, limits.most, limits.window_cost, limits.total_tokens - spent)
-        spent = limits.total_tokens - left
-        if gap is not None:
+    left = limits.total_tokens - spent
+    if leftover == "spread" and left >= limits.window_cost.min() and method != "myopic":
+        if method == "uniform":
+            left = raise_evenly(windows, limits.most, limits.window_cost, left)
+        else:
+            left = spread_leftover(values, limits, weight, base, windows, left)
             before, expected = expected, mean_accuracy(values, windows, weight, base)
-            gap = max(0.0, gap + before - expected)
+            gap = max(0.0, (gap or 0.0) + before - expected)
+        spent = limits.total_tokens - left
     if gap is None:
         expected = mean_accuracy(values, windows, weight, base)
     return Allocation(

@@ -123,7 +123,8 @@ def _finish(allocation: Allocation, output: str) -> None:
     allocation.save(output)
     sys.stdout.write(
         f"{output}: {len(allocation)} queries, "
-        f"{allocation.spent_tokens} of {allocation.total_tokens} tokens, expected accuracy {allocation.expected_accuracy:.4f} ({allocation.method})\n"
+        f"{allocation.spent_tokens} of {allocation.total_tokens} tokens, "
+        f"expected accuracy {allocation.expected_accuracy:.4f} ({allocation.method})\n"
     )
 
 

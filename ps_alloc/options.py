@@ -214,5 +214,8 @@ def _check_menus(menus: OptionMenus) -> tuple[IntArray, IntArray, FloatArray]:
     largest = LARGEST_TOTAL // max(1, cost.size)
     bad = np.flatnonzero(~((cost >= 0) & (cost <= largest) & (cost == np.floor(cost))))
     if bad.size:
+        raise ValueError(f"cost must be whole numbers, not negative, got {cost[bad[0]]} at option {bad[0]}")
+    bad = np.flatnonzero(~np.isfinite(value))
+    if bad.size:
         raise ValueError(f"value must be finite, got {value[bad[0]]} at option {bad[0]}")
     return start, np.ascontiguousarray(cost, dtype=np.int64), np.ascontiguousarray(value, dtype=np.float64)

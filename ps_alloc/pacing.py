@@ -24,8 +24,9 @@ class Pacer:
 
     Every request buys the windows that maximise accuracy - price * tokens. After each, the price moves by a
     small step in logarithm: up when it took more than its share, down when less (dual mirror descent on the
-    allocation problem, as in Balseiro, Lu and Mirrokni 2020). A second, weaker pull returns what was over- or
-    underspent before, so that the total keeps to the rate even where the mix of requests drifts.
+    allocation problem, as in Balseiro, Lu and Mirrokni 2020). The log price is thus the sum of all over- and
+    underspending so far: what was overspent at most is the way from the first price to the last, divided by
+    `step`, in requests' worth; a drifting mix needs no further correction.
 
     Safe to share between threads.
     """
@@ -38,8 +39,7 @@ class Pacer:
         min_windows: int = 1,
         max_windows: int | None = None,
         initial_price: float = 0.003,
-        step: float = 0.005,
-        catch_up: float = 0.002,
+        step: float = 0.01,
     ) -> None:
         """Set the rate.
 
@@ -50,9 +50,8 @@ class Pacer:
             max_windows: Most windows; by default as many as its curve has.
             initial_price: Correct answers a token to start from: the `price` of an allocation of past
                 requests saves the first hundreds of requests from learning it.
-            step: How far one request moves the log price when it takes twice its share or nothing.
-            catch_up: How far past over- or underspending moves it, per request and per share missed; bounded
-                by `step`.
+            step: How far one request moves the log price when it takes twice its share or nothing. Smaller
+                steps choose better, larger ones keep closer to the rate.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -62,7 +61,6 @@ class Pacer:
         self.max_windows = None if max_windows is None else whole("max_windows", max_windows, at_least=1)
         self.tokens_per_request = _number("tokens_per_request", tokens_per_request, low=0.0)
         self.step = _number("step", step, low=0.0)
-        self.catch_up = _number("catch_up", catch_up, low=0.0)
         price = _number("initial_price", initial_price, low=LOWEST_PRICE, high=HIGHEST_PRICE)
         if self.tokens_per_request < max(1, self.min_windows * self.window):
             raise ValueError(
@@ -123,10 +121,7 @@ class Pacer:
 
     def _charge(self, tokens: int) -> None:
         """Book a request's tokens and move the price. The lock is held."""
-        rate = self.tokens_per_request
-        debt = (self._spent_tokens - self._n_requests * rate) / rate  # in requests' worth
-        pull = self.catch_up * debt
-        self._log_price += self.step * (tokens / rate - 1.0) + min(max(pull, -self.step), self.step)
+        self._log_price += self.step * (tokens / self.tokens_per_request - 1.0)
         self._log_price = min(max(self._log_price, math.log(LOWEST_PRICE)), math.log(HIGHEST_PRICE))
         self._n_requests += 1
         self._spent_tokens += tokens
@@ -141,7 +136,6 @@ class Pacer:
                 "min_windows": self.min_windows,
                 "max_windows": self.max_windows,
                 "step": self.step,
-                "catch_up": self.catch_up,
                 "price": self.price,
                 "log_price": self._log_price,
                 "n_requests": self._n_requests,
@@ -167,7 +161,6 @@ class Pacer:
                 max_windows=state["max_windows"],
                 initial_price=min(max(state["price"], LOWEST_PRICE), HIGHEST_PRICE),
                 step=state["step"],
-                catch_up=state["catch_up"],
             )
             pacer._log_price = _number("log_price", state["log_price"], low=-math.inf)
             pacer._n_requests = whole("n_requests", state["n_requests"], at_least=0)

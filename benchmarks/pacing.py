@@ -1,0 +1,73 @@
+"""How well requests are paced one at a time: share of the offline optimum kept, and spending against the
+rate.
+
+    python benchmarks/pacing.py
+
+Streams of 12,000 S-shaped curves at 96 tokens a request, whose mix of easy and hard requests stays, drifts,
+jumps or swings. The offline optimum sees the whole stream and spends what the policy spent.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ps_alloc import Pacer, allocate
+
+N, W, RATE = 12_000, 16, 96
+
+
+def stream(kind: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    position = np.arange(N) / N
+    hard = {
+        "i.i.d.": np.full(N, 0.5),
+        "drift": position,
+        "jump": np.where(position < 0.5, 0.2, 0.8),
+        "sine": 0.5 + 0.4 * np.sin(6 * np.pi * position),
+    }[kind]
+    middle = np.where(rng.random(N) < hard, rng.normal(10, 2, N), rng.normal(4, 1.5, N))[:, None]
+    curves = rng.uniform(0.3, 1, (N, 1)) / (1 + np.exp(-(np.arange(1, W + 1) - middle)))
+    return np.clip(curves + rng.normal(0, 0.02, curves.shape), 0, 1)
+
+
+def paced(curves: npt.NDArray[np.float64], **settings: float) -> npt.NDArray[np.int64]:
+    pacer = Pacer(RATE, **settings)  # type: ignore[arg-type]
+    return np.array([pacer.decide(curve) for curve in curves])
+
+
+def batched(curves: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.int64]:
+    parts = [curves[begin : begin + size] for begin in range(0, len(curves), size)]
+    return np.concatenate([allocate(part, RATE * len(part)).windows for part in parts])
+
+
+def main() -> None:
+    print(
+        "| stream | policy | value / offline optimum | spent / allowed | worst overspend, requests' worth |"
+    )
+    print("|---|---|---|---|---|")
+    for kind in ("i.i.d.", "drift", "jump", "sine"):
+        kept, spent, debt = {}, {}, {}
+        for seed in range(3):
+            curves = stream(kind, np.random.default_rng(seed))
+            history = stream(kind, np.random.default_rng(100 + seed))[:1000]
+            price = allocate(history, RATE * 1000).price or 0.003
+            policies = {
+                "Pacer": paced(curves),
+                "Pacer, price of the first 1,000 requests of another day": paced(curves, initial_price=price),
+                "that price, fixed": paced(curves, initial_price=price, step=0.0),
+                "micro-batches of 8": batched(curves, 8),
+                "micro-batches of 32": batched(curves, 32),
+                "micro-batches of 128": batched(curves, 128),
+            }
+            for name, windows in policies.items():
+                offline = allocate(curves, int(windows.sum()) * 16, leftover="keep").expected_accuracy or 0.0
+                kept.setdefault(name, []).append(curves[np.arange(N), windows - 1].mean() / offline)
+                spent.setdefault(name, []).append(windows.mean() * 16 / RATE)
+                debt.setdefault(name, []).append(np.max(np.cumsum(windows * 16 / RATE - 1)))
+        for name, shares in kept.items():
+            numbers = f"{np.mean(shares):.4f} | {np.mean(spent[name]):.4f} | {np.max(debt[name]):.0f}"
+            print(f"| {kind} | {name} | {numbers} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

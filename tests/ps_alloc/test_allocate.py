@@ -1,0 +1,338 @@
+"""The front door: semantics, bad input, odd arrays, files."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naive import KINDS, level, make_curves, released_myopic
+
+from ps_alloc import Allocation, allocate
+
+RNG = np.random.default_rng(0)
+CURVES = make_curves("noisy", 20, 8, RNG)
+
+batches = st.tuples(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(KINDS),
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.floats(1, 13),
+)
+
+
+@given(batches, st.sampled_from(["hull", "myopic", "uniform"]), st.sampled_from(["spread", "keep"]))
+@settings(max_examples=60)
+def test_no_method_ever_spends_more_than_the_budget(batch, method, leftover):
+    seed, kind, n, w, mean_windows = batch
+    curves = make_curves(kind, n, w, np.random.default_rng(seed))
+    total = int(n * mean_windows * 16)
+    allocation = allocate(curves, total, method=method, leftover=leftover)
+    assert allocation.windows.dtype == allocation.tokens.dtype == np.int64
+    assert ((allocation.windows >= 1) & (allocation.windows <= w)).all()
+    assert allocation.spent_tokens == allocation.tokens.sum() <= total
+    if leftover == "spread":
+        assert total - allocation.spent_tokens < 16 or (allocation.windows == w).all()
+    accuracy = curves[np.arange(n), allocation.windows - 1].astype(float).mean()
+    assert allocation.expected_accuracy == pytest.approx(accuracy)
+    assert allocation.accuracy_on(curves) == pytest.approx(accuracy)
+
+
+@given(batches, st.integers(0, 2**32 - 1))
+@settings(max_examples=40)
+def test_permuting_queries_permutes_the_answer_up_to_ties(batch, seed):
+    curve_seed, kind, n, w, mean_windows = batch
+    curves = make_curves(kind, n, w, np.random.default_rng(curve_seed))
+    order = np.random.default_rng(seed).permutation(n)
+    total = int(n * mean_windows) * 16
+    before = allocate(curves, total, leftover="keep")
+    after = allocate(curves[order], total, leftover="keep")
+    assert after.expected_accuracy == pytest.approx(before.expected_accuracy, abs=1e-9)
+
+
+def test_permuting_queries_without_ties_permutes_the_answer_exactly():
+    curves = np.random.default_rng(1).random((60, 16))
+    order = np.random.default_rng(2).permutation(60)
+    windows = allocate(curves, 60 * 80).windows
+    np.testing.assert_array_equal(allocate(curves[order], 60 * 80).windows, windows[order])
+
+
+@given(batches)
+@settings(max_examples=40)
+def test_more_budget_never_lowers_the_expected_accuracy(batch):
+    seed, kind, n, w, mean_windows = batch
+    curves = make_curves(kind, n, w, np.random.default_rng(seed))
+    accuracies = [
+        allocate(curves, int(n * mean_windows) * 16 + more, leftover="keep").expected_accuracy
+        for more in (0, 16, 48, 16 * n)
+    ]
+    assert all(b >= a - 1e-9 for a, b in itertools.pairwise(accuracies))
+
+
+def test_ties_go_to_fewer_windows_and_then_to_the_earlier_query():
+    curve = np.array([0.1, 0.3, 0.3, 0.5])
+    assert allocate([curve] * 3, 16 * 4, leftover="keep").windows.tolist() == [2, 1, 1]
+    flat = np.full((3, 4), 0.5)
+    assert allocate(flat, 16 * 12, leftover="keep").windows.tolist() == [1, 1, 1]
+
+
+def test_tokens_that_raise_no_curve_are_kept_or_spread_where_they_cost_least():
+    curves = np.array([[0.1, 0.9, 0.8, 0.8], [0.5, 0.4, 0.3, 0.2], [0.2, 0.2, 0.2, 0.7]])
+    kept = allocate(curves, 16 * 10, leftover="keep")
+    assert kept.windows.tolist() == [2, 1, 4]
+    assert (kept.spent_tokens, kept.price, kept.gap_bound) == (16 * 7, 0.0, 0.0)
+    spread = allocate(curves, 16 * 10)
+    assert spread.windows.tolist() == [4, 2, 4]
+    assert spread.spent_tokens == 160
+    # What spreading costs in expected accuracy is owned up to in the bound.
+    assert spread.gap_bound == pytest.approx(kept.expected_accuracy - spread.expected_accuracy)
+
+
+def test_a_budget_beyond_all_windows_gives_all_windows():
+    allocation = allocate(CURVES, 10**9)
+    assert (allocation.windows == 8).all()
+    assert allocation.spent_tokens == 20 * 8 * 16
+    assert allocation.total_tokens == 10**9
+
+
+def test_a_query_twice_as_dear_gets_half_the_windows_for_the_same_money():
+    rising = np.tile(np.linspace(0.1, 0.9, 9), (2, 1))
+    allocation = allocate(rising, 16 * 12, window_cost=[16, 32], leftover="keep")
+    assert allocation.windows.tolist() == [9, 1]
+    assert allocation.spent_tokens == 9 * 16 + 32
+
+
+def test_zero_windows_are_worth_the_base_accuracy():
+    curves = np.array([[0.4, 0.5], [0.4, 0.9]])
+    allocation = allocate(curves, 32, min_windows=0, base_accuracy=[0.35, 0.0], leftover="keep")
+    assert allocation.windows.tolist() == [0, 2]
+    assert allocation.expected_accuracy == pytest.approx((0.35 + 0.9) / 2)
+
+
+def test_a_query_of_no_weight_gets_its_minimum_only():
+    allocation = allocate(CURVES, 20 * 48, weights=[0.0] + [1.0] * 19, leftover="keep")
+    assert allocation.windows[0] == 1
+
+
+@given(batches)
+@settings(max_examples=60)
+def test_myopic_is_the_released_allocator_quirks_and_all(batch):
+    seed, kind, n, w, mean_windows = batch
+    curves = make_curves(kind, min(n, 12), w, np.random.default_rng(seed)).astype(float)
+    budget = int(mean_windows * 16)
+    expected = released_myopic(curves.tolist(), budget)
+    actual = allocate(curves, budget * len(curves), method="myopic").windows
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_myopic_looks_further_ahead_only_when_every_next_window_loses():
+    curves = np.array([[0.5, 0.4, 0.9], [0.5, 0.51, 0.52]])
+    assert allocate(curves, 16 * 3, method="myopic", leftover="keep").windows.tolist() == [1, 2]
+    both_dip = np.array([[0.5, 0.4, 0.9], [0.5, 0.45, 0.6]])
+    assert allocate(both_dip, 16 * 3, method="myopic", leftover="keep").windows.tolist() == [2, 1]
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_levelling_up_raises_the_lowest_first_and_spends_what_it_can(seed):
+    rng = np.random.default_rng(seed)
+    n, w = int(rng.integers(1, 12)), int(rng.integers(1, 10))
+    least = rng.integers(0, w + 1, n)
+    most = rng.integers(least, w + 1)
+    cost = np.full(n, 16) if seed % 2 else rng.integers(1, 9, n)
+    total = int((least * cost).sum() + rng.integers(0, 16 * w * n))
+    curves = np.zeros((n, w))
+    allocation = allocate(
+        curves, total, method="uniform", min_windows=least, max_windows=most, window_cost=cost
+    )
+    floor, left = level(least, most, cost, total - int((least * cost).sum()))
+    extra = allocation.windows - floor
+    assert set(extra.tolist()) <= {0, 1}
+    assert (allocation.windows <= most).all()
+    assert (extra * cost).sum() <= left
+    if seed % 2:  # equal costs: nothing that still buys a window is left
+        room = (
+            np.count_nonzero((np.array(floor) == np.min(floor)) & (floor < most))
+            if (floor < most).any()
+            else 0
+        )
+        assert left - (extra * cost).sum() < 16 or extra.sum() == room or (allocation.windows == most).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"curves": np.array([[0.1, np.nan], [0.2, 0.3]])},
+            r"curves must lie in \[0, 1\], got nan at row 0, column 1",
+        ),
+        ({"curves": np.array([[0.1, 0.2], [np.inf, 0.3]])}, r"got inf at row 1, column 0"),
+        ({"curves": np.array([[0.1, 0.2], [0.1, 1.001]])}, r"got 1.001 at row 1, column 1"),
+        ({"curves": np.array([[0.1, -0.2]])}, r"got -0.2 at row 0, column 1"),
+        (
+            {"curves": np.zeros(3)},
+            r"curves must be an array of shape \(N, W\), both at least 1, got shape \(3,\)",
+        ),
+        ({"curves": np.zeros((0, 3))}, r"got shape \(0, 3\)"),
+        ({"curves": np.array([["a"]])}, r"curves must be an array of real numbers, got dtype <U1"),
+        ({"curves": np.array([[1j]])}, r"real numbers, got dtype complex128"),
+        ({"curves": np.array([[None]])}, r"real numbers, got dtype object"),
+        ({"total_tokens": 16 * 19}, r"total_tokens must pay for .* which takes 320 tokens, got 304"),
+        ({"total_tokens": "many"}, r"total_tokens must be a whole number, got 'many'"),
+        ({"total_tokens": 320.5}, r"total_tokens must be a whole number, got 320.5"),
+        ({"total_tokens": -1}, r"total_tokens must be at least 0"),
+        ({"total_tokens": 2**70}, r"total_tokens must be at least 0 and at most 2\*\*62"),
+        ({"window": 0}, r"window must be at least 1 .* got 0"),
+        ({"min_windows": 9}, r"min_windows must lie in \[0, 8\], got 9 for query 0"),
+        ({"min_windows": 1.5}, r"min_windows must be whole numbers, got dtype float64"),
+        (
+            {"min_windows": [1] * 19},
+            r"min_windows must be one number or have shape \(20,\), got shape \(19,\)",
+        ),
+        ({"max_windows": [0] * 20}, r"min_windows must not exceed max_windows, got 1 and 0 for query 0"),
+        ({"max_windows": -1}, r"max_windows must lie in \[0, 8\], got -1"),
+        ({"weights": [1.0] * 19 + [-1.0]}, r"weights must lie in \[0, inf\], got -1.0 for query 19"),
+        ({"weights": np.nan}, r"weights must lie in \[0, inf\], got nan for query 0"),
+        ({"weights": 0.0}, r"weights must not all be zero"),
+        ({"weights": "x"}, r"weights must be real numbers, got dtype <U1"),
+        ({"weights": [[1.0]]}, r"weights must be one number or have shape \(20,\), got shape \(1, 1\)"),
+        ({"base_accuracy": 1.5}, r"base_accuracy must lie in \[0, 1\], got 1.5"),
+        ({"window_cost": 0}, r"window_cost must lie in \[1, 2147483648\], got 0"),
+        ({"method": "best"}, r"method must be one of .* got 'best'"),
+        ({"leftover": "burn"}, r"leftover must be one of .* got 'burn'"),
+        (
+            {"method": "myopic", "window_cost": [16] * 20},
+            r"'myopic' must have one window_cost for all queries",
+        ),
+    ],
+)
+def test_bad_input_is_refused_with_one_sentence(change, message):
+    arguments = {"curves": CURVES, "total_tokens": 20 * 64, **change}
+    with pytest.raises(ValueError, match=message):
+        allocate(**arguments)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -0.5, 2.0, np.inf])
+def test_bad_values_are_found_in_the_streaming_path_too(bad):
+    curves = make_curves("noisy", 10_000, 16, RNG)
+    curves[9_876, 3] = bad
+    with pytest.raises(ValueError, match=rf"got {bad} at row 9876, column 3"):
+        allocate(curves, 10_000 * 64)
+
+
+def test_negative_zero_is_a_probability():
+    curves = make_curves("step", 10_000, 16, RNG)
+    negative = np.where(curves == 0, -curves, curves)
+    assert np.signbit(negative).any()
+    np.testing.assert_array_equal(
+        allocate(negative, 10_000 * 64).windows, allocate(curves, 10_000 * 64).windows
+    )
+
+
+def odd_arrays(values):
+    """The same numbers in every memory layout and dtype that keeps them."""
+    yield "fortran", np.asfortranarray(values)
+    yield "strided", np.repeat(np.repeat(values, 2, axis=0), 3, axis=1)[::2, ::3]
+    yield "reversed", np.ascontiguousarray(values[::-1, ::-1])[::-1, ::-1]
+    yield "big endian", values.astype(values.dtype.newbyteorder(">"))
+    yield "list", values.tolist()
+    yield "float64", values.astype(np.float64)
+    yield "broadcast", np.broadcast_to(values, (1, *values.shape))[0]
+    frozen = values.copy()
+    frozen.flags.writeable = False
+    yield "read-only", frozen
+    unaligned = np.frombuffer(b"\0" + values.tobytes(), dtype=np.uint8)[1:].view(values.dtype)
+    yield "unaligned", unaligned.reshape(values.shape)
+    yield "subclass", np.ma.masked_array(values)
+
+
+@pytest.mark.parametrize("n", [30, 5_000])
+@pytest.mark.parametrize("w", [1, 5, 16])
+def test_every_memory_layout_gives_the_same_answer(n, w):
+    values = (RNG.integers(0, 65, (n, w)) / 64).astype(np.float32)  # exact in float16 as well
+    total = n * (w // 2 + 1) * 16
+    expected = allocate(values, total).windows
+    for name, array in [*odd_arrays(values), ("float16", values.astype(np.float16))]:
+        np.testing.assert_array_equal(allocate(array, total).windows, expected, err_msg=name)
+
+
+def test_whole_number_curves_are_accepted_and_the_input_stays_as_it_was():
+    outcomes = (RNG.random((50, 8)) < 0.4).astype(np.int8)
+    kept = outcomes.copy()
+    assert allocate(outcomes, 50 * 64).expected_accuracy == pytest.approx(
+        allocate(outcomes.astype(bool), 50 * 64).expected_accuracy
+    )
+    np.testing.assert_array_equal(outcomes, kept)
+    writeable = CURVES.copy()
+    allocate(writeable, 20 * 64)
+    writeable[0, 0] = 0.5  # still writeable
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.tuples(st.integers(0, 30), st.integers(0, 20)),
+    st.sampled_from(["f2", "f4", "f8", ">f4", ">f8", "i1", "u8", "?", "g"]),
+    st.booleans(),
+)
+@settings(max_examples=80)
+def test_fuzzed_arrays_are_allocated_within_budget_or_refused(seed, shape, dtype, transpose):
+    rng = np.random.default_rng(seed)
+    values = (rng.random(shape) * 1.02 if seed % 3 == 0 else rng.random(shape)).astype(dtype)
+    values = values.T if transpose else values
+    total = int(rng.integers(0, 6_000))
+    try:
+        allocation = allocate(values, total)
+    except ValueError:
+        return
+    assert allocation.tokens.sum() == allocation.spent_tokens <= total
+    assert ((allocation.windows >= 1) & (allocation.windows <= values.shape[1])).all()
+
+
+def test_allocations_are_deterministic_across_threads_that_share_the_kernels():
+    from concurrent.futures import ThreadPoolExecutor
+
+    curves = make_curves("noisy", 20_000, 16, RNG)
+    expected = allocate(curves, 20_000 * 96).windows
+    with ThreadPoolExecutor(4) as pool:
+        for windows in pool.map(lambda _: allocate(curves, 20_000 * 96).windows, range(8)):
+            np.testing.assert_array_equal(windows, expected)
+
+
+def test_an_allocation_survives_its_file(tmp_path):
+    allocation = allocate(CURVES, 20 * 64)
+    allocation.save(tmp_path / "a.json")
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["budget"] == 64
+    assert content["tokens"] == allocation.tokens.tolist()
+    loaded = Allocation.load(tmp_path / "a.json")
+    assert loaded.to_json_dict() == allocation.to_json_dict()
+    np.testing.assert_array_equal(loaded.windows, allocation.windows)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], r"must hold a JSON object, got a list"),
+        ({"window": 16}, r"must have the fields .* but lacks \['method'"),
+        ({"window": 0, "tokens": [16]}, r"window must be a whole number of at least 1 token, got 0"),
+        ({"window": 16, "tokens": []}, r"tokens must be a non-empty list of whole numbers"),
+        ({"window": 16, "tokens": [1.5]}, r"tokens must be a non-empty list of whole numbers"),
+        ({"window": 16, "tokens": [17]}, r"tokens must be multiples of the window, 16"),
+        ({"window": 16, "tokens": [16], "ids": ["a", "b"]}, r"ids must be as many as tokens \(1\), got 2"),
+    ],
+)
+def test_a_bad_allocation_file_is_refused(tmp_path, content, message):
+    if isinstance(content, dict) and "tokens" in content:
+        content = {"method": "hull", "total_tokens": 16, "spent_tokens": 16, **content}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        Allocation.load(tmp_path / "a.json")
+
+
+def test_accuracy_on_curves_of_another_shape_is_refused():
+    with pytest.raises(
+        ValueError, match=r"curves must be an array of shape \(20, \d or more\), got shape \(3, 8\)"
+    ):
+        allocate(CURVES, 20 * 64).accuracy_on(CURVES[:3])

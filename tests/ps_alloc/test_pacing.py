@@ -1,0 +1,130 @@
+"""Streaming requests: the simulations keep to the rate and near the offline optimum."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from naive import make_curves
+
+from ps_alloc import Pacer, allocate
+
+N, W, RATE = 12_000, 16, 96.0
+
+
+def stream(kind, rng):
+    """N curves whose mix of easy and hard requests stays, drifts, jumps or swings."""
+    position = np.arange(N) / N
+    hard = {
+        "i.i.d.": np.full(N, 0.5),
+        "drift": position,
+        "jump": np.where(position < 0.5, 0.2, 0.8),
+        "sine": 0.5 + 0.4 * np.sin(6 * np.pi * position),
+    }[kind]
+    middle = np.where(rng.random(N) < hard, rng.normal(10, 2, N), rng.normal(4, 1.5, N))[:, None]
+    curves = rng.uniform(0.3, 1, (N, 1)) / (1 + np.exp(-(np.arange(1, W + 1) - middle)))
+    return np.clip(curves + rng.normal(0, 0.02, curves.shape), 0, 1)
+
+
+@pytest.mark.parametrize("kind", ["i.i.d.", "drift", "jump", "sine"])
+def test_a_stream_keeps_99_percent_of_the_optimum_and_the_rate_within_1_percent(kind):
+    curves = stream(kind, np.random.default_rng(0))
+    pacer = Pacer(RATE)
+    windows = np.array([pacer.decide(curve) for curve in curves])
+    assert pacer.spent_tokens == windows.sum() * 16
+    assert pacer.spent_tokens == pytest.approx(RATE * N, rel=0.01)
+    # The offline optimum knows all requests, and may spend what the stream spent.
+    offline = allocate(curves, pacer.spent_tokens, leftover="keep").expected_accuracy
+    assert curves[np.arange(N), windows - 1].mean() >= 0.99 * offline
+
+
+def test_each_request_buys_the_windows_that_are_best_at_the_price():
+    pacer = Pacer(64, initial_price=0.01, step=0.0)
+    for curve in make_curves("noisy", 50, 8, np.random.default_rng(1)).astype(float):
+        assert pacer.decide(curve) == 1 + np.argmax(curve - 0.01 * 16 * np.arange(1, 9))
+
+
+def test_limits_are_kept_and_zero_windows_are_possible():
+    pacer = Pacer(16, min_windows=0, max_windows=2, initial_price=0.01)
+    assert pacer.decide([0.01, 0.02, 0.9]) == 0
+    assert pacer.decide([0.9, 0.9, 0.9]) == 1
+    assert pacer.decide([0.1, 0.9, 1.0]) == 2
+
+
+def test_a_restored_pacer_goes_on_as_if_nothing_happened():
+    curves = stream("jump", np.random.default_rng(2))[:600]
+    whole = Pacer(RATE, initial_price=0.01)
+    expected = [whole.decide(curve) for curve in curves]
+    first = Pacer(RATE, initial_price=0.01)
+    windows = [first.decide(curve) for curve in curves[:300]]
+    second = Pacer.from_state_dict(json.loads(json.dumps(first.state_dict())))
+    windows += [second.decide(curve) for curve in curves[300:]]
+    assert windows == expected
+    assert second.state_dict() == whole.state_dict()
+
+
+def test_threads_share_a_pacer_without_losing_a_request():
+    pacer = Pacer(RATE)
+    curves = stream("i.i.d.", np.random.default_rng(3))[:2000]
+    granted = []
+
+    def serve(part):
+        granted.append(sum(pacer.decide(curve) for curve in part))
+
+    threads = [threading.Thread(target=serve, args=(curves[i::4],)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert pacer.n_requests == 2000
+    assert pacer.spent_tokens == sum(granted) * 16
+
+
+def test_useless_requests_for_a_long_time_do_not_break_the_price():
+    pacer = Pacer(RATE)
+    for _ in range(5000):
+        pacer.decide(np.zeros(W))
+    assert 0 < pacer.price <= 1
+    for curve in stream("i.i.d.", np.random.default_rng(4))[:3000]:
+        pacer.decide(curve)
+    assert 0 < pacer.price <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tokens_per_request": 8}, r"tokens_per_request must pay for min_windows, 16 tokens, .* got 8"),
+        ({"tokens_per_request": np.nan}, r"tokens_per_request must be a number in \[0, inf\], got nan"),
+        ({"tokens_per_request": np.inf}, r"tokens_per_request must be finite, got inf"),
+        ({"window": 0}, r"window must be at least 1"),
+        ({"min_windows": 3, "max_windows": 2}, r"max_windows must be at least min_windows \(3\), got 2"),
+        ({"step": -1.0}, r"step must be a number in \[0, inf\], got -1.0"),
+        ({"initial_price": 0.0}, r"initial_price must be a number in \[1e-09, 1\], got 0.0"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Pacer(**{"tokens_per_request": 64, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("curve", "message"),
+    [
+        ([[0.5]], r"curve must be an array of shape \(W,\), W at least 1, got shape \(1, 1\)"),
+        ([], r"got shape \(0,\)"),
+        ([0.5, np.nan], r"curve must lie in \[0, 1\], got nan at column 1"),
+        ([0.5, 1.5], r"curve must lie in \[0, 1\], got 1.5 at column 1"),
+    ],
+)
+def test_bad_curves_are_refused_and_not_charged(curve, message):
+    pacer = Pacer(64)
+    with pytest.raises(ValueError, match=message):
+        pacer.decide(curve)
+    assert pacer.n_requests == 0
+
+
+def test_a_state_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"must have version 1, got None"):
+        Pacer.from_state_dict({})
+    with pytest.raises(ValueError, match=r"must have the field 'tokens_per_request'"):
+        Pacer.from_state_dict({"version": 1})
