@@ -18,6 +18,7 @@ from transformers import (
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.utils import logging as transformers_logging
 
 from ps_eval.engines.base import Answer, Progress, Reasoning, ReasoningFormat, Request, Sampling, uniforms
 from ps_eval.engines.kv_cache import growing_cache
@@ -57,6 +58,7 @@ class TransformersEngine:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        transformers_logging.disable_progress_bar()  # loading is quick beside generating; errors stay visible
         try:
             self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
             self.tokenizer = AutoTokenizer.from_pretrained(model)

@@ -17,7 +17,9 @@ from ps_train.features import encode_prompts
 from ps_train.tiny_tokenizer import build_tokenizer
 
 VALIDATION_SEED = 9_000_000
-"""Far from the seeds of training epochs, which count from the module's `seed`."""
+"""Far from any seed that a user would give for problems to be tested on."""
+PROBLEMS_PER_POOL = 2048
+"""Problems sorted by length together: the more, the less padding."""
 
 
 class ReasonerBatch(NamedTuple):
@@ -140,7 +142,7 @@ class ReasonerDataModule(pl.LightningDataModule):
             limits = {}
         groups: list[list[_Example]] = []
         while len(groups) < num_batches:
-            problems = make_problems(2048, int(rng.integers(2**31)), **limits)
+            problems = make_problems(PROBLEMS_PER_POOL, int(rng.integers(2**31)), **limits)
             examples = [encode_example(p, self.tokenizer, self._cuts(p, rng)) for p in problems]
             # The last group of a pool is short of tokens; it is dropped.
             groups.extend(list(_group_by_length(examples, self.tokens_per_batch))[:-1])

@@ -1,0 +1,163 @@
+"""`ps-eval demo`: the whole path in a few minutes, on the embedded reasoner and fresh problems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ps_eval.engines import load_engine
+from ps_eval.engines.base import Sampling
+from ps_eval.live import run_live
+from ps_eval.plots import plot_accuracy
+from ps_eval.policies import LIVE_POLICIES, POLICIES
+from ps_eval.probing import measure_curves
+from ps_eval.progress import show_progress
+from ps_eval.replay import PLOT_FILE, predict_table, replay
+from ps_eval.run import predicted_inputs, scheduling_cost
+from ps_eval.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
+from ps_train.cli import main as ps_train
+from ps_train.data.questions import Question, save_questions
+from ps_train.data.word_problems import make_problems
+
+ROOT = Path(__file__).parents[1]
+REASONER = ROOT / "checkpoints" / "tiny-reasoner"
+PREDICTOR = ROOT / "checkpoints" / "tiny-predictor"
+PREDICTOR_CONFIG = ROOT / "configs" / "tiny" / "curve_mlp.yaml"
+
+TEMPERATURE, TOP_P = 0.7, 1.0
+"""Sampling of the chains of thought that the shipped predictor was trained on."""
+LEARN_PROBLEMS, LEARN_TRACES = 192, 4
+"""The small training table that shows step 2; the shipped predictor saw many times as many."""
+MEASURE_TRACES = 4
+"""Traces a test problem, for the replay beside the live run."""
+
+
+def demo_command(
+    *,
+    output: str = "runs/demo",
+    num_problems: int = 320,
+    budgets: list[int] = [48, 64, 96],  # noqa: B006  # jsonargparse shows it in --help; never changed
+    seed: int = 20260,
+    batch_size: int = 160,
+) -> None:
+    """Walk the whole path on the embedded reasoner: trace, learn, decide, spend; live beside replay.
+
+    Fresh problems are drawn, some are traced and a small predictor is fitted to them; then the shipped
+    predictor decides, before generation, how long each test problem may be reasoned about, and the reasoner
+    answers them under these budgets, and under the same total spent by other policies.
+
+    Args:
+        output: Folder to write into; a demo that was interrupted goes on where it was.
+        num_problems: Fresh test problems.
+        budgets: Mean reasoning tokens per query, such as 48,64,96.
+        seed: Another seed draws other problems.
+        batch_size: Sequences decoded at once.
+
+    Raises:
+        ValueError: If the checkpoints are not there, or the folder was begun with other settings.
+    """
+    config = dict(locals())
+    for needed in (REASONER, PREDICTOR, PREDICTOR_CONFIG):
+        if not needed.exists():
+            raise ValueError(f"the demo must run in a checkout of the repository, but {needed} is not there")
+    folder, timer, console = Path(output), PhaseTimer(), Console()
+    engine = load_engine("transformers", REASONER, batch_size=batch_size)
+    test = _questions("test", num_problems, seed)
+    save_questions(folder / "test.jsonl", test)
+
+    console.rule(
+        f"1 trace: sample chains of thought and probe them ({LEARN_PROBLEMS} + {num_problems} problems)"
+    )
+    sampling = Sampling(TEMPERATURE, TOP_P, seed)
+    for name, questions, traces in (
+        ("train", _questions("train", LEARN_PROBLEMS, seed + 1), LEARN_TRACES),
+        ("test", test, MEASURE_TRACES),
+    ):
+        with timer.phase("trace"), show_progress(f"{name} problems traced", len(questions)) as progress:
+            measured = measure_curves(
+                questions, engine, folder / name, num_traces=traces, sampling=sampling, progress=progress
+            )
+
+    console.rule("2 learn: hidden state of the last prompt token → accuracy curve (in small)")
+    with timer.phase("learn"):
+        _fit_small(folder)
+
+    console.rule(
+        "3 decide, 4 spend: the shipped predictor's budgets, live, and other policies' on equal totals"
+    )
+    with timer.phase("predict"):
+        inputs = predicted_inputs(PREDICTOR, [q.question for q in test])
+    with show_progress("problems answered", len(test) * len(LIVE_POLICIES) * len(budgets)) as progress:
+        live = run_live(
+            test,
+            engine,
+            inputs,
+            budgets=budgets,
+            policies=LIVE_POLICIES,
+            output=folder,
+            # Other random numbers than the traces': else replay would have seen what live generates.
+            sampling=Sampling(TEMPERATURE, TOP_P, seed + 2),
+            timer=timer,
+            progress=progress,
+        )
+    with timer.phase("replay"):
+        small_curves, _ = predict_table(folder / "learn" / "predictor", folder / "test")
+        replayed = replay(
+            measured,
+            budgets=budgets,
+            policies=POLICIES,
+            predictions=inputs.predictions,
+            mean_curve=inputs.mean_curve,
+        ).rows
+        small = replay(measured, budgets=budgets, policies=["uniform", "hull"], predictions=small_curves).rows
+
+    rows = live + replayed
+    plot_accuracy(rows, folder / PLOT_FILE)
+    Summary(rows, collect_run_info(config, seed, timer.seconds)).save(folder)
+    print_table(rows, console)
+    console.print(_agreement(live, replayed), highlight=False)
+    console.print(_small_gains(small), highlight=False)
+    console.print(scheduling_cost(timer.seconds, cells=len(live)), highlight=False)
+    console.print(
+        f"Written: {folder}/summary.json, {folder}/{PLOT_FILE}, answers and allocations.", highlight=False
+    )
+
+
+def _questions(name: str, number: int, seed: int) -> list[Question]:
+    return [p.as_question(f"{name}-{seed}-{i}") for i, p in enumerate(make_problems(number, seed))]
+
+
+def _fit_small(folder: Path) -> None:
+    """`ps-train fit` on the demo's own training table; quiet, and only once."""
+    root = folder / "learn"
+    if (root / "predictor" / "config.json").is_file():
+        return
+    arguments = ["fit", "--config", str(PREDICTOR_CONFIG), "--trainer.default_root_dir", str(root)]
+    arguments += ["--data.train", str(folder / "train"), "--data.backbone", str(REASONER)]
+    arguments += ["--data.cache", str(folder / "features")]
+    code = ps_train([*arguments, "--trainer.enable_progress_bar", "false"])
+    if code:
+        raise ValueError(
+            f"the demo's fit must end well, but `ps-train {' '.join(arguments)}` returned {code}"
+        )
+
+
+def _agreement(live: list[SummaryRow], replayed: list[SummaryRow]) -> str:
+    """One sentence: in how many cells live and replay, measured apart, have overlapping intervals."""
+    by_cell = {(row.policy, row.budget): row for row in replayed}
+    pairs = [(row, by_cell[row.policy, row.budget]) for row in live]
+    agree = sum(a.low <= b.high and b.low <= a.high for a, b in pairs)
+    return f"Live and replay agree within their 95% intervals in {agree} of {len(pairs)} cells."
+
+
+def _small_gains(small: list[SummaryRow]) -> str:
+    gains = [
+        f"{100 * row.gain:+.0f} at {row.budget}"
+        for row in small
+        if row.policy == "hull" and row.gain is not None
+    ]
+    return (
+        f"The small predictor of step 2 ({LEARN_PROBLEMS} problems) would gain, replayed: "
+        f"{', '.join(gains)} mean tokens."
+    )

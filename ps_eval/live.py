@@ -1,0 +1,170 @@
+"""Real generation under per-query budgets: policies × budgets on one batch of questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ps_alloc import Allocation
+from ps_alloc.files import atomic_path
+from ps_eval.answers import ANSWER_VERSION, extract_answer, is_correct
+from ps_eval.engines.base import Engine, Request, Sampling, stream_of
+from ps_eval.policies import LIVE_POLICIES, PolicyInputs, allocate_policy, check_policies
+from ps_eval.run_folder import remember_settings
+from ps_eval.scoring import summarise
+from ps_eval.summary import PhaseTimer, SummaryRow
+from ps_train.data.questions import Question
+
+ANSWERS_FOLDER = "answers"
+ALLOCATIONS_FOLDER = "allocations"
+SETTINGS_FILE = "live_settings.json"
+
+
+@dataclass(frozen=True)
+class LiveAnswer:
+    """One question answered under its budget."""
+
+    id: str
+    budget: int
+    """Most reasoning tokens it was given."""
+    reasoning_tokens: int
+    """Reasoning tokens generated; at most `budget`."""
+    answer_tokens: int
+    """Tokens after the reasoning, forced prefix included; not part of the budget."""
+    forced: bool
+    """The budget ended the reasoning, not the model."""
+    answer: str | None
+    """As extracted; None where the text states none."""
+    correct: bool
+
+
+def run_live(
+    questions: Sequence[Question],
+    engine: Engine,
+    inputs: PolicyInputs,
+    *,
+    budgets: Sequence[int],
+    policies: Sequence[str],
+    output: str | Path,
+    sampling: Sampling | None = None,
+    min_windows: int = 1,
+    seed: int = 0,
+    n_resamples: int = 2000,
+    timer: PhaseTimer | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[SummaryRow]:
+    """Answer the questions once for each policy and mean budget.
+
+    All cells draw a question's reasoning from the same random stream: under a larger budget it is the same
+    reasoning, continued. Cells differ by their budgets alone, which makes paired comparisons sharp.
+
+    Writes `answers/<policy>-<budget>.jsonl` and `allocations/<policy>-<budget>.json` into `output`, each when
+    its cell is done. A cell whose answers are there already is not generated again.
+
+    Args:
+        questions: What to answer, N of them.
+        engine: Where the model runs.
+        inputs: What is known about the N questions.
+        budgets: Mean reasoning tokens per query.
+        policies: Names among `LIVE_POLICIES`; gains over `uniform` are reported where it is among them.
+        output: Folder to write into.
+        sampling: How reasoning is drawn.
+        min_windows: Fewest windows a query gets.
+        seed: Decides the draws of stochastic policies and of the bootstrap.
+        n_resamples: Bootstrap resamples of the questions.
+        timer: Adds the seconds spent on `allocate` and `generate`.
+        progress: Called with the number of answers that were just finished.
+
+    Returns:
+        One row a policy and budget.
+
+    Raises:
+        ValueError: If a policy cannot run live or lacks its input, a budget cannot pay for `min_windows`, or
+            `output` was begun with other settings.
+    """
+    sampling, timer = sampling or Sampling(), timer or PhaseTimer()
+    if unknown := [p for p in policies if p not in LIVE_POLICIES]:
+        raise ValueError(f"policies of a live run must be among {LIVE_POLICIES}, got {unknown[0]!r}")
+    check_policies(policies, inputs)
+    with timer.phase("allocate"):
+        allocations = {
+            (policy, budget): allocate_policy(
+                policy, inputs, budget * len(questions), min_windows=min_windows, seed=seed
+            )
+            for policy in policies
+            for budget in budgets
+        }
+    output = Path(output)
+    settings = {"model": engine.name, **asdict(sampling), "answer_version": ANSWER_VERSION}
+    remember_settings(output / SETTINGS_FILE, settings)
+
+    cells = {}
+    for (policy, budget), allocation in allocations.items():
+        name = f"{policy}-{budget}"
+        path = output / ANSWERS_FOLDER / f"{name}.jsonl"
+        answers = _read_cell(path, questions, allocation)
+        if answers is None:
+            with timer.phase("generate"):
+                answers = answer_within(questions, allocation, engine, sampling)
+            allocation.save(output / ALLOCATIONS_FOLDER / f"{name}.json")
+            with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in answers)
+        cells[policy, budget] = answers
+        if progress:
+            progress(len(questions))
+    return summarise(
+        "live",
+        {key: np.array([a.correct for a in answers], dtype=float) for key, answers in cells.items()},
+        reasoning_tokens={k: float(np.mean([a.reasoning_tokens for a in v])) for k, v in cells.items()},
+        answer_tokens={k: float(np.mean([a.answer_tokens for a in v])) for k, v in cells.items()},
+        forced={k: float(np.mean([a.forced for a in v])) for k, v in cells.items()},
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+
+
+def answer_within(
+    questions: Sequence[Question], allocation: Allocation, engine: Engine, sampling: Sampling
+) -> list[LiveAnswer]:
+    """Answer each question within its allocated tokens, and grade it.
+
+    Raises:
+        RuntimeError: If the engine reasoned for longer than a budget: its accuracy would be worth nothing.
+    """
+    budgets = [int(tokens) for tokens in allocation.tokens]
+    requests = [Request(q.question, b, stream_of(q.id)) for q, b in zip(questions, budgets, strict=True)]
+    reasonings = engine.reason(requests, sampling)
+    answers = engine.answer([q.question for q in questions], reasonings)
+    graded = []
+    for question, budget, reasoning, answer in zip(questions, budgets, reasonings, answers, strict=True):
+        if len(reasoning.token_ids) > budget:
+            raise RuntimeError(
+                f"{question.id} was reasoned about for {len(reasoning.token_ids)} > {budget} tokens"
+            )
+        extracted = extract_answer(answer.text)
+        graded.append(
+            LiveAnswer(
+                id=question.id,
+                budget=budget,
+                reasoning_tokens=len(reasoning.token_ids),
+                answer_tokens=answer.num_tokens,
+                forced=answer.forced,
+                answer=extracted,
+                correct=is_correct(extracted, question.answer),
+            )
+        )
+    return graded
+
+
+def _read_cell(path: Path, questions: Sequence[Question], allocation: Allocation) -> list[LiveAnswer] | None:
+    """A finished cell's answers, or None where there are none for these questions and budgets."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8") as lines:
+        answers = [LiveAnswer(**json.loads(line)) for line in lines]
+    wanted = [(q.id, int(b)) for q, b in zip(questions, allocation.tokens, strict=True)]
+    return answers if [(a.id, a.budget) for a in answers] == wanted else None

@@ -1,0 +1,93 @@
+"""`ps-eval trace`: questions → curve table; `ps-eval make-problems`: the embedded reasoner's questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ps_eval.engines import load_engine
+from ps_eval.engines.base import Sampling
+from ps_eval.probing import measure_curves
+from ps_eval.progress import show_progress
+from ps_train.data.curve_table import save_features
+from ps_train.data.questions import load_questions, save_questions
+from ps_train.data.word_problems import make_problems
+from ps_train.features import extract_features
+
+
+def trace_command(
+    *,
+    questions: str,
+    model: str,
+    output: str,
+    num_traces: int = 8,
+    window: int = 16,
+    num_windows: int = 16,
+    temperature: float = 0.6,
+    top_p: float = 0.95,
+    seed: int = 0,
+    limit: int | None = None,
+    layers: list[int] | None = None,
+    engine: str = "transformers",
+    batch_size: int = 128,
+    questions_per_chunk: int = 64,
+) -> None:
+    """Sample chains of thought and probe them for answers: questions to a curve table.
+
+    Stop it at any moment and run it again: it goes on where it was, to the same table.
+
+    Args:
+        questions: JSONL of id, question, answer; GSM8K's own files are read as they are.
+        model: The reasoning model: a folder or a Hugging Face name.
+        output: The curve table's folder.
+        num_traces: Chains of thought a question.
+        window: Tokens a window.
+        num_windows: Windows probed; the longest budget is window × num_windows tokens.
+        temperature: Of the chains of thought; answers are decoded greedily.
+        top_p: Nucleus of the chains of thought.
+        seed: Seed of the chains of thought.
+        limit: Only the first questions.
+        layers: Also store the prompts' hidden states after these blocks, such as 8,16.
+        engine: What runs the model.
+        batch_size: Sequences decoded at once.
+        questions_per_chunk: Questions traced and saved together.
+
+    Raises:
+        ValueError: If the questions or the model cannot be read, or the folder was begun with other settings.
+    """
+    asked = load_questions(questions, limit)
+    loaded = load_engine(engine, model, batch_size=batch_size)
+    with show_progress("questions traced", len(asked)) as progress:
+        table = measure_curves(
+            asked,
+            loaded,
+            output,
+            num_traces=num_traces,
+            window=window,
+            num_windows=num_windows,
+            sampling=Sampling(temperature, top_p, seed),
+            questions_per_chunk=questions_per_chunk,
+            progress=progress,
+        )
+    if layers:
+        save_features(output, extract_features(model, table.questions, layers), {"model": model})
+    mean = " ".join(f"{100 * share:.0f}" for share in table.curves.mean(axis=0))
+    Console().print(f"{output}: {len(table)} curves; mean accuracy (%) by window: {mean}", highlight=False)
+
+
+def make_problems_command(*, output: str, num_problems: int = 500, seed: int = 1) -> None:
+    """Write diary word problems, the embedded reasoner's world, as a question set.
+
+    Args:
+        output: The JSONL file.
+        num_problems: How many.
+        seed: Another seed gives other problems.
+
+    Raises:
+        ValueError: If `num_problems` is below 1.
+    """
+    if num_problems < 1:
+        raise ValueError(f"num_problems must be at least 1, got {num_problems}")
+    problems = make_problems(num_problems, seed)
+    save_questions(Path(output), [p.as_question(f"diary-{seed}-{i}") for i, p in enumerate(problems)])

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ps_alloc import Allocation
+from ps_alloc.baselines import uniform
+from ps_eval.cli import main
+from ps_eval.engines.base import Reasoning, Sampling
+from ps_eval.engines.transformers import TransformersEngine
+from ps_eval.live import answer_within, run_live
+from ps_eval.policies import PolicyInputs
+from ps_eval.summary import load_summary
+from ps_train.data.questions import Question, save_questions
+
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)
+
+
+@pytest.fixture
+def inputs(questions: list[Question]) -> PolicyInputs:
+    rng = np.random.default_rng(0)
+    curves = np.sort(rng.random((len(questions), 8)).astype(np.float32), axis=1)
+    return PolicyInputs(len(questions), 8, 8, predictions=curves, mean_curve=curves.mean(axis=0))
+
+
+def cell(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / "answers" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_no_query_and_no_batch_spends_more_than_its_budget(
+    engine: TransformersEngine, questions: list[Question], inputs: PolicyInputs, tmp_path: Path
+) -> None:
+    policies = ["uniform", "mix", "myopic", "hull"]
+    rows = run_live(
+        questions, engine, inputs, budgets=[16, 40], policies=policies, output=tmp_path, sampling=SAMPLING
+    )
+    assert [(r.policy, r.budget) for r in rows] == [(p, b) for p in policies for b in (16, 40)]
+    for row in rows:
+        answers = cell(tmp_path, f"{row.policy}-{row.budget}")
+        allocation = Allocation.load(tmp_path / "allocations" / f"{row.policy}-{row.budget}.json")
+        assert [a["budget"] for a in answers] == allocation.tokens.tolist()
+        assert all(a["reasoning_tokens"] <= a["budget"] for a in answers)
+        assert sum(a["reasoning_tokens"] for a in answers) <= row.budget * len(questions)
+        assert row.mean_reasoning_tokens == pytest.approx(np.mean([a["reasoning_tokens"] for a in answers]))
+        assert row.forced == pytest.approx(np.mean([a["forced"] for a in answers]))
+        assert row.accuracy == pytest.approx(np.mean([a["correct"] for a in answers]))
+
+
+def test_cells_differ_by_their_budgets_alone(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    whole = answer_within(
+        questions, uniform(len(questions), 64 * len(questions), window=8, max_windows=8), engine, SAMPLING
+    )
+    half = answer_within(
+        questions, uniform(len(questions), 32 * len(questions), window=8, max_windows=8), engine, SAMPLING
+    )
+    for a, b in zip(whole, half, strict=True):
+        assert b.reasoning_tokens == min(a.reasoning_tokens, 32)
+
+
+def test_an_interrupted_run_keeps_its_finished_cells(
+    engine: TransformersEngine,
+    questions: list[Question],
+    inputs: PolicyInputs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(output: Path) -> list:
+        policies = ["uniform", "hull"]
+        return run_live(
+            questions, engine, inputs, budgets=[16], policies=policies, output=output, sampling=SAMPLING
+        )
+
+    whole = run(tmp_path / "whole")
+    calls = []
+    reason = TransformersEngine.reason
+
+    def interrupted(self: TransformersEngine, *args: object) -> list[Reasoning]:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return reason(self, *args)
+
+    monkeypatch.setattr(TransformersEngine, "reason", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut")
+    assert run(tmp_path / "cut") == whole
+    assert len(calls) == 3  # uniform once, hull cut and again
+
+
+def test_a_run_with_other_settings_in_the_same_folder_is_refused(
+    engine: TransformersEngine, questions: list[Question], inputs: PolicyInputs, tmp_path: Path
+) -> None:
+    arguments = {"budgets": [16], "policies": ["uniform"], "output": tmp_path}
+    run_live(questions, engine, inputs, sampling=SAMPLING, **arguments)
+    with pytest.raises(ValueError, match=r"begun with, but temperature was 1.0 and is 0.5"):
+        run_live(questions, engine, inputs, sampling=Sampling(0.5, 1.0, 1), **arguments)
+
+
+def test_answers_of_other_questions_are_not_taken_for_a_finished_cell(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    for asked in (questions[:6], questions[6:]):
+        nothing_known = PolicyInputs(len(asked), 8, 8)
+        run_live(
+            asked,
+            engine,
+            nothing_known,
+            budgets=[16],
+            policies=["uniform"],
+            output=tmp_path,
+            sampling=SAMPLING,
+        )
+        assert [a["id"] for a in cell(tmp_path, "uniform-16")] == [q.id for q in asked]
+
+
+def test_oracles_cannot_run_live(
+    engine: TransformersEngine, questions: list[Question], inputs: PolicyInputs, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="policies of a live run must be among"):
+        run_live(questions, engine, inputs, budgets=[16], policies=["oracle"], output=tmp_path)
+
+
+def test_an_engine_that_overspends_is_a_defect_not_a_result(questions: list[Question]) -> None:
+    class Overspending:
+        def reason(self, requests: list, sampling: Sampling) -> list[Reasoning]:
+            return [Reasoning(tuple(range(r.max_tokens + 1)), finished=False) for r in requests]
+
+        def answer(self, questions: list[str], reasonings: list[Reasoning]) -> list:
+            return [None] * len(questions)
+
+    budget = uniform(len(questions), 8 * len(questions), window=8, max_windows=1)
+    with pytest.raises(RuntimeError, match="was reasoned about for 9 > 8 tokens"):
+        answer_within(questions, budget, Overspending(), SAMPLING)  # type: ignore[arg-type]
+
+
+def test_the_run_command_writes_summary_picture_answers_and_allocations(
+    random_reasoner: Path, questions: list[Question], tmp_path: Path
+) -> None:
+    save_questions(tmp_path / "questions.jsonl", questions)
+    output = tmp_path / "run"
+    arguments = ["--questions", str(tmp_path / "questions.jsonl"), "--model", str(random_reasoner)]
+    assert main(["run", *arguments, "--output", str(output), "--budgets", "16,32"]) == 0
+    summary = load_summary(output)
+    assert [(r.mode, r.policy, r.budget, r.n) for r in summary.rows] == [
+        ("live", "uniform", 16, 12),
+        ("live", "uniform", 32, 12),
+    ]
+    assert {"load", "allocate", "generate"} <= summary.run.seconds.keys()
+    assert (output / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_budget_under_the_minimum_ends_the_run_command_with_a_sentence(
+    random_reasoner: Path, questions: list[Question], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_questions(tmp_path / "questions.jsonl", questions)
+    output = tmp_path / "run"
+    arguments = ["--questions", str(tmp_path / "questions.jsonl"), "--model", str(random_reasoner)]
+    assert main(["run", *arguments, "--output", str(output), "--budgets", "8"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not output.exists()

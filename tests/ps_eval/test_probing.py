@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ps_eval.answers import extract_answer, is_correct
+from ps_eval.cli import main
+from ps_eval.engines.base import Request, Sampling, stream_of
+from ps_eval.engines.transformers import TransformersEngine
+from ps_eval.probing import measure_curves
+from ps_eval.trace_file import TRACES_FILE, TraceFile
+from ps_train.data.curve_table import CurveTable
+from ps_train.data.questions import Question, save_questions
+
+SETTINGS = {"num_traces": 2, "window": 8, "num_windows": 4, "questions_per_chunk": 5}
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)
+
+
+def test_a_curve_is_the_share_of_traces_right_when_cut_at_each_window(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    table = measure_curves(questions, engine, tmp_path, sampling=SAMPLING, **SETTINGS)
+    for row, question in enumerate(questions):
+        requests = [Request(question.question, 32, stream_of(question.id, t)) for t in range(2)]
+        traces = engine.reason(requests, SAMPLING)
+        for k in range(4):
+            answers = engine.answer([question.question] * 2, [t.cut(8 * (k + 1)) for t in traces])
+            right = [is_correct(extract_answer(a.text), question.answer) for a in answers]
+            assert table.curves[row, k] == np.float32(np.mean(right))
+    assert table.window == 8
+    assert table.n_traces.tolist() == [2] * len(questions)
+
+
+def test_the_table_on_disk_is_the_table_returned(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    returned = measure_curves(questions, engine, tmp_path, sampling=SAMPLING, **SETTINGS)
+    loaded = CurveTable.load(tmp_path)
+    assert loaded.ids == [q.id for q in questions] == returned.ids
+    np.testing.assert_array_equal(loaded.curves, returned.curves)
+    assert loaded.metadata["temperature"] == "1.0"
+
+
+@pytest.mark.parametrize("kept", [0, 3, 5, 7])
+def test_an_interrupted_table_is_continued_to_the_same_table(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path, kept: int
+) -> None:
+    """As left by a kill after `kept` questions, in the middle of writing the next."""
+    measure_curves(questions, engine, tmp_path / "whole", sampling=SAMPLING, **SETTINGS)
+    measure_curves(questions, engine, tmp_path / "cut", sampling=SAMPLING, **SETTINGS)
+    path = tmp_path / "cut" / TRACES_FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:kept]) + lines[kept][:40])
+    (tmp_path / "cut" / "curves.parquet").unlink()
+    measure_curves(questions, engine, tmp_path / "cut", sampling=SAMPLING, **SETTINGS)
+    assert path.read_bytes() == (tmp_path / "whole" / TRACES_FILE).read_bytes()
+    whole, cut = CurveTable.load(tmp_path / "whole"), CurveTable.load(tmp_path / "cut")
+    np.testing.assert_array_equal(whole.curves, cut.curves)
+
+
+def test_a_killed_trace_command_ends_in_the_table_of_an_uninterrupted_one(
+    random_reasoner: Path, questions: list[Question], tmp_path: Path
+) -> None:
+    asked = [Question(f"{q.id}-{copy}", q.question, q.answer) for copy in range(6) for q in questions]
+    save_questions(tmp_path / "questions.jsonl", asked)
+    arguments = ["trace", "--questions", str(tmp_path / "questions.jsonl"), "--model", str(random_reasoner)]
+    arguments += ["--num-traces", "2", "--questions-per-chunk", "4"]
+    command = [str(Path(sys.executable).parent / "ps-eval"), *arguments]
+
+    killed_after = 0
+    traces = tmp_path / "killed" / TRACES_FILE
+    process = subprocess.Popen([*command, "--output", str(tmp_path / "killed")], start_new_session=True)
+    while process.poll() is None:
+        if traces.is_file() and (killed_after := traces.read_bytes().count(b"\n")) >= 8:
+            os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(0.01)
+    assert 8 <= killed_after < len(asked), "the run ended before it could be killed"
+    assert not (tmp_path / "killed" / "curves.parquet").exists()
+
+    assert main([*arguments, "--output", str(tmp_path / "killed")]) == 0
+    assert main([*arguments, "--output", str(tmp_path / "whole")]) == 0
+    assert traces.read_bytes() == (tmp_path / "whole" / TRACES_FILE).read_bytes()
+    killed, whole = CurveTable.load(tmp_path / "killed"), CurveTable.load(tmp_path / "whole")
+    assert killed.ids == whole.ids
+    np.testing.assert_array_equal(killed.curves, whole.curves)
+
+
+def test_other_settings_on_a_begun_table_are_refused(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    measure_curves(questions[:2], engine, tmp_path, sampling=SAMPLING, **SETTINGS)
+    before = (tmp_path / TRACES_FILE).read_bytes()
+    with pytest.raises(ValueError, match=r"settings it was begun with, but seed was 1 and is 2"):
+        measure_curves(questions[:2], engine, tmp_path, sampling=Sampling(1.0, 1.0, 2), **SETTINGS)
+    assert (tmp_path / TRACES_FILE).read_bytes() == before
+
+
+def test_other_questions_on_a_begun_table_are_refused(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    measure_curves(questions[:2], engine, tmp_path, sampling=SAMPLING, **SETTINGS)
+    with pytest.raises(ValueError, match=r"questions it was begun with, but holds 'diary-0'"):
+        measure_curves(questions[1:3], engine, tmp_path, sampling=SAMPLING, **SETTINGS)
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    file = TraceFile(tmp_path, {})
+    (tmp_path / TRACES_FILE).write_text('{"id": "a"}\n')
+    with pytest.raises(ValueError, match=r"traces.jsonl line 1 must be a traced question"):
+        list(file.read())
+
+
+@pytest.mark.parametrize("name", ["num_traces", "window", "num_windows"])
+def test_counts_below_one_are_refused(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        measure_curves(questions, engine, tmp_path, **{**SETTINGS, name: 0})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_question_without_an_answer_ends_the_command_before_anything_is_written(
+    random_reasoner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "questions.jsonl").write_text(
+        json.dumps({"question": "How many?", "answer": "1"}) + "\n" + json.dumps({"question": "How?"}) + "\n"
+    )
+    output = tmp_path / "table"
+    arguments = ["--questions", str(tmp_path / "questions.jsonl"), "--model", str(random_reasoner)]
+    assert main(["trace", *arguments, "--output", str(output)]) == 2
+    assert "line 2 must have a non-empty 'answer'" in capsys.readouterr().err
+    assert not output.exists()
