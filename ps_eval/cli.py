@@ -11,16 +11,22 @@ from jsonargparse import ArgumentParser
 # Subcommand: where its function lives, and its line in `ps-eval --help` (the docstring's first line). A
 # function is imported only when its subcommand is run, so that torch and vLLM load only where they are used.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("ps_eval.demo:demo_command", "Walk the whole path on the embedded reasoner, in a few minutes."),
+    "demo": (
+        "ps_eval.demo:demo_command",
+        "Walk the whole path on the embedded reasoner: trace, learn, decide, spend; live beside replay.",
+    ),
     "make-problems": (
         "ps_eval.trace:make_problems_command",
         "Write diary word problems, the embedded reasoner's world, as a question set.",
     ),
     "trace": (
         "ps_eval.trace:trace_command",
-        "Sample and probe chains of thought: questions to a curve table.",
+        "Sample chains of thought and probe them for answers: questions to a curve table.",
     ),
-    "run": ("ps_eval.run:run_command", "Answer questions under allocated budgets, live."),
+    "run": (
+        "ps_eval.run:run_command",
+        "Answer questions under allocated budgets, once for each policy and mean budget.",
+    ),
     "replay": ("ps_eval.replay:replay_command", "Measure policies × budgets on the curves of a curve table."),
     "import-paper": (
         "ps_eval.import_paper:import_paper",
