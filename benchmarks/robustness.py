@@ -1,16 +1,18 @@
-"""What wrong predictions cost: policies × budgets × noise on measured curves, in points against uniform.
+"""What wrong predictions cost: policies × budgets × predictors on measured curves, in points against uniform.
 
     python benchmarks/robustness.py --table TABLES   # a folder with curve tables `train` and `test`
 
-Predictions are the measured curves with noise in the logit: half of its variance shared by all windows of a
-query, half drawn for each window. Calibrator and guard are fitted on disjoint questions of `train`;
-everything is scored on `test`. Cells are means over noise draws.
+Noisy predictors: the measured curves with noise in the logit, half of its variance shared by all windows of a
+query, half drawn for each window. A learned one: ridge regression on the tables' hidden states, where they
+have any. Calibrator and guard are fitted on disjoint questions of `train`; everything is scored on `test`.
+Cells are means over draws of noise and of validation questions.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,35 +26,63 @@ NOISES = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
 POLICIES = ("myopic", "hull, leftover kept", "hull", "hull + Platt", "hull + Platt + guard")
 
 
-def predict(curves: Array, sd: float, rng: np.random.Generator) -> Array:
-    logits = np.log(np.clip(curves, 0.005, 0.995)) - np.log1p(-np.clip(curves, 0.005, 0.995))
-    shared = rng.normal(0, sd * np.sqrt(0.5), (len(curves), 1))
-    return np.asarray(1 / (1 + np.exp(-logits - shared - rng.normal(0, sd * np.sqrt(0.5), curves.shape))))
+class Case(NamedTuple):
+    """Measured curves and predictions of validation questions (first, second) and of test questions."""
+
+    first: Array
+    second: Array
+    test: Array
+    first_predicted: Array
+    second_predicted: Array
+    test_predicted: Array
 
 
-def gains(
-    train: Array, test: Array, sd: float, rng: np.random.Generator, n_validation: int
-) -> dict[str, Array]:
-    """(B,) gain in accuracy over uniform of each policy, in points."""
-    rows = rng.permutation(len(train))[: 2 * n_validation]
-    first, second = train[rows[:n_validation]], train[rows[n_validation:]]
-    calibrator = PlattCalibrator.fit(predict(first, sd, rng), first, n_traces=100)
-    guard = Guard.fit(calibrator.apply(predict(second, sd, rng)), second, BUDGETS)
-    predictions = predict(test, sd, rng)
-    calibrated = calibrator.apply(predictions)
-    result: dict[str, list[float]] = {name: [] for name in POLICIES}
+def add_noise(curves: Array, sd: float, rng: np.random.Generator) -> Array:
+    clipped = np.clip(curves, 0.005, 0.995)
+    shared, own = rng.normal(0, sd * np.sqrt(0.5), (2, *curves.shape))
+    return np.asarray(1 / (1 + np.exp(np.log1p(-clipped) - np.log(clipped) - shared[:, :1] - own)))
+
+
+def noisy_case(train: CurveTable, test: CurveTable, sd: float, n: int, rng: np.random.Generator) -> Case:
+    rows = rng.permutation(len(train))
+    curves = [
+        part.astype(float) for part in (train.curves[rows[:n]], train.curves[rows[n : 2 * n]], test.curves)
+    ]
+    return Case(*curves, *(add_noise(part, sd, rng) for part in curves))
+
+
+def ridge_case(train: CurveTable, test: CurveTable, layer: str, n: int, rng: np.random.Generator) -> Case:
+    rows = rng.permutation(len(train))
+    first, second, rest = np.split(rows, [n, 2 * n])
+    x, y = train.features[layer].astype(float), train.curves.astype(float)
+    centre, spread, mean = x[rest].mean(axis=0), x[rest].std(axis=0) + 1e-6, y[rest].mean(axis=0)
+    z = (x[rest] - centre) / spread
+    solution = np.linalg.solve(z.T @ z + len(rest) * np.eye(z.shape[1]), z.T @ (y[rest] - mean))
+    predicted = [
+        np.clip((features - centre) / spread @ solution + mean, 0, 1)
+        for features in (x[first], x[second], test.features[layer].astype(float))
+    ]
+    return Case(y[first], y[second], test.curves.astype(float), *predicted)
+
+
+def gains(case: Case) -> Array:
+    """(policies, budgets): gain in accuracy over uniform, in points."""
+    calibrator = PlattCalibrator.fit(case.first_predicted, case.first, n_traces=100)
+    guard = Guard.fit(calibrator.apply(case.second_predicted), case.second, BUDGETS)
+    raw, calibrated = case.test_predicted, calibrator.apply(case.test_predicted)
+    columns = []
     for budget in BUDGETS:
-        total = budget * len(test)
-        even = allocate(test, total, method="uniform").accuracy_on(test)
-        for name, allocation in {
-            "myopic": allocate(predictions, total, method="myopic"),
-            "hull, leftover kept": allocate(predictions, total, leftover="keep"),
-            "hull": allocate(predictions, total),
-            "hull + Platt": allocate(calibrated, total),
-            "hull + Platt + guard": guard.allocate(calibrated, total),
-        }.items():
-            result[name].append(100 * (allocation.accuracy_on(test) - even))
-    return {name: np.array(values) for name, values in result.items()}
+        total = budget * len(case.test)
+        allocations = (
+            allocate(raw, total, method="myopic"),
+            allocate(raw, total, leftover="keep"),
+            allocate(raw, total),
+            allocate(calibrated, total),
+            guard.allocate(calibrated, total),
+        )
+        even = allocate(case.test, total, method="uniform").accuracy_on(case.test)
+        columns.append([100 * (allocation.accuracy_on(case.test) - even) for allocation in allocations])
+    return np.array(columns).T
 
 
 def main() -> None:
@@ -67,26 +97,30 @@ def main() -> None:
         "--validation", type=int, default=1500, help="questions each for calibrator and guard"
     )
     arguments = parser.parse_args()
-    tables = (CurveTable.load(arguments.table / split, features=[]) for split in ("train", "test"))
-    train, test = (table.curves.astype(np.float64) for table in tables)
-    print(f"{len(test)} test questions, 2 × {arguments.validation} for validation, {arguments.draws} draws")
-    means: dict[tuple[float, str], Array] = {}
-    print("\n| noise sd | policy | " + " | ".join(str(b) for b in BUDGETS) + " | worst cell |")
+    train, test = (CurveTable.load(arguments.table / split) for split in ("train", "test"))
+    n = arguments.validation
+    print(f"{len(test)} test questions, 2 × {n} for validation, {arguments.draws} draws")
+    print("\n| predictor | policy | " + " | ".join(str(b) for b in BUDGETS) + " | worst cell |")
     print("|---|---|" + "---|" * (len(BUDGETS) + 1))
-    for sd in NOISES:
+    means: dict[str, Array] = {}
+    layers = sorted(train.features)
+    for name in (*(f"noise, sd {sd:g}" for sd in NOISES), *(f"ridge on {layer}" for layer in layers[-1:])):
         rng = np.random.default_rng(0)
-        draws = [gains(train, test, sd, rng, arguments.validation) for _ in range(arguments.draws)]
-        for name in POLICIES:
-            mean = np.mean([draw[name] for draw in draws], axis=0)
-            means[sd, name] = mean
-            cells = " | ".join(f"{value:+.2f}" for value in mean)
-            print(f"| {sd:g} | {name} | {cells} | {mean.min():+.2f} |", flush=True)
-    guarded = "hull + Platt + guard"
-    worst = min(means[sd, guarded].min() for sd in NOISES)
-    kept = {sd: means[sd, guarded].mean() / means[sd, "hull + Platt"].mean() for sd in NOISES}
+        draws = []
+        for _ in range(arguments.draws):
+            if name.startswith("noise"):
+                case = noisy_case(train, test, float(name.split()[-1]), n, rng)
+            else:
+                case = ridge_case(train, test, layers[-1], n, rng)
+            draws.append(gains(case))
+        means[name] = np.mean(draws, axis=0)
+        for policy, row in zip(POLICIES, means[name], strict=True):
+            cells = " | ".join(f"{value:+.2f}" for value in row)
+            print(f"| {name} | {policy} | {cells} | {row.min():+.2f} |", flush=True)
+    worst = min(table[-1].min() for table in means.values())
     print(f"\nworst guarded cell: {worst:+.2f} points against uniform")
-    shares = ", ".join(f"{share:.0%} at sd {sd:g}" for sd, share in kept.items())
-    print(f"gain kept by the guard, mean over budgets: {shares}")
+    shares = ", ".join(f"{table[-1].mean() / table[-2].mean():.0%} ({name})" for name, table in means.items())
+    print(f"share of the gain that the guard keeps, mean over budgets: {shares}")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def fill_slack(
     price: float,
     slack: int,
     tolerance: float,
-    state_limit: int,
+    work_limit: int,
 ) -> tuple[float, bool]:
     """Change `choice` (N,) in place so that the slack is spent best: a dynamic program over the core's rows.
 
@@ -145,7 +145,7 @@ def fill_slack(
         price: Value per unit of cost at the margin.
         slack: Budget the choice leaves.
         tolerance: Losses that differ by less are rounding.
-        state_limit: Stop after a row when more states than this were made.
+        work_limit: Stop when more states than this were looked at.
 
     Returns:
         How far the best solution found is from the linear relaxation's bound, and whether no choice of the
@@ -166,25 +166,24 @@ def fill_slack(
         down[c] += down[c + 1]
         up[c] += up[c + 1]
 
-    # A state: spending against the start, loss so far, and the last change made (a linked list in the pool).
-    # States are sorted by spending, and more spending always comes with more value.
+    # A state: spending against the start, loss so far, the last change in rows before (a linked list in the
+    # pool), and the item this row changed to, or -1. Sorted by spending; more spending always comes with more value.
     spent = np.zeros(1, np.int64)
     loss = np.zeros(1, np.float64)
     change = np.full(1, -1, np.int64)
     pool = np.empty((256, 3), np.int64)  # parent change, row, item
     pooled = 0
-    best_change = -1
+    best_change, best_row, best_item = -1, -1, -1
+    work = 0
     complete = True
     for c in range(core.size):
         if core_loss[c] >= best - tolerance:
-            break
-        if pooled > state_limit:
-            complete = False
             break
         row = core[c]
         chosen = choice[row]
         reduced = value[chosen] - price * cost[chosen]
         new_spent, new_loss, new_change = spent, loss, change
+        new_item = np.full(spent.size, -1, np.int64)
         for item in range(start[row], start[row + 1]):
             item_loss = max(0.0, reduced - (value[item] - price * cost[item]))
             if item == chosen or item_loss >= best - tolerance:
@@ -192,9 +191,14 @@ def fill_slack(
             step = cost[item] - cost[chosen]
             # Merge the states so far with the old states moved by this item, dropping the dominated.
             size = new_spent.size + spent.size
+            work += size
+            if work > work_limit:
+                complete = False
+                break
             out_spent = np.empty(size, np.int64)
             out_loss = np.empty(size, np.float64)
             out_change = np.empty(size, np.int64)
+            out_item = np.empty(size, np.int64)
             a, b, end = 0, 0, 0
             most_value = -np.inf  # among states that spend no more, up to a constant
             while a < new_spent.size or b < spent.size:
@@ -205,10 +209,10 @@ def fill_slack(
                         new_spent[a] == moved and new_loss[a] <= loss[b] + item_loss
                     )
                 if keep:
-                    s, lost, link = new_spent[a], new_loss[a], new_change[a]
+                    s, lost, link, to = new_spent[a], new_loss[a], new_change[a], new_item[a]
                     a += 1
                 else:
-                    s, lost, link = spent[b] + step, loss[b] + item_loss, change[b]
+                    s, lost, link, to = spent[b] + step, loss[b] + item_loss, change[b], item
                     b += 1
                 left_over = max(0, slack - s - up[c + 1])
                 if (
@@ -218,21 +222,28 @@ def fill_slack(
                 ):
                     continue
                 most_value = price * s - lost
-                if not keep:
-                    if pooled == len(pool):
-                        larger = np.empty((2 * pooled, 3), np.int64)
-                        larger[:pooled] = pool
-                        pool = larger
-                    pool[pooled, 0], pool[pooled, 1], pool[pooled, 2] = link, row, item
-                    link = pooled
-                    pooled += 1
-                    if s <= slack and lost + price * (slack - s) < best:
-                        best = lost + price * (slack - s)
-                        best_change = link
-                out_spent[end], out_loss[end], out_change[end] = s, lost, link
+                if to == item and s <= slack and lost + price * (slack - s) < best:
+                    best = lost + price * (slack - s)
+                    best_change, best_row, best_item = link, row, item
+                out_spent[end], out_loss[end], out_change[end], out_item[end] = s, lost, link, to
                 end += 1
-            new_spent, new_loss, new_change = out_spent[:end], out_loss[:end], out_change[:end]
+            new_spent, new_loss = out_spent[:end], out_loss[:end]
+            new_change, new_item = out_change[:end], out_item[:end]
+        if not complete:
+            break
+        for state in range(new_spent.size):
+            if new_item[state] < 0:
+                continue
+            if pooled == len(pool):
+                larger = np.empty((2 * pooled, 3), np.int64)
+                larger[:pooled] = pool
+                pool = larger
+            pool[pooled, 0], pool[pooled, 1], pool[pooled, 2] = new_change[state], row, new_item[state]
+            new_change[state] = pooled
+            pooled += 1
         spent, loss, change = new_spent, new_loss, new_change
+    if best_row >= 0:
+        choice[best_row] = best_item
     while best_change >= 0:
         choice[pool[best_change, 1]] = pool[best_change, 2]
         best_change = pool[best_change, 0]

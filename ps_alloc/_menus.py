@@ -12,9 +12,12 @@ from ps_alloc._menu_kernels import climb, envelopes, fill_slack, smallest_losses
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-# States of the core's dynamic program, 48 bytes each. Real curves need hundreds; the limit bounds time and
-# memory on adversarial ones.
-STATE_LIMIT = 2_000_000
+# States that the core's dynamic program may look at, some nanoseconds each. Real curves need some thousands; only
+# adversarial ones, such as many copies of one curve, reach the limit: they get a bound above 0 instead of seconds
+# of proof. Small batches are exact whatever it takes (at worst some seconds, at 128 windows).
+WORK_LIMIT = 20_000_000
+EXACT_ROWS = 128
+EXACT_WORK_LIMIT = 2_000_000_000
 
 
 class Menus(NamedTuple):
@@ -39,9 +42,7 @@ class Solution(NamedTuple):
     """At most this much more value is possible; 0 is proved optimal."""
 
 
-def solve(
-    menus: Menus, budget: int, core_span: int | None = None, state_limit: int = STATE_LIMIT
-) -> Solution:
+def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
     """Choose by the rows' concave envelopes, steepest first; then spend what is left by a dynamic program.
 
     At price p every item has a loss: what its row gives up in value - p * cost against the row's best item. A
@@ -56,7 +57,6 @@ def solve(
         budget: Most the chosen items may cost: no less than all first items together.
         core_span: Consider for the core only the rows of this many envelope segments before and after the
             break. None considers all rows, without which optimality cannot be proved.
-        state_limit: Most states of the dynamic program.
     """
     seg_row, seg_item, seg_slope = envelopes(*menus, 0.0)
     # Stable: equal slopes keep row order, and within a row the cheaper step comes first.
@@ -76,5 +76,6 @@ def solve(
     inside = np.flatnonzero(loss < price * slack - tolerance)
     inside = inside[np.argsort(loss[inside], kind="stable")]
     core, core_loss = rows[inside], loss[inside]
-    gap, complete = fill_slack(*menus, choice, core, core_loss, price, slack, tolerance, state_limit)
+    work_limit = EXACT_WORK_LIMIT if choice.size <= EXACT_ROWS else WORK_LIMIT
+    gap, complete = fill_slack(*menus, choice, core, core_loss, price, slack, tolerance, work_limit)
     return Solution(choice, price, 0.0 if complete and core_span is None else gap)
