@@ -1,7 +1,9 @@
-"""Features of a question known before generation: hidden states of a frozen language model's prompt.
+"""Features of a question known before generation, by name.
 
-`layer_<n>` is `hidden_states[n]` as transformers counts: the output of block n (1 … num_layers), and for the
-last block after the final norm.
+- `layer_<n>`: the *backbone's* (served model's) hidden state at the last prompt token, `hidden_states[n]` as
+  transformers counts: the output of block n (1 … num_layers), for the last block after the final norm.
+- `encoder_layer_<n>`: the same of the *encoder*, any other frozen language model, a small one for instance.
+- `text`: counts of the question's text (`ps_train.text_features`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+TEXT = "text"
 Features = dict[str, npt.NDArray[np.float32]]
 
 
@@ -51,16 +54,28 @@ def layer_name(layer: int) -> str:
     return f"layer_{layer}"
 
 
-def layer_number(name: str) -> int:
-    """The n of `layer_<n>`.
+def layers_by_model(names: Iterable[str]) -> dict[str, list[int]]:
+    """The layers that feature names ask for: `{"backbone": [...], "encoder": [...]}`, empty lists left out.
 
     Raises:
-        ValueError: If `name` has another form.
+        ValueError: If a name has none of the forms that this file's head lists.
     """
-    match = re.fullmatch(r"layer_([1-9]\d*)", name)
-    if match is None:
-        raise ValueError(f"a feature must be named layer_<n> with n from 1, got {name!r}")
-    return int(match[1])
+    layers: dict[str, list[int]] = {}
+    for name in names:
+        match = re.fullmatch(r"(encoder_)?layer_([1-9]\d*)", name)
+        if match is not None:
+            layers.setdefault("encoder" if match[1] else "backbone", []).append(int(match[2]))
+        elif name != TEXT:
+            raise ValueError(
+                f"a feature must be named layer_<n>, encoder_layer_<n> (n from 1) or text, got {name!r}"
+            )
+    return layers
+
+
+def named_for(source: str, features: Features) -> Features:
+    """Give what `extract_features` returned the names of its source: `encoder_layer_<n>` for the encoder."""
+    prefix = "encoder_" if source == "encoder" else ""
+    return {prefix + name: values for name, values in features.items()}
 
 
 def load_backbone(

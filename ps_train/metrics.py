@@ -26,9 +26,9 @@ def per_window_pearson(predicted: FloatArray, measured: FloatArray) -> FloatArra
     A window where either side is constant has no correlation and scores 0, so that the constant mean curve
     scores 0 here while it can score high on `flattened_pearson`.
     """
-    p, m = predicted - predicted.mean(0), measured - measured.mean(0)
-    # float32 rounding leaves a constant column a tiny spread; it counts as constant.
-    flat = (predicted.std(0) < 1e-6) | (measured.std(0) < 1e-6)
+    p, m = (values.astype(np.float64) - values.mean(0, dtype=np.float64) for values in (predicted, measured))
+    # A network's constant answer spreads by float32 rounding; it counts as constant.
+    flat = (p.std(0) < 1e-6) | (m.std(0) < 1e-6)
     norm = np.where(flat, 1.0, np.sqrt((p**2).sum(0) * (m**2).sum(0)))
     return np.where(flat, 0.0, (p * m).sum(0) / norm)
 

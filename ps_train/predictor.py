@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ps_alloc.files import atomic_path, read_json, write_json
-from ps_train.features import extract_features, layer_number, load_backbone
+from ps_train.features import TEXT, Features, extract_features, layers_by_model, load_backbone, named_for
+from ps_train.text_features import text_features
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -41,7 +42,9 @@ class CurveSchema:
     window: int
     """Tokens a window."""
     backbone: str | None = None
-    """The frozen language model whose states the features are: a folder, .gguf file or Hub id."""
+    """The frozen language model whose states `layer_<n>` are: a folder, .gguf file or Hub id."""
+    encoder: str | None = None
+    """Likewise for `encoder_layer_<n>`."""
     served_model: str = "unknown"
     """The model whose accuracy is predicted."""
 
@@ -66,7 +69,7 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         super().__init__()
         self.schema = schema
         self.register_buffer("mean_curve", torch.full((schema.num_windows,), 0.5))
-        self._backbone: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+        self._models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
     @property
     def window(self) -> int:
@@ -88,7 +91,7 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         """Predict accuracy curves.
 
         Args:
-            x: N questions, which the frozen backbone reads first; or ready features, `layer_<n>` to (N, D).
+            x: N questions, which the frozen backbone reads first; or ready features, name to (N, D).
             batch_size: Rows of features in one pass.
 
         Returns:
@@ -131,22 +134,29 @@ class CurvePredictor(nn.Module, ModelHubMixin):
 
     def attach_backbone(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Use a language model that is already loaded, the served one for instance."""
-        self._backbone = (backbone, tokenizer)
+        self._models["backbone"] = (backbone, tokenizer)
 
-    def _extract(self, questions: Sequence[str]) -> Mapping[str, npt.ArrayLike]:
+    def _extract(self, questions: Sequence[str]) -> Features:
         if isinstance(questions, str):
             raise ValueError("x must be a list of questions or a mapping of features, got one string")
-        if self._backbone is None:
-            if self.schema.backbone is None:
+        features: Features = {TEXT: text_features(questions)} if TEXT in self.schema.features else {}
+        for source, layers in layers_by_model(self.schema.features).items():
+            model, tokenizer = self._language_model(source)
+            found = extract_features(model, questions, layers, tokenizer=tokenizer)
+            features |= named_for(source, found)
+        return features
+
+    def _language_model(self, source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The frozen backbone or encoder, loaded when first needed."""
+        if source not in self._models:
+            path = getattr(self.schema, source)
+            if path is None:
                 raise ValueError(
-                    "questions need the predictor's backbone, but its config names none: "
-                    "pass load_predictor(…, backbone=PATH), or ready features"
+                    f"questions need the predictor's {source}, but its config names none: "
+                    f"pass load_predictor(…, {source}=PATH), or ready features"
                 )
-            self._backbone = load_backbone(self.schema.backbone, device=self.mean_curve.device)
-        model, tokenizer = self._backbone
-        return extract_features(
-            model, questions, [layer_number(name) for name in self.schema.features], tokenizer=tokenizer
-        )
+            self._models[source] = load_backbone(path, device=self.mean_curve.device)
+        return self._models[source]
 
     def check_window(self, window: int, num_windows: int, what: str) -> None:
         """Refuse a curve table cut into other windows than the predictor was trained on."""
@@ -159,9 +169,11 @@ class CurvePredictor(nn.Module, ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         schema: dict[str, Any] = asdict(self.schema)
-        if self.schema.backbone is not None and Path(self.schema.backbone).exists():
-            # Kept relative, so that a checkout with the predictor and its backbone can be moved.
-            schema["backbone"] = os.path.relpath(self.schema.backbone, save_directory)
+        for source in ("backbone", "encoder"):
+            path = schema[source]
+            if path is not None and Path(path).exists():
+                # Kept relative, so that a checkout with the predictor and its backbone can be moved.
+                schema[source] = os.path.relpath(path, save_directory)
         config: dict[str, Any] = {
             "architecture": self.architecture,
             "schema": schema,
@@ -183,6 +195,7 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         local_files_only: bool,
         token: str | bool | None,
         backbone: str | Path | None = None,
+        encoder: str | Path | None = None,
         **_: Any,
     ) -> CurvePredictor:
         if os.path.isdir(model_id):
@@ -207,10 +220,11 @@ class CurvePredictor(nn.Module, ModelHubMixin):
                 f"got {architecture!r}"
             )
         schema = CurveSchema(**config["schema"])
-        if backbone is not None:
-            schema = replace(schema, backbone=str(backbone))
-        elif schema.backbone is not None and (folder / schema.backbone).exists():
-            schema = replace(schema, backbone=os.path.normpath(folder / schema.backbone))
+        schema = replace(
+            schema,
+            backbone=_locate(backbone, schema.backbone, folder),
+            encoder=_locate(encoder, schema.encoder, folder),
+        )
         module, name = ARCHITECTURES[architecture].split(":")
         net: CurvePredictor = getattr(importlib.import_module(module), name)(schema, **config["settings"])
         weights = folder / WEIGHTS_FILE
@@ -224,13 +238,25 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         return net.eval()
 
 
-def load_predictor(path: str | Path, *, backbone: str | Path | None = None) -> CurvePredictor:
+def _locate(given: str | Path | None, configured: str | None, folder: Path) -> str | None:
+    """Where a language model lies: where the caller says, else beside the predictor, else as configured."""
+    if given is not None:
+        return str(given)
+    if configured is not None and (folder / configured).exists():
+        return os.path.normpath(folder / configured)
+    return configured
+
+
+def load_predictor(
+    path: str | Path, *, backbone: str | Path | None = None, encoder: str | Path | None = None
+) -> CurvePredictor:
     """Load a trained predictor for inference.
 
     Args:
         path: A predictor folder, or a Hub id such as `name/predictor`.
         backbone: The language model to read questions with, instead of the one named in the config. A
             relative path in the config is looked up from the predictor folder.
+        encoder: Likewise for the second language model of a proxy or hybrid predictor.
 
     Raises:
         ValueError: If the folder, its config or its weights are missing or damaged.
@@ -240,5 +266,5 @@ def load_predictor(path: str | Path, *, backbone: str | Path | None = None) -> C
         raise ValueError(f"a predictor must be a folder with {CONFIG_FILE}, got {path}")
     if Path(path).is_dir() and not (Path(path) / CONFIG_FILE).is_file():
         raise ValueError(f"a predictor must be a folder with {CONFIG_FILE}, but {path} has none")
-    predictor: CurvePredictor = CurvePredictor.from_pretrained(str(path), backbone=backbone)
+    predictor: CurvePredictor = CurvePredictor.from_pretrained(str(path), backbone=backbone, encoder=encoder)
     return predictor

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from ps_train.data.curve_table import CurveTable, feature_names, load_features
 from ps_train.data.feature_cache import FeatureCache
 from ps_train.data.questions import load_questions
-from ps_train.features import layer_number
+from ps_train.features import TEXT, Features, layers_by_model, named_for
 from ps_train.predictor import CurveSchema
+from ps_train.text_features import text_features
 
 
 class CurveBatch(TypedDict):
@@ -71,9 +72,10 @@ class CurveDataModule(pl.LightningDataModule):
         test: The test curve table's folder.
         predict: What `predict` reads: a curve table's folder, or a question set (`.jsonl`). The test table
             where it is not given.
-        features: Names of the features to learn from, `layer_<n>`; several are concatenated.
-        backbone: The frozen language model that made the features or shall make them: a folder, a `.gguf`
-            file or a Hub id. Needed for features that the tables do not hold.
+        features: Names of the features to learn from (`ps_train.features`); several are concatenated.
+        backbone: The frozen language model that made the tables' `layer_<n>` or shall make them: a folder, a
+            `.gguf` file or a Hub id. Needed for layers that the tables do not hold.
+        encoder: The language model that makes `encoder_layer_<n>`.
         val_fraction: Share of the training table held out for validation.
         fold: Which share it is, 0 … `1/val_fraction - 1`, of a shuffle that depends on `seed` alone.
         batch_size: Rows in one optimizer step, over all processes.
@@ -89,6 +91,7 @@ class CurveDataModule(pl.LightningDataModule):
         predict: str | None = None,
         features: list[str] = ["layer_28"],  # noqa: B006  # jsonargparse shows the default; never mutated
         backbone: str | None = None,
+        encoder: str | None = None,
         val_fraction: float = 0.1,
         fold: int = 0,
         batch_size: int = 64,
@@ -104,12 +107,17 @@ class CurveDataModule(pl.LightningDataModule):
             faults.append(f"fold must be from 0 to {int(1 / val_fraction + 1e-9) - 1}, got {fold}")
         if not features:
             faults.append("features must name at least one feature, got none")
+        try:
+            layers_by_model(features)
+        except ValueError as error:
+            faults.append(str(error))
         if batch_size < 1:
             faults.append(f"batch_size must be at least 1, got {batch_size}")
         if faults:
             raise ValueError("; ".join(faults))
         self.paths = {"train": train, "test": test, "predict": predict or test}
-        self.features, self.backbone = list(features), backbone
+        self.features = list(features)
+        self.language_models = {"backbone": backbone, "encoder": encoder}
         self.val_fraction, self.fold, self.seed = val_fraction, fold, seed
         self.batch_size, self.extraction_batch_size, self.cache = batch_size, extraction_batch_size, cache
         self.tables: dict[str, CurveTable] = {}
@@ -148,7 +156,7 @@ class CurveDataModule(pl.LightningDataModule):
             features={name: table.features[name].shape[1] for name in self.features},
             num_windows=table.num_windows,
             window=table.window,
-            backbone=self.backbone,
+            **self.language_models,
             served_model=table.metadata.get("model", "unknown"),
         )
 
@@ -180,17 +188,22 @@ class CurveDataModule(pl.LightningDataModule):
             features=self._extract(self.features, texts, str(path)),
         )
 
-    def _extract(self, names: Sequence[str], questions: Sequence[str], path: str) -> dict[str, np.ndarray]:
-        if not names:
-            return {}
-        if self.backbone is None:
-            raise ValueError(f"features {list(names)} are not in {path}: give data.backbone to extract them")
-        layers = [layer_number(name) for name in names]
-        cache = FeatureCache(self.cache, self.backbone, questions)
+    def _extract(self, names: Sequence[str], questions: Sequence[str], path: str) -> Features:
+        features: Features = {TEXT: text_features(questions)} if TEXT in names else {}
+        for source, layers in layers_by_model(names).items():
+            model = self.language_models[source]
+            if model is None:
+                missing = [name for name in names if name != TEXT]
+                raise ValueError(f"features {missing} are not in {path}: give data.{source} to extract them")
+            found = self._extract_layers(FeatureCache(self.cache, model, questions), layers)
+            features |= named_for(source, found)
+        return features
+
+    def _extract_layers(self, cache: FeatureCache, layers: list[int]) -> Features:
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         with Progress(transient=True, disable=rank > 0) as progress:
-            task = progress.add_task(f"features of {path}", total=len(questions) / world_size)
+            task = progress.add_task("prompt features", total=len(cache.questions) / world_size)
             for done in cache.extract(
                 layers, batch_size=self.extraction_batch_size, rank=rank, world_size=world_size
             ):

@@ -85,6 +85,13 @@ class CurveNet(CurvePredictor):
         spread = inputs.std(0)
         self.input_scale.copy_(torch.where(spread > 1e-6, spread, torch.inf))
 
+    def start_at_mean(self) -> None:
+        """Set the output biases to the mean curve's logits."""
+        output = self.members[-1]
+        assert isinstance(output, MemberLinear)
+        with torch.no_grad():
+            output.bias.copy_(self.mean_curve.clamp(1e-3, 1 - 1e-3).logit().expand_as(output.bias))
+
     def member_logits(self, inputs: Tensor) -> Tensor:
         """(B, D) to each member's logits (M, B, W)."""
         standardised = (inputs - self.input_mean) / self.input_scale
@@ -106,6 +113,7 @@ class CurveMLP(pl.LightningModule):
         num_members: Ensemble size; members differ in their start and their dropout.
         dropout: Share of inputs and hidden units dropped in training.
         standardise: Centre and scale the inputs by the training rows.
+        start_at_mean: Let the untrained network answer with the training rows' mean curve.
         loss: `mse` on probabilities, as the paper; or `bce`, the likelihood of the traces' outcomes, each row
             weighted by its number of traces.
         lr: Adam's step size.
@@ -123,6 +131,7 @@ class CurveMLP(pl.LightningModule):
         num_members: int = 1,
         dropout: float = 0.0,
         standardise: bool = True,
+        start_at_mean: bool = True,
         loss: Literal["mse", "bce"] = "bce",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
@@ -133,7 +142,7 @@ class CurveMLP(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.hidden_sizes, self.num_members, self.dropout = hidden_sizes, num_members, dropout
-        self.standardise, self.loss = standardise, loss
+        self.standardise, self.start_at_mean, self.loss = standardise, start_at_mean, loss
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self.budgets, self.predictor = budgets, predictor
 
@@ -171,8 +180,9 @@ class CurveMLP(pl.LightningModule):
         inputs = self.net.stack(table.features)
         if self.standardise:
             self.net.standardise(inputs)
-        mean_curve = torch.from_numpy(table.curves.mean(0))
-        self.net.mean_curve.copy_(mean_curve)
+        self.net.mean_curve.copy_(torch.tensor(table.curves.mean(0)))
+        if self.start_at_mean:
+            self.net.start_at_mean()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the network beside its weights."""

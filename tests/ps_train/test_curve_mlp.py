@@ -1,5 +1,9 @@
 """The curve MLP from table to predictor folder, by the command users run."""
 
+import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,8 @@ from tiny_curves import make_table
 from ps_train.cli import main
 from ps_train.data.curve_table import CurveTable
 from ps_train.metrics import curve_quality
-from ps_train.predictor import load_predictor
+from ps_train.modules.curve_mlp import CurveNet
+from ps_train.predictor import CurveSchema, load_predictor
 
 pytestmark = [
     # Lightning's own use of deprecated jsonargparse and torch functions, and its advice on speed and folders.
@@ -21,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*args parameter is intended to run from within Python.*"),
     pytest.mark.filterwarnings("ignore:Experiment logs directory.*"),
     pytest.mark.filterwarnings("ignore:The dirpath has changed.*"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
 
 
@@ -137,11 +143,68 @@ def test_missing_features_are_extracted_once_and_questions_predict_as_the_table_
     assert main(["predict", "--config", config, "--model.init_args.predictor", predictor]) == 0
 
 
-def test_ensemble_members_train_exactly_as_they_would_alone():
-    """The batched members equal separate MLPs with the same start: no member sees another."""
-    from ps_train.modules.curve_mlp import CurveNet
-    from ps_train.predictor import CurveSchema
+def test_an_interrupted_fit_resumed_from_its_last_checkpoint_equals_an_uninterrupted_one(folder):
+    config = str(write_config(folder))
+    assert main(["fit", "--config", config]) == 0
+    whole = load_predictor(folder / "run" / "predictor").state_dict()
+    other = ["--trainer.default_root_dir", str(folder / "resumed")]
+    assert main(["fit", "--config", config, *other, "--trainer.max_epochs", "5"]) == 0
+    last = str(folder / "resumed" / "checkpoints" / "last.ckpt")
+    assert main(["fit", "--config", config, *other, "--ckpt_path", last]) == 0
+    resumed = load_predictor(folder / "resumed" / "predictor").state_dict()
+    torch.testing.assert_close(resumed, whole)
 
+
+def test_bf16_mixed_trains_to_within_noise_of_float32(folder):
+    config = str(write_config(folder))
+    figures = []
+    table = CurveTable.load(folder / "test")
+    for precision in ("32-true", "bf16-mixed"):
+        root = ["--trainer.default_root_dir", str(folder / precision)]
+        assert main(["fit", "--config", config, *root, "--trainer.precision", precision]) == 0
+        curves = load_predictor(folder / precision / "predictor").predict_curves(table.features)
+        figures.append(curve_quality(curves, table.curves, window=16, budgets=[48]))
+    # Beside the mean curve's error of .05, .001 is noise.
+    assert figures[1]["mse"] == pytest.approx(figures[0]["mse"], abs=0.001)
+    assert figures[1]["window_pearson"] == pytest.approx(figures[0]["window_pearson"], abs=0.01)
+
+
+def test_two_processes_train_validate_and_predict_as_one_does(folder):
+    """`--trainer.strategy ddp` on 2 gloo processes: same batches, same metrics, every row written once."""
+    config = str(write_config(folder))
+    assert main(["fit", "--config", config]) == 0
+    ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    root = ["--trainer.default_root_dir", str(folder / "ddp")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [str(Path(sys.executable).with_name("ps-train"))]
+
+    def run(*arguments: str) -> None:
+        subprocess.run([*command, *arguments], check=True, env=environment)
+
+    run("fit", "--config", config, *ddp, *root)
+    one, two = (load_predictor(folder / run / "predictor") for run in ("run", "ddp"))
+    torch.testing.assert_close(two.state_dict(), one.state_dict(), rtol=1e-3, atol=1e-4)
+    for name in ("val/mse", "val/allocation_gain", "val/window_pearson"):
+        assert last_logged(folder / "ddp", name) == pytest.approx(last_logged(folder / "run", name), abs=1e-4)
+
+    source = ["--model.init_args.predictor", str(folder / "ddp" / "predictor")]
+    subprocess.run(
+        [*command, "predict", "--config", config, *ddp, *root, *source], check=True, env=environment
+    )
+    written = np.load(folder / "ddp" / "predictions.npy")  # 61 rows: odd, so the processes' shares differ
+    expected = two.predict_curves(CurveTable.load(folder / "test").features)
+    np.testing.assert_allclose(written, expected, atol=1e-6)
+
+
+def last_logged(run: Path, name: str) -> float:
+    """The last value of a metric in the run's CSV log."""
+    with (run / "log" / "metrics.csv").open() as file:
+        values = [row[name] for row in csv.DictReader(file) if row.get(name)]
+    return float(values[-1])
+
+
+def test_ensemble_members_compute_what_they_would_alone():
+    """The batched members equal separate MLPs with the same start: no member sees another."""
     torch.manual_seed(0)
     schema = CurveSchema({"layer_2": 12}, num_windows=8, window=16)
     together = CurveNet(schema, [16], num_members=3)

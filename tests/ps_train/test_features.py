@@ -6,7 +6,7 @@ import torch
 from tiny_curves import CHAT_TEMPLATE, NUM_LAYERS, WIDTH, make_tokenizer
 from transformers import AutoModel, AutoTokenizer
 
-from ps_train.features import encode_prompts, extract_features, layer_number, load_backbone
+from ps_train.features import encode_prompts, extract_features, layers_by_model, load_backbone
 
 
 def reference(backbone: Path, question: str, layer: int) -> np.ndarray:
@@ -62,4 +62,4 @@ def test_bad_requests_are_refused_with_one_sentence(backbone, questions, tmp_pat
     with pytest.raises(ValueError, match="tokenizer must be given"):
         extract_features(model, questions, [1])
     with pytest.raises(ValueError, match=r"named layer_<n>.*'layer_0'"):
-        layer_number("layer_0")
+        layers_by_model(["layer_0"])

@@ -1,0 +1,266 @@
+"""Which layer knows most about a question's curve: one small predictor a layer (`ps-train sweep`).
+
+All layers come from one forward pass a prompt. A layer's predictor is a curve MLP whose ensemble members are
+the seeds: each is scored alone, so that the spread over starts comes with the mean.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ps_alloc.errors import run_command
+from ps_alloc.files import atomic_path, write_json
+from ps_train.data.curve_data import CurveDataModule
+from ps_train.metrics import flattened_pearson, per_window_pearson
+from ps_train.modules.curve_mlp import CurveMLP
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """How well one layer predicts the validation curves."""
+
+    feature: str
+    """The feature's name, such as `layer_16`."""
+    layer: int
+    window_pearson: float
+    """Mean over windows, then over seeds."""
+    window_pearson_std: float
+    """Standard deviation over seeds."""
+    flattened_pearson: float
+    flattened_pearson_std: float
+    by_window: list[float]
+    """Pearson correlation at each of the W windows, mean over seeds."""
+
+
+def sweep_layers(
+    train: str,
+    layers: Sequence[int],
+    *,
+    backbone: str | None = None,
+    encoder: str | None = None,
+    seeds: int = 3,
+    max_epochs: int = 15,
+    hidden_size: int = 256,
+    dropout: float = 0.5,
+    batch_size: int = 128,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    cache: str = "runs/features",
+) -> list[LayerScore]:
+    """Train a predictor for each layer and score it on validation rows of the training table.
+
+    Args:
+        train: The training curve table's folder.
+        layers: Layer numbers, from 1.
+        backbone: The language model that made the table's features or shall make them.
+        encoder: A language model other than the served one: sweeps its layers instead.
+        seeds: Members a layer.
+        max_epochs: Passes over the training rows.
+        hidden_size: Width of the MLPs' hidden layer.
+        dropout: Share of inputs and hidden units dropped in training.
+        batch_size: Rows in one optimizer step.
+        val_fraction: Share of the table's rows to score on; the same for all layers.
+        seed: Of the split, the starts and the batches.
+        cache: Folder for extracted features.
+
+    Returns:
+        One score a layer, in the order given.
+
+    Raises:
+        ValueError: If `seeds` is not positive, or a feature is neither in the table nor can be extracted.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    if not layers:
+        raise ValueError("layers must name at least one layer, got none")
+    prefix = "layer_" if encoder is None else "encoder_layer_"
+
+    def data(features: list[str]) -> CurveDataModule:
+        return CurveDataModule(
+            train=train,
+            features=features,
+            backbone=backbone,
+            encoder=encoder,
+            val_fraction=val_fraction,
+            batch_size=batch_size,
+            seed=seed,
+            cache=cache,
+        )
+
+    data([f"{prefix}{layer}" for layer in layers]).setup("fit")  # one forward pass a prompt for all layers
+    scores = []
+    for layer in track(layers, description="layers", transient=True):
+        name = f"{prefix}{layer}"
+        module = CurveMLP([hidden_size], num_members=seeds, dropout=dropout, schedule="cosine")
+        table = data([name])
+        _fit_quietly(module, table, max_epochs, seed)
+        scores.append(_score(module, table, name, layer))
+    return scores
+
+
+def _fit_quietly(module: CurveMLP, data: CurveDataModule, max_epochs: int, seed: int) -> None:
+    pl.seed_everything(seed, verbose=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        trainer = pl.Trainer(
+            max_epochs=max_epochs,
+            accelerator="auto",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        )
+        trainer.fit(module, datamodule=data)
+
+
+def _score(module: CurveMLP, data: CurveDataModule, name: str, layer: int) -> LayerScore:
+    table = data.tables["val"]
+    net = module.net.cpu().eval()
+    with torch.inference_mode():
+        members = net.member_logits(net.stack(table.features)).sigmoid().numpy()
+    by_window = np.array([per_window_pearson(curves, table.curves) for curves in members])
+    flattened = np.array([flattened_pearson(curves, table.curves) for curves in members])
+    return LayerScore(
+        feature=name,
+        layer=layer,
+        window_pearson=float(by_window.mean()),
+        window_pearson_std=float(by_window.mean(1).std()),
+        flattened_pearson=float(flattened.mean()),
+        flattened_pearson_std=float(flattened.std()),
+        by_window=[float(value) for value in by_window.mean(0)],
+    )
+
+
+def sweep_command(
+    *,
+    train: str,
+    layers: str,
+    output: str,
+    backbone: str | None = None,
+    encoder: str | None = None,
+    seeds: int = 3,
+    max_epochs: int = 15,
+    seed: int = 0,
+    cache: str = "runs/features",
+) -> None:
+    """Score a predictor for each layer; write `sweep.json` and `sweep.png`, and print a table.
+
+    Args:
+        train: Curve table to learn from; a share of its rows is held out for the scores.
+        layers: Layer numbers and ranges, such as 2,4,6 or 1-30.
+        output: Folder to write into.
+        backbone: The served language model, where the table lacks its states.
+        encoder: A language model other than the served one: sweeps its layers instead.
+        seeds: Predictors a layer, for the spread.
+        max_epochs: Passes over the training rows.
+        seed: Of the split, the starts and the batches.
+        cache: Folder for extracted features.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    scores = sweep_layers(
+        train,
+        parse_layers(layers),
+        backbone=backbone,
+        encoder=encoder,
+        seeds=seeds,
+        max_epochs=max_epochs,
+        seed=seed,
+        cache=cache,
+    )
+    folder = Path(output)
+    settings = {"train": train, "backbone": backbone, "encoder": encoder, "seeds": seeds, "seed": seed}
+    write_json(folder / "sweep.json", {"settings": settings, "scores": [asdict(score) for score in scores]})
+    plot_sweep(scores, folder / "sweep.png")
+    table = Table("layer", "per-window r", "flattened r")
+    best = max(score.window_pearson for score in scores)
+    for score in scores:
+        style = "bold" if score.window_pearson == best else ""
+        table.add_row(
+            str(score.layer),
+            f"{score.window_pearson:.3f} ± {score.window_pearson_std:.3f}",
+            f"{score.flattened_pearson:.3f} ± {score.flattened_pearson_std:.3f}",
+            style=style,
+        )
+    Console().print(table)
+
+
+def parse_layers(text: str) -> list[int]:
+    """`2,4,6-8` to `[2, 4, 6, 7, 8]`.
+
+    Raises:
+        ValueError: If a part is neither a number from 1 nor an ascending range of such.
+    """
+    layers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            numbers = range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            numbers = range(0)
+        if not numbers or numbers[0] < 1:
+            raise ValueError(f"layers must be numbers from 1 or ranges, such as 2,4 or 1-30, got {text!r}")
+        layers.extend(numbers)
+    return layers
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run `ps-train sweep` with `args` (default: those of the process) and return its exit code."""
+    parser = ArgumentParser(prog="ps-train sweep", description="Score a predictor for each layer.")
+    parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
+    parser.add_function_arguments(sweep_command, fail_untyped=True)
+    try:
+        settings = parser.parse_args(args)
+    except SystemExit as stop:  # --help: 0; jsonargparse has printed what is wrong with a flag: 2
+        return int(stop.code or 0)
+    settings.pop("config", None)
+    return run_command(lambda: sweep_command(**settings.as_dict()))
+
+
+def plot_sweep(scores: Sequence[LayerScore], path: str | Path) -> None:
+    """Draw both correlations by layer with the seeds' spread, and the per-window ones as a map; a PNG.
+
+    Raises:
+        ValueError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("plots need matplotlib: install the extra predictive-scheduling[eval]") from error
+
+    layers = [score.layer for score in scores]
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    lines, heat = figure.subplots(1, 2)
+    for name, label in (("window_pearson", "per window, mean"), ("flattened_pearson", "flattened")):
+        mean = np.array([getattr(score, name) for score in scores])
+        spread = np.array([getattr(score, f"{name}_std") for score in scores])
+        (line,) = lines.plot(layers, mean, marker="o", label=label)
+        lines.fill_between(layers, mean - spread, mean + spread, color=line.get_color(), alpha=0.25)
+    lines.set(xlabel="layer", ylabel="Pearson correlation on validation questions")
+    lines.grid(alpha=0.3)
+    lines.legend()
+    image = heat.imshow(
+        np.array([score.by_window for score in scores]).T, origin="lower", aspect="auto", cmap="viridis"
+    )
+    heat.set(xlabel="layer", ylabel="window", xticks=range(len(layers)), xticklabels=layers)
+    heat.tick_params(axis="x", labelsize=7)
+    figure.colorbar(image, ax=heat, label="per-window Pearson correlation")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
