@@ -123,7 +123,10 @@ class TransformersEngine:
         # A trace that ended by itself answers for every budget it fits in; only smaller ones are forced.
         forced = [[c for c in cuts if not r.cut(c).finished] for r in reasonings]
         answers: list[list[Answer]] = [[] for _ in questions]
-        sizes = [len(p) + len(r.token_ids) for p, r in zip(prompts, reasonings, strict=True)]
+        # Traces with as many probes share a batch: a row with fewer would carry copies of its last.
+        sizes = [
+            (len(f), len(p) + len(r.token_ids)) for f, p, r in zip(forced, prompts, reasonings, strict=True)
+        ]
         order = sorted(range(len(questions)), key=sizes.__getitem__)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
