@@ -18,6 +18,7 @@ DIRECT_ROWS = 4096
 # Rows whose envelopes estimate the price, and how many standard errors the bracket reaches to either side. A
 # bracket that misses costs another pass; a wider one leaves more rows undecided in every pass.
 SAMPLE_ROWS = 4096
+SAMPLE_VALUES = 262_144  # wide curves: fewer rows
 MARGIN = 2.5
 # Envelope segments on either side of the break whose rows may join the core, at scale.
 CORE_SPAN = 256
@@ -89,7 +90,7 @@ def allocate_hull(
     budget = limits.total_tokens
     value = gap = 0.0
     margin = MARGIN
-    room = len(curves) // 8
+    room = max(DIRECT_ROWS, len(curves) // 10)
     while len(rows.curves) > DIRECT_ROWS:
         bracket = _bracket(rows, settings, budget, margin)
         undecided = Rows(np.empty((room, curves.shape[1]), curves.dtype), np.empty(room, np.int64))
@@ -113,7 +114,7 @@ def allocate_hull(
             margin *= 4.0  # the sample misled: look wider
             continue
         rows = Rows(undecided.curves[: split.num_undecided], undecided.ids[: split.num_undecided])
-        room = len(rows.curves) // 8
+        room = max(DIRECT_ROWS, len(rows.curves) // 10)
         budget -= split.decided_cost
         value += split.decided_value
     rest_value, price, rest_gap = _solve_rows(rows, settings, budget, windows, CORE_SPAN)
@@ -174,8 +175,9 @@ def _bracket(rows: Rows, settings: Settings, budget: int, margin: float) -> Brac
 
     The sample is spread by the golden ratio: even, and in step with no period of the rows' order.
     """
-    count = len(rows.curves)
-    fractions = np.arange(1, min(SAMPLE_ROWS, count) + 1) * GOLDEN_RATIO % 1.0
+    count, num_windows = rows.curves.shape
+    size = min(SAMPLE_ROWS, max(64, SAMPLE_VALUES // num_windows), count // 4)
+    fractions = np.arange(1, size + 1) * GOLDEN_RATIO % 1.0
     sample = np.sort((fractions * count).astype(np.int64))
     menus = Menus(*curve_menus(rows.curves[sample], rows.ids[sample] if rows.ids.size else sample, *settings))
     seg_row, seg_item, seg_slope = envelopes(*menus, 0.0)

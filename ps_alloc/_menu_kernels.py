@@ -167,7 +167,8 @@ def fill_slack(
         up[c] += up[c + 1]
 
     # A state: spending against the start, loss so far, the last change in rows before (a linked list in the
-    # pool), and the item this row changed to, or -1. Sorted by spending; more spending always comes with more value.
+    # pool), and the item this row changed to, or -1. States are sorted by spending; more of it always comes
+    # with more value.
     spent = np.zeros(1, np.int64)
     loss = np.zeros(1, np.float64)
     change = np.full(1, -1, np.int64)
