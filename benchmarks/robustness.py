@@ -3,9 +3,10 @@
     python benchmarks/robustness.py --table TABLES   # a folder with curve tables `train` and `test`
 
 Noisy predictors: the measured curves with noise in the logit, half of its variance shared by all windows of a
-query, half drawn for each window. A learned one: ridge regression on the tables' hidden states, where they
-have any. Calibrator and guard are fitted on disjoint questions of `train`; everything is scored on `test`.
-Cells are means over draws of noise and of validation questions.
+query, half drawn for each window. A useless one: every query has another's curve. A learned one: ridge
+regression on the tables' hidden states, where they have any. Calibrator and guard are fitted on disjoint
+questions of `train`; everything is scored on `test`. Cells are means over draws of noise and of validation
+questions.
 """
 
 from __future__ import annotations
@@ -65,6 +66,12 @@ def ridge_case(train: CurveTable, test: CurveTable, layer: str, n: int, rng: np.
     return Case(y[first], y[second], test.curves.astype(float), *predicted)
 
 
+def shuffled_case(train: CurveTable, test: CurveTable, n: int, rng: np.random.Generator) -> Case:
+    """The measured curves, but each that of another query: right on average, wrong about everyone."""
+    case = noisy_case(train, test, 0.0, n, rng)
+    return Case(*case[:3], *(rng.permutation(part) for part in case[3:]))
+
+
 def gains(case: Case) -> Array:
     """(policies, budgets): gain in accuracy over uniform, in points."""
     calibrator = PlattCalibrator.fit(case.first_predicted, case.first, n_traces=100)
@@ -104,12 +111,15 @@ def main() -> None:
     print("|---|---|" + "---|" * (len(BUDGETS) + 1))
     means: dict[str, Array] = {}
     layers = sorted(train.features)
-    for name in (*(f"noise, sd {sd:g}" for sd in NOISES), *(f"ridge on {layer}" for layer in layers[-1:])):
+    noises = [f"noise, sd {sd:g}" for sd in NOISES]
+    for name in (*noises, "another query's curve", *(f"ridge on {layer}" for layer in layers[-1:])):
         rng = np.random.default_rng(0)
         draws = []
         for _ in range(arguments.draws):
             if name.startswith("noise"):
                 case = noisy_case(train, test, float(name.split()[-1]), n, rng)
+            elif name.startswith("another"):
+                case = shuffled_case(train, test, n, rng)
             else:
                 case = ridge_case(train, test, layers[-1], n, rng)
             draws.append(gains(case))

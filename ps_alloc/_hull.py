@@ -128,9 +128,8 @@ def spread_leftover(
     base: FloatArray,
     windows: IntArray,
     tokens: int,
-) -> int:
-    """Spend tokens that raise no curve where the curves lose least; change `windows` (N,), return the tokens
-    left.
+) -> None:
+    """Spend tokens that raise no curve where the curves lose least: changes `windows` (N,) in place.
 
     The envelopes are followed beyond their tops, flattest first. What fits no step of theirs goes to the
     queries with the fewest windows; at scale, so does a leftover too small to matter, which saves every
@@ -145,7 +144,7 @@ def spread_leftover(
         budget = tokens + int(menus.cost[menus.start[:-1]].sum())
         choice, tokens = take_what_fits(menus.start, menus.cost, seg_row, seg_item, order, budget)
         windows += choice - menus.start[:-1]
-    return int(raise_evenly(windows, limits.most, limits.window_cost, tokens))
+    raise_evenly(windows, limits.most, limits.window_cost, tokens)
 
 
 def _of(setting: npt.NDArray[Number], ids: IntArray) -> npt.NDArray[Number]:

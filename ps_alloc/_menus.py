@@ -13,8 +13,8 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 # States that the core's dynamic program may look at, some nanoseconds each. Real curves need some thousands;
-# only adversarial ones, such as many copies of one curve, reach the limit: they get a bound above 0 instead of
-# seconds of proof. Small batches are exact whatever it takes (at worst some seconds, at 128 windows).
+# only adversarial ones, such as many copies of one curve, reach the limit: they get a bound above 0 instead
+# of seconds of proof. Small batches are exact whatever it takes: at worst some seconds, at 128 windows.
 WORK_LIMIT = 20_000_000
 EXACT_ROWS = 128
 EXACT_WORK_LIMIT = 2_000_000_000

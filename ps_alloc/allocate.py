@@ -56,7 +56,7 @@ def allocate(
             somewhere, and the budget is there; the expected accuracy can then fall where curves dip.
         method: "hull" (what "auto" chooses): greedy on the upper concave envelopes with an exact core,
             optimal within `gap_bound`. "myopic": the allocator of *Predictive Scheduling* (arXiv 2602.01237).
-            "uniform": the same for every query, whatever the curves say.
+            "uniform": the same for every query, whatever the curves and `leftover` say.
 
     Returns:
         The allocation. Ties go to fewer windows, then to the earlier query; the answer depends on nothing but
@@ -74,46 +74,41 @@ def allocate(
     n_queries, num_windows = values.shape
     limits = check_limits(n_queries, num_windows, total_tokens, window, min_windows, max_windows, window_cost)
     weight = per_query_float("weights", weights, limits.n_queries, high=np.inf)
-    if not weight.any():
-        raise ValueError("weights must not all be zero")
+    total_weight = float(weight.sum()) * (n_queries / weight.size)
+    if not 0.0 < total_weight < np.inf:
+        raise ValueError(f"weights must have a finite sum above zero, got {total_weight:g}")
     base = per_query_float("base_accuracy", base_accuracy, limits.n_queries, high=1.0)
 
-    total_weight = float(weight.sum()) * (n_queries / weight.size)
     price: float | None = None
     gap: float | None = None
-    if method == "uniform":
+    if method in ("uniform", "myopic"):
         check_values(values)
-        windows = limits.full("least")
-        leftover = "spread"
-    elif method == "myopic":
-        check_values(values)
-        windows = _myopic(values, limits, weight, base, leftover)
-    else:
-        windows, value, price, gap = allocate_hull(values, limits, weight, base)
-        gap /= total_weight
-        expected = value / total_weight
-    spent = limits.cost(windows)
-    left = limits.total_tokens - spent
-    if leftover == "spread" and left >= limits.window_cost.min() and method != "myopic":
-        if method == "uniform":
-            left = raise_evenly(windows, limits.most, limits.window_cost, left)
-        else:
-            left = spread_leftover(values, limits, weight, base, windows, left)
-            before, expected = expected, mean_accuracy(values, windows, weight, base)
-            gap = max(0.0, (gap or 0.0) + before - expected)
-        spent = limits.total_tokens - left
-    if gap is None:
+        windows = _uniform(limits) if method == "uniform" else _myopic(values, limits, weight, base, leftover)
         expected = mean_accuracy(values, windows, weight, base)
+    else:
+        windows, value, price, summed_gap = allocate_hull(values, limits, weight, base)
+        expected, gap = value / total_weight, summed_gap / total_weight
+        left = limits.total_tokens - limits.cost(windows)
+        if leftover == "spread" and left >= limits.window_cost.min():
+            spread_leftover(values, limits, weight, base, windows, left)
+            before, expected = expected, mean_accuracy(values, windows, weight, base)
+            gap = max(0.0, gap + before - expected)
     return Allocation(
         windows=windows,
         window=limits.window,
         total_tokens=limits.total_tokens,
-        spent_tokens=spent,
+        spent_tokens=limits.cost(windows),
         method="hull" if method == "auto" else method,
         expected_accuracy=float(expected),
         price=price,
         gap_bound=gap,
     )
+
+
+def _uniform(limits: Limits) -> IntArray:
+    windows = limits.full("least")
+    raise_evenly(windows, limits.most, limits.window_cost, limits.total_tokens - limits.cost(windows))
+    return windows
 
 
 def _myopic(

@@ -6,24 +6,9 @@ import threading
 import numpy as np
 import pytest
 from naive import make_curves
+from pacing import RATE, N, W, stream
 
 from ps_alloc import Pacer, allocate
-
-N, W, RATE = 12_000, 16, 96.0
-
-
-def stream(kind, rng):
-    """N curves whose mix of easy and hard requests stays, drifts, jumps or swings."""
-    position = np.arange(N) / N
-    hard = {
-        "i.i.d.": np.full(N, 0.5),
-        "drift": position,
-        "jump": np.where(position < 0.5, 0.2, 0.8),
-        "sine": 0.5 + 0.4 * np.sin(6 * np.pi * position),
-    }[kind]
-    middle = np.where(rng.random(N) < hard, rng.normal(10, 2, N), rng.normal(4, 1.5, N))[:, None]
-    curves = rng.uniform(0.3, 1, (N, 1)) / (1 + np.exp(-(np.arange(1, W + 1) - middle)))
-    return np.clip(curves + rng.normal(0, 0.02, curves.shape), 0, 1)
 
 
 @pytest.mark.parametrize("kind", ["i.i.d.", "drift", "jump", "sine"])
