@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ps_alloc._curve_kernels import curve_menus, raise_evenly
 from ps_alloc._menu_kernels import climb, envelopes, take_what_fits
-from ps_alloc._menus import Menus, solve
+from ps_alloc._menus import Menus, solve, steepest_first
 from ps_alloc._problem import FloatArray, IntArray, Limits, check_values
 from ps_alloc._stream_kernels import split_by_price, ties_at_price
 
@@ -140,7 +140,7 @@ def spread_leftover(
         settings = Settings(windows, limits.most, weight, limits.window_cost, base)
         menus = Menus(*curve_menus(curves, np.empty(0, np.int64), *settings))
         seg_row, seg_item, seg_slope = envelopes(*menus, -np.inf)
-        order = np.argsort(-seg_slope, kind="stable")
+        order = steepest_first(seg_slope)
         budget = tokens + int(menus.cost[menus.start[:-1]].sum())
         choice, tokens = take_what_fits(menus.start, menus.cost, seg_row, seg_item, order, budget)
         windows += choice - menus.start[:-1]

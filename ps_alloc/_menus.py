@@ -59,8 +59,7 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
             break. None considers all rows, without which optimality cannot be proved.
     """
     seg_row, seg_item, seg_slope = envelopes(*menus, 0.0)
-    # Stable: equal slopes keep row order, and within a row the cheaper step comes first.
-    order = np.argsort(-seg_slope, kind="stable")
+    order = steepest_first(seg_slope)
     choice, slack, taken = climb(menus.start, menus.cost, seg_row, seg_item, order, budget)
     if taken == order.size:  # every row has its best value
         return Solution(choice, 0.0, 0.0)
@@ -79,3 +78,20 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
     work_limit = EXACT_WORK_LIMIT if choice.size <= EXACT_ROWS else WORK_LIMIT
     gap, complete = fill_slack(*menus, choice, core, core_loss, price, slack, tolerance, work_limit)
     return Solution(choice, price, 0.0 if complete and core_span is None else gap)
+
+
+def steepest_first(slopes: FloatArray) -> IntArray:
+    """The order that sorts slopes falling, equal ones by their position: by row, and in a row the cheaper
+    first.
+
+    numpy's fast sort is not stable; sorting (rank, position) again where there are ties still beats its
+    stable one.
+    """
+    order = np.argsort(-slopes)
+    ranked = slopes[order]
+    falls = ranked[1:] != ranked[:-1]
+    if not falls.all():
+        rank = np.zeros(order.size, np.int64)
+        np.cumsum(falls, out=rank[1:])
+        order = np.sort(rank * order.size + order) % order.size
+    return order

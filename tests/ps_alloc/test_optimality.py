@@ -8,6 +8,7 @@ from naive import KINDS, envelope_value, exact_dp, exhaustive, highs, make_curve
 
 from ps_alloc import _hull, allocate
 from ps_alloc._menu_kernels import envelopes
+from ps_alloc._menus import steepest_first
 
 
 def value_of(allocation):
@@ -123,6 +124,12 @@ def test_envelopes_touch_what_every_pair_of_points_gives(seed):
     assert value[item[-1] if item.size else 0] == pytest.approx(value.max() if item.size else value[0])
     if not item.size:
         assert value[0] == value.max()
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.25, 1.0]), max_size=40))
+def test_segments_are_sorted_like_a_stable_sort(slopes):
+    slopes = np.array(slopes)
+    np.testing.assert_array_equal(steepest_first(slopes), np.argsort(-slopes, kind="stable"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
