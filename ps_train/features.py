@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -78,22 +79,43 @@ def named_for(source: str, features: Features) -> Features:
     return {prefix + name: values for name, values in features.items()}
 
 
+def resolve_model(path: str | Path) -> str:
+    """A language model's path: `package:<name>/<file>` is a file of an installed Python package.
+
+    Raises:
+        ValueError: If the package is not installed or lacks the file.
+    """
+    scheme, _, inside = str(path).partition(":")
+    if scheme != "package":
+        return str(path)
+    name, _, file = inside.partition("/")
+    spec = importlib.util.find_spec(name)  # finds it without running its code
+    if spec is None or spec.origin is None:
+        raise ValueError(f"{path} needs the package {name}, which is not installed")
+    found = Path(spec.origin).parent / file
+    if not found.is_file():
+        raise ValueError(f"{path} must name a file of the package {name}, got {file!r}")
+    return str(found)
+
+
 def load_backbone(
     path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a frozen language model without its output head, and its tokenizer.
 
     Args:
-        path: A transformers folder, a Hub id, or a `.gguf` file (needs the `gguf` package).
+        path: A transformers folder, a Hub id, or a `.gguf` file (needs the `gguf` package), also as
+            `package:<name>/<file>`.
         dtype: The type to compute in.
         device: Where to compute.
 
     Raises:
         ValueError: If nothing loadable is there; the message names the path.
     """
-    source: dict[str, Any] = {"pretrained_model_name_or_path": str(path)}
-    if str(path).endswith(".gguf"):
-        source = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
+    located = Path(resolve_model(path))
+    source: dict[str, Any] = {"pretrained_model_name_or_path": str(located)}
+    if located.suffix == ".gguf":
+        source = {"pretrained_model_name_or_path": str(located.parent), "gguf_file": located.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModel.from_pretrained(**source, dtype=dtype)

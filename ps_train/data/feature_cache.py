@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ps_alloc.files import atomic_path
-from ps_train.features import Features, extract_features, layer_name, load_backbone
+from ps_train.features import Features, extract_features, layer_name, load_backbone, resolve_model
 
 CHUNK_ROWS = 256
 """Questions a chunk: what a kill can cost, and what processes divide among themselves."""
@@ -99,7 +99,7 @@ def _read(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _fingerprint(backbone: str | Path) -> list[object]:
     """Names the backbone's content: retrained weights in the same folder must not meet old features."""
-    path = Path(backbone)
+    path = Path(resolve_model(backbone))
     if not path.exists():
         return [str(backbone)]  # a Hub id
     files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]

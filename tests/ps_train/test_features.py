@@ -58,6 +58,10 @@ def test_bad_requests_are_refused_with_one_sentence(backbone, questions, tmp_pat
         extract_features(backbone, questions, [])
     with pytest.raises(ValueError, match=r"backbone must be a language model's folder.*nowhere"):
         load_backbone(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="needs the package no_such_package, which is not installed"):
+        load_backbone("package:no_such_package/model.gguf")
+    with pytest.raises(ValueError, match=r"must name a file of the package numpy, got 'model.gguf'"):
+        load_backbone("package:numpy/model.gguf")
     model, _ = load_backbone(backbone)
     with pytest.raises(ValueError, match="tokenizer must be given"):
         extract_features(model, questions, [1])
