@@ -14,6 +14,14 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from ps_train.data.curve_table import CurveTable
+from ps_train.data.word_problems import MAX_DISTRACTORS
+
+
+def num_others(question: str) -> int:
+    """Sentences of a diary that are about people other than the one asked about."""
+    *sentences, asked = question.split(" . ")
+    person = asked.split()[4]
+    return sum(sentence.split()[1] != person for sentence in sentences)
 
 
 def main() -> None:
@@ -28,6 +36,8 @@ def main() -> None:
     # Noise alone spreads curves; what exceeds binomial noise is difference between questions.
     noise = np.mean(final * (1 - final) / np.maximum(table.n_traces - 1, 1))
 
+    others = np.array([num_others(question) for question in table.questions])
+    by_others = [f"{final[others == n].mean():.2f}" for n in range(MAX_DISTRACTORS + 1)]
     rows = {
         "questions": f"{len(table)}, {table.n_traces[0]} traces each",
         "accuracy by window (%)": np.round(100 * table.curves.mean(axis=0)).astype(int),
@@ -36,6 +46,7 @@ def main() -> None:
         "final accuracy: mean": f"{final.mean():.3f}",
         "final accuracy: sd beyond noise": f"{np.sqrt(max(final.var() - noise, 0)):.3f}",
         "never / always right at the end": f"{np.mean(final == 0):.3f} / {np.mean(final == 1):.3f}",
+        "final accuracy by sentences of others": " ".join(by_others),
         "prompt words ~ reasoning tokens": f"r = {np.corrcoef(words, lengths)[0, 1]:.2f}",
         "prompt words ~ windows needed": f"Spearman {spearmanr(words, needed).statistic:.2f}",
         "prompt words ~ final accuracy": f"r = {np.corrcoef(words, final)[0, 1]:.2f}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +29,7 @@ PREDICTOR_CONFIG = ROOT / "configs" / "tiny" / "curve_mlp.yaml"
 
 TEMPERATURE, TOP_P = 0.7, 1.0
 """Sampling of the chains of thought that the shipped predictor was trained on."""
-LEARN_PROBLEMS, LEARN_TRACES = 192, 4
+LEARN_PROBLEMS, LEARN_TRACES = 160, 3
 """The small training table that shows step 2; the shipped predictor saw many times as many."""
 MEASURE_TRACES = 4
 """Traces a test problem, for the replay beside the live run."""
@@ -37,7 +39,7 @@ def demo_command(
     *,
     output: str = "runs/demo",
     num_problems: int = 320,
-    budgets: list[int] = [48, 64, 96],  # noqa: B006  # jsonargparse shows it in --help; never changed
+    budgets: list[int] = [40, 48, 64, 96],  # noqa: B006  # jsonargparse shows it in --help; never changed
     seed: int = 20260,
     batch_size: int = 160,
 ) -> None:
@@ -50,7 +52,7 @@ def demo_command(
     Args:
         output: Folder to write into; a demo that was interrupted goes on where it was.
         num_problems: Fresh test problems.
-        budgets: Mean reasoning tokens per query, such as 48,64,96.
+        budgets: Mean reasoning tokens per query, such as 40,64.
         seed: Another seed draws other problems.
         batch_size: Sequences decoded at once.
 
@@ -66,9 +68,7 @@ def demo_command(
     test = _questions("test", num_problems, seed)
     save_questions(folder / "test.jsonl", test)
 
-    console.rule(
-        f"1 trace: sample chains of thought and probe them ({LEARN_PROBLEMS} + {num_problems} problems)"
-    )
+    console.rule("1 trace: sample chains of thought, probe them for answers")
     sampling = Sampling(TEMPERATURE, TOP_P, seed)
     for name, questions, traces in (
         ("train", _questions("train", LEARN_PROBLEMS, seed + 1), LEARN_TRACES),
@@ -79,15 +79,12 @@ def demo_command(
                 questions, engine, folder / name, num_traces=traces, sampling=sampling, progress=progress
             )
 
-    console.rule("2 learn: hidden state of the last prompt token → accuracy curve (in small)")
+    console.rule("2 learn: prompt's hidden state → accuracy curve (in small)")
     with timer.phase("learn"):
         _fit_small(folder)
 
-    console.rule(
-        "3 decide, 4 spend: the shipped predictor's budgets, live, and other policies' on equal totals"
-    )
-    with timer.phase("predict"):
-        inputs = predicted_inputs(PREDICTOR, [q.question for q in test])
+    console.rule("3 decide, 4 spend: live, each policy with the same total budget")
+    inputs = predicted_inputs(PREDICTOR, [q.question for q in test], timer)
     with show_progress("problems answered", len(test) * len(LIVE_POLICIES) * len(budgets)) as progress:
         live = run_live(
             test,
@@ -130,13 +127,17 @@ def _questions(name: str, number: int, seed: int) -> list[Question]:
 
 def _fit_small(folder: Path) -> None:
     """`ps-train fit` on the demo's own training table; quiet, and only once."""
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     root = folder / "learn"
     if (root / "predictor" / "config.json").is_file():
         return
     arguments = ["fit", "--config", str(PREDICTOR_CONFIG), "--trainer.default_root_dir", str(root)]
     arguments += ["--data.train", str(folder / "train"), "--data.backbone", str(REASONER)]
     arguments += ["--data.cache", str(folder / "features")]
-    code = ps_train([*arguments, "--trainer.enable_progress_bar", "false"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice to those who train in earnest
+        code = ps_train([*arguments, "--trainer.enable_progress_bar", "false"])
     if code:
         raise ValueError(
             f"the demo's fit must end well, but `ps-train {' '.join(arguments)}` returned {code}"

@@ -74,8 +74,7 @@ def run_command(
         loaded = load_engine(engine, model, batch_size=batch_size)
     inputs = PolicyInputs(len(asked), window, num_windows)
     if predictor is not None:
-        with timer.phase("predict"):
-            inputs = predicted_inputs(predictor, [q.question for q in asked], backbone)
+        inputs = predicted_inputs(predictor, [q.question for q in asked], timer, backbone)
     chosen = policies or possible_policies(inputs, live=True)
     with show_progress("questions answered", len(asked) * len(chosen) * len(budgets)) as progress:
         rows = run_live(
@@ -100,11 +99,17 @@ def run_command(
 
 
 def predicted_inputs(
-    predictor: str | Path, questions: list[str], backbone: str | None = None
+    predictor: str | Path, questions: list[str], timer: PhaseTimer, backbone: str | None = None
 ) -> PolicyInputs:
-    """What a saved predictor tells about questions before any is answered."""
-    loaded = load_predictor(predictor, backbone=backbone)
-    curves = loaded.predict_curves(questions)
+    """What a saved predictor tells about questions before any is answered.
+
+    Adds to the phases `load` (the predictor and its backbone) and `predict` (reading the questions).
+    """
+    with timer.phase("load"):
+        loaded = load_predictor(predictor, backbone=backbone)
+        loaded.predict_curves(questions[:1])  # the backbone is loaded at the first question
+    with timer.phase("predict"):
+        curves = loaded.predict_curves(questions)
     mean_curve: npt.NDArray[np.float32] = loaded.mean_curve.cpu().numpy()
     return PolicyInputs(
         len(questions), loaded.window, curves.shape[1], predictions=curves, mean_curve=mean_curve

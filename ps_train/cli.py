@@ -1,7 +1,8 @@
-"""`ps-train fit|validate|test|predict`: LightningCLI over the modules and data modules of this package."""
+"""`ps-train fit|validate|test|predict`: LightningCLI; and beside it `ps-train sweep`."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningCLI
 
 from ps_alloc.errors import run_command
+from ps_train.sweep import main as sweep
 
 
 class PredictiveSchedulingCLI(LightningCLI):
@@ -45,6 +47,9 @@ class PredictiveSchedulingCLI(LightningCLI):
 
 def main(args: list[str] | None = None) -> int:
     """Run `ps-train` on `args` (default: the command line) and return its exit code."""
+    given = sys.argv[1:] if args is None else args
+    if given[:1] == ["sweep"]:
+        return sweep(given[1:])
     if args is not None:
         # Lightning takes arguments beside a command line for a slip; `ps-eval demo` and the tests mean it.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
