@@ -18,7 +18,6 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numba
@@ -211,13 +210,20 @@ def other_ways(n: int, repeats: int) -> None:
     ratio, ours, theirs = paired(lambda: allocate(curves, windows * 16), every_envelope, max(3, repeats // 3))
     print(row("every envelope, sorted", n, theirs, ours, ratio), flush=True)
 
-    small = synthetic_curves(1000, 16)
+    batches = different_batches(1000, 30)
     windows = 1000 * MEAN_WINDOWS
     for name, greedy in (("as first written", python_heap_greedy), ("tuned", tuned_python_heap_greedy)):
-        ratio, ours, theirs = paired(
-            lambda: allocate(small, windows * 16), partial(greedy, small, windows), 15
-        )
-        print(row(f"Python heapq greedy (next gain only), {name}", 1000, theirs, ours, ratio), flush=True)
+        ours, theirs = [], []
+        for batch in batches:
+            begin = time.perf_counter()
+            greedy(batch, windows)
+            theirs.append(time.perf_counter() - begin)
+        for batch in batches:
+            begin = time.perf_counter()
+            allocate(batch, windows * 16)
+            ours.append(time.perf_counter() - begin)
+        medians = statistics.median(theirs), statistics.median(ours)
+        print(row(f"Python heapq greedy, {name}", 1000, *medians, medians[0] / medians[1]), flush=True)
 
 
 def solver_row(kind: str) -> str:
@@ -243,16 +249,26 @@ def general_solvers() -> None:
         print(solver_row(kind), flush=True)
 
 
-def latency(n: int) -> float:
-    curves = synthetic_curves(n, 16)
-    return paired(lambda: None, lambda: allocate(curves, n * MEAN_WINDOWS * 16), 500)[2]
+def different_batches(n: int, count: int) -> list[npt.NDArray[np.float32]]:
+    """Batches of fresh curves: given one batch again and again, the processor learns its branches."""
+    curves = synthetic_curves(n * count, 16)
+    return [curves[begin : begin + n] for begin in range(0, n * count, n)]
 
 
 def latencies() -> None:
-    print("\n| small batches | median of 500, warm |")
-    print("|---|---|")
+    print("\n| small batches, all different | median of 300 | the same batch 300 times |")
+    print("|---|---|---|")
     for n in (1, 16, 128, 1000):
-        print(f"| {n:,} × 16 | {pretty(latency(n))} |", flush=True)
+        different = different_batches(n, 300)
+        medians = []
+        for batches in (different, different[:1] * 300):
+            seconds = []
+            for batch in batches:
+                begin = time.perf_counter()
+                allocate(batch, n * MEAN_WINDOWS * 16)
+                seconds.append(time.perf_counter() - begin)
+            medians.append(pretty(statistics.median(seconds)))
+        print(f"| {n:,} × 16 | {medians[0]} | {medians[1]} |", flush=True)
 
 
 def memory(n: int) -> None:

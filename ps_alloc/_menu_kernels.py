@@ -17,12 +17,19 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 
+# Rows up to this size are wrapped, longer ones chained. Wrapping takes (items x vertices) steps, but without a
+# branch that the processor could mispredict; chaining takes (items) steps with many.
+WRAPPED_ITEMS = 32
+
+
 @kernel
 def envelopes(
     start: IntArray, cost: IntArray, value: FloatArray, floor: float
 ) -> tuple[IntArray, IntArray, FloatArray]:
-    """Upper concave envelope of each row, as segments of falling slope above `floor` (Andrew's monotone
-    chain).
+    """Upper concave envelope of each row, as segments of falling slope above `floor`.
+
+    Short rows by gift wrapping, long ones by Andrew's monotone chain. Collinear points stay, so that a tie
+    can be cut at its fewest windows.
 
     Returns:
         Of each segment, rows in order: its row, the item it leads to, its slope in value per unit of cost.
@@ -33,11 +40,27 @@ def envelopes(
     end = 0
     for row in range(start.size - 1):
         first = end
+        if start[row + 1] - start[row] <= WRAPPED_ITEMS:
+            here = start[row]
+            last_slope = np.inf
+            while here >= 0:
+                best, to = floor, -1
+                for item in range(here + 1, start[row + 1]):
+                    slope = (value[item] - value[here]) / (cost[item] - cost[here])
+                    better = slope > best
+                    best = slope if better else best
+                    to = item if better else to
+                if to >= 0:
+                    # Rounding must not make a later segment of a row steeper than an earlier one.
+                    last_slope = min(best, last_slope)
+                    seg_row[end], seg_item[end], seg_slope[end] = row, to, last_slope
+                    end += 1
+                here = to
+            continue
         for item in range(start[row] + 1, start[row + 1]):
             while True:
                 top = seg_item[end - 1] if end > first else start[row]
                 slope = (value[item] - value[top]) / (cost[item] - cost[top])
-                # Collinear points stay, so that a tie can be cut at its fewest windows.
                 if end == first or slope <= seg_slope[end - 1]:
                     break
                 end -= 1

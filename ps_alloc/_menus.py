@@ -18,6 +18,7 @@ FloatArray = npt.NDArray[np.float64]
 WORK_LIMIT = 20_000_000
 EXACT_ROWS = 128
 EXACT_WORK_LIMIT = 2_000_000_000
+FIRST_CORE = 64
 
 
 class Menus(NamedTuple):
@@ -73,10 +74,17 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
     loss, largest = smallest_losses(*menus, choice, rows, price)
     tolerance = 1e-12 * largest
     inside = np.flatnonzero(loss < price * slack - tolerance)
-    inside = inside[np.argsort(loss[inside], kind="stable")]
+    inside = inside[steepest_first(-loss[inside])]
     core, core_loss = rows[inside], loss[inside]
     work_limit = EXACT_WORK_LIMIT if choice.size <= EXACT_ROWS else WORK_LIMIT
-    gap, complete = fill_slack(*menus, choice, core, core_loss, price, slack, tolerance, work_limit)
+    base_choice, gap, complete = choice, price * slack, True
+    for size in (FIRST_CORE, core.size):  # the whole core is looked at only where the first rows do not do
+        choice = base_choice.copy()
+        gap, complete = fill_slack(
+            *menus, choice, core[:size], core_loss[:size], price, slack, tolerance, work_limit
+        )
+        if size >= core.size or core_loss[size] >= gap - tolerance:
+            break
     return Solution(choice, price, 0.0 if complete and core_span is None else gap)
 
 

@@ -113,17 +113,24 @@ def test_limits_weights_and_costs_of_each_query_are_kept_and_used_best(seed, kin
 @settings(max_examples=25)
 def test_envelopes_touch_what_every_pair_of_points_gives(seed):
     rng = np.random.default_rng(seed)
-    size = int(rng.integers(1, 8))
+    size = int(rng.choice([1, 2, 5, 8, 40]))  # short rows are wrapped, long ones chained
     cost = np.cumsum(rng.integers(1, 5, size))
-    value = rng.integers(0, 6, size) / 5
+    value = rng.integers(0, 6, size) / 5 if seed % 2 else rng.random(size)
     _, item, slope = envelopes(np.array([0, size]), cost, value, 0.0)
     assert (np.diff(slope) <= 0).all()
+    assert (np.diff(item) > 0).all()
     assert (slope > 0).all()
     for vertex in item:
         assert value[vertex] == pytest.approx(envelope_value(cost, value, cost[vertex]))
-    assert value[item[-1] if item.size else 0] == pytest.approx(value.max() if item.size else value[0])
-    if not item.size:
-        assert value[0] == value.max()
+    assert value[item[-1] if item.size else 0] == value.max()
+
+
+@pytest.mark.parametrize("width", [31, 32, 33, 40])
+def test_rows_on_either_side_of_the_change_of_method_are_solved_exactly(width):
+    curves = make_curves("noisy", 40, width, np.random.default_rng(10))
+    allocation = allocate(curves, 40 * 16 * width // 2, leftover="keep")
+    best = exact_dp(curves.astype(float).tolist(), [range(1, width + 1)] * 40, 40 * width // 2)
+    assert value_of(allocation) == pytest.approx(best, abs=1e-9)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.1, 0.25, 1.0]), max_size=40))
