@@ -17,8 +17,8 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 
-# Rows up to this size are wrapped, longer ones chained. Wrapping takes (items x vertices) steps, but without a
-# branch that the processor could mispredict; chaining takes (items) steps with many.
+# Rows up to this size are wrapped, longer ones chained. Wrapping takes (items x vertices) steps, but without
+# branches that the processor could mispredict; chaining takes (items) steps with many.
 WRAPPED_ITEMS = 32
 
 
