@@ -114,7 +114,8 @@ def noise_honest_oracle(
     check_values(measured)
     traces = per_query("n_traces", n_traces, len(measured), low=1, high=2**31)
     resample = rng.binomial(traces[:, None], measured.astype(np.float64)) / traces[:, None]
-    oracle = allocate(resample, total_tokens, window=window, min_windows=min_windows)
+    # It knows when a further token would not help: what is left over stays unspent.
+    oracle = allocate(resample, total_tokens, window=window, min_windows=min_windows, leftover="keep")
     return replace(
         oracle, method="oracle", expected_accuracy=oracle.accuracy_on(measured), price=None, gap_bound=None
     )

@@ -14,13 +14,12 @@ from ps_alloc.files import atomic_path
 from ps_eval.answers import ANSWER_VERSION, extract_answer, is_correct
 from ps_eval.engines.base import Engine, Request, Sampling, stream_of
 from ps_eval.policies import LIVE_POLICIES, PolicyInputs, allocate_policy, check_policies
-from ps_eval.run_folder import remember_settings
+from ps_eval.run_folder import ALLOCATIONS_FOLDER, remember_settings
 from ps_eval.scoring import summarise
 from ps_eval.summary import PhaseTimer, SummaryRow
 from ps_train.data.questions import Question
 
 ANSWERS_FOLDER = "answers"
-ALLOCATIONS_FOLDER = "allocations"
 SETTINGS_FILE = "live_settings.json"
 
 

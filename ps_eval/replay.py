@@ -25,6 +25,7 @@ from ps_eval.policies import (
     check_policies,
     possible_policies,
 )
+from ps_eval.run_folder import ALLOCATIONS_FOLDER
 from ps_eval.scoring import Cell, summarise
 from ps_eval.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
 from ps_train.data.curve_table import CurveTable, feature_names
@@ -32,7 +33,6 @@ from ps_train.data.curve_table import CurveTable, feature_names
 N_DRAWS = 16
 """Seeds that the score of a stochastic policy averages."""
 PLOT_FILE = "accuracy.png"
-ALLOCATIONS_FOLDER = "allocations"
 
 
 @dataclass(frozen=True)

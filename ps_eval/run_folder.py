@@ -7,6 +7,9 @@ from typing import Any
 
 from ps_alloc.files import read_json, write_json
 
+ALLOCATIONS_FOLDER = "allocations"
+"""Holds `<policy>-<budget>.json` of each cell of a live run or a replay."""
+
 
 def remember_settings(path: str | Path, settings: dict[str, Any]) -> None:
     """Write a run's settings beside its results, or check that a run that goes on has the same.
