@@ -252,9 +252,9 @@ def plot_sweep(scores: Sequence[LayerScore], path: str | Path) -> None:
     lines.set(xlabel="layer", ylabel="Pearson correlation on validation questions")
     lines.grid(alpha=0.3)
     lines.legend()
-    image = heat.imshow(
-        np.array([score.by_window for score in scores]).T, origin="lower", aspect="auto", cmap="viridis"
-    )
+    by_window = np.array([score.by_window for score in scores]).T
+    extent = (-0.5, len(layers) - 0.5, 0.5, len(by_window) + 0.5)
+    image = heat.imshow(by_window, origin="lower", aspect="auto", cmap="viridis", extent=extent)
     heat.set(xlabel="layer", ylabel="window", xticks=range(len(layers)), xticklabels=layers)
     heat.tick_params(axis="x", labelsize=7)
     figure.colorbar(image, ax=heat, label="per-window Pearson correlation")
