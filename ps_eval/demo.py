@@ -66,7 +66,6 @@ def demo_command(
     folder, timer, console = Path(output), PhaseTimer(), Console()
     engine = load_engine("transformers", REASONER, batch_size=batch_size)
     test = _questions("test", num_problems, seed)
-    save_questions(folder / "test.jsonl", test)
 
     console.rule("1 trace: sample chains of thought, probe them for answers")
     sampling = Sampling(TEMPERATURE, TOP_P, seed)
@@ -78,6 +77,8 @@ def demo_command(
             measured = measure_curves(
                 questions, engine, folder / name, num_traces=traces, sampling=sampling, progress=progress
             )
+
+    save_questions(folder / "test.jsonl", test)  # not before: a folder of other settings is refused whole
 
     console.rule("2 learn: prompt's hidden state → accuracy curve (in small)")
     with timer.phase("learn"):

@@ -13,8 +13,8 @@ from ps_alloc import Allocation
 from ps_alloc.files import atomic_path
 from ps_eval.answers import ANSWER_VERSION, extract_answer, is_correct
 from ps_eval.engines.base import Engine, Request, Sampling, stream_of
-from ps_eval.policies import LIVE_POLICIES, PolicyInputs, allocate_policy, check_policies
-from ps_eval.run_folder import ALLOCATIONS_FOLDER, remember_settings
+from ps_eval.policies import LIVE_POLICIES, PolicyInputs, allocate_policy, check_budgets, check_policies
+from ps_eval.run_folder import ALLOCATIONS_FOLDER, remember_questions, remember_settings
 from ps_eval.scoring import summarise
 from ps_eval.summary import PhaseTimer, SummaryRow
 from ps_train.data.questions import Question
@@ -82,13 +82,14 @@ def run_live(
         One row a policy and budget.
 
     Raises:
-        ValueError: If a policy cannot run live or lacks its input, a budget cannot pay for `min_windows`, or
-            `output` was begun with other settings.
+        ValueError: If a policy cannot run live or lacks its input, a budget is repeated or cannot pay for
+            `min_windows`, or `output` was begun with other settings or has other questions of the same ids.
     """
     sampling, timer = sampling or Sampling(), timer or PhaseTimer()
     if unknown := [p for p in policies if p not in LIVE_POLICIES]:
         raise ValueError(f"policies of a live run must be among {LIVE_POLICIES}, got {unknown[0]!r}")
     check_policies(policies, inputs)
+    check_budgets(budgets, min_windows * inputs.window)
     with timer.phase("allocate"):
         allocations = {
             (policy, budget): allocate_policy(
@@ -100,6 +101,7 @@ def run_live(
     output = Path(output)
     settings = {"model": engine.name, **asdict(sampling), "answer_version": ANSWER_VERSION}
     remember_settings(output / SETTINGS_FILE, settings)
+    remember_questions(output, questions)
 
     cells = {}
     for (policy, budget), allocation in allocations.items():

@@ -191,3 +191,21 @@ def check_policies(names: Sequence[str], inputs: PolicyInputs) -> None:
             raise ValueError(f"policy must be one of {POLICIES}, got {name!r}")
         for needed in _RULES[name][1]:
             inputs.need(name, needed)
+
+
+def check_budgets(budgets: Sequence[int], least: int) -> None:
+    """Refuse mean budgets that cannot all be run, before anything expensive is.
+
+    Args:
+        budgets: Mean tokens per query.
+        least: What `min_windows` costs, in tokens.
+
+    Raises:
+        ValueError: If there is none, one is repeated, or one is below `least`.
+    """
+    if not budgets or len(set(budgets)) != len(budgets):
+        raise ValueError(f"budgets must be different numbers, at least one, got {list(budgets)}")
+    if min(budgets) < least:
+        raise ValueError(
+            f"budgets must be at least {least} mean tokens, what min_windows costs, got {min(budgets)}"
+        )

@@ -9,6 +9,7 @@ import numpy as np
 
 from ps_eval.answers import ANSWER_VERSION, extract_answer, is_correct
 from ps_eval.engines.base import Engine, Request, Sampling, stream_of
+from ps_eval.run_folder import remember_questions
 from ps_eval.trace_file import TracedQuestion, TraceFile
 from ps_train.data.curve_table import CurveTable
 from ps_train.data.questions import Question
@@ -54,7 +55,8 @@ def measure_curves(
         ValueError: If a count is below 1, or `output` was begun with other settings or other questions.
     """
     sampling = sampling or Sampling()
-    for name, value in (("num_traces", num_traces), ("window", window), ("num_windows", num_windows)):
+    counts = {"num_traces": num_traces, "window": window, "num_windows": num_windows}
+    for name, value in {**counts, "questions_per_chunk": questions_per_chunk}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     settings = {
@@ -75,6 +77,7 @@ def measure_curves(
         raise ValueError(
             f"{output} must be resumed with the questions it was begun with, but holds {strangers[0]!r}"
         )
+    remember_questions(output, questions)
     for start in range(0, len(questions), questions_per_chunk):
         chunk = questions[start : start + questions_per_chunk]
         missing = [q for q in chunk if q.id not in traced]

@@ -22,6 +22,7 @@ from ps_eval.policies import (
     STOCHASTIC_POLICIES,
     PolicyInputs,
     allocate_policy,
+    check_budgets,
     check_policies,
     possible_policies,
 )
@@ -85,7 +86,7 @@ def replay(
     )
     policies = policies or possible_policies(inputs)
     check_policies(policies, inputs)
-    _check_budgets(budgets, min_windows * table.window)
+    check_budgets(budgets, min_windows * table.window)
 
     allocations: dict[Cell, Allocation] = {}
     scores: dict[Cell, npt.NDArray[np.float64]] = {}
@@ -217,12 +218,3 @@ def _write(result: Replay, output: Path, config: dict[str, Any], seed: int, time
     with timer.phase("plot"):
         plot_accuracy(result.rows, output / PLOT_FILE)
     Summary(result.rows, collect_run_info(config, seed, timer.seconds)).save(output)
-
-
-def _check_budgets(budgets: Sequence[int], least: int) -> None:
-    if not budgets or len(set(budgets)) != len(budgets):
-        raise ValueError(f"budgets must be different numbers, at least one, got {list(budgets)}")
-    if min(budgets) < least:
-        raise ValueError(
-            f"budgets must be at least {least} mean tokens, what min_windows costs, got {min(budgets)}"
-        )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ps_alloc.files import read_json, write_json
+from ps_train.data.questions import Question, load_questions, save_questions
 
 ALLOCATIONS_FOLDER = "allocations"
 """Holds `<policy>-<budget>.json` of each cell of a live run or a replay."""
+QUESTIONS_FILE = "asked_questions.jsonl"
+"""The questions of a trace or a live run: an id alone does not say whose result it is."""
 
 
 def remember_settings(path: str | Path, settings: dict[str, Any]) -> None:
@@ -32,3 +36,27 @@ def remember_settings(path: str | Path, settings: dict[str, Any]) -> None:
         raise ValueError(
             f"{path.parent} must be continued with the settings it was begun with, but {changes}"
         )
+
+
+def remember_questions(folder: str | Path, questions: Sequence[Question]) -> None:
+    """Write a run's questions beside its results, or check that an id still means what it did.
+
+    A run that goes on may ask more questions, fewer or others, but none under an id that is taken.
+
+    Args:
+        folder: The run's folder.
+        questions: N questions, ids unique.
+
+    Raises:
+        ValueError: If an id was asked with another text or another answer; nothing is changed then.
+    """
+    path = Path(folder) / QUESTIONS_FILE
+    known = {q.id: q for q in load_questions(path)} if path.is_file() else {}
+    for question in questions:
+        if known.get(question.id, question) != question:
+            raise ValueError(
+                f"{folder} must be continued with the questions it was begun with, "
+                f"but {question.id!r} has another text or answer now"
+            )
+    if added := [q for q in questions if q.id not in known]:
+        save_questions(path, [*known.values(), *added])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,27 @@ def test_answers_of_other_questions_are_not_taken_for_a_finished_cell(
             sampling=SAMPLING,
         )
         assert [a["id"] for a in cell(tmp_path, "uniform-16")] == [q.id for q in asked]
+
+
+def test_an_id_that_means_another_question_now_is_refused(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    def run(asked: list[Question]) -> None:
+        nothing_known = PolicyInputs(len(asked), 8, 8)
+        run_live(asked, engine, nothing_known, budgets=[16], policies=["uniform"], output=tmp_path)
+
+    run(questions[:2])
+    with pytest.raises(ValueError, match=r"questions it was begun with, but 'diary-1' has another text or"):
+        run([questions[0], replace(questions[1], answer="-1")])
+
+
+@pytest.mark.parametrize("budgets", [[], [16, 16]])
+def test_budgets_that_make_no_grid_are_refused_before_anything_is_generated(
+    engine: TransformersEngine, questions: list[Question], inputs: PolicyInputs, tmp_path: Path, budgets: list
+) -> None:
+    with pytest.raises(ValueError, match="budgets must be different numbers, at least one, got"):
+        run_live(questions, engine, inputs, budgets=budgets, policies=["uniform"], output=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_oracles_cannot_run_live(

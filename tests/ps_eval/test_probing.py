@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from ps_eval.cli import main
 from ps_eval.engines.base import Request, Sampling, stream_of
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.probing import measure_curves
+from ps_eval.run_folder import QUESTIONS_FILE
 from ps_eval.trace_file import TRACES_FILE, TraceFile
 from ps_train.data.curve_table import CurveTable
-from ps_train.data.questions import Question, save_questions
+from ps_train.data.questions import Question, load_questions, save_questions
 
 SETTINGS = {"num_traces": 2, "window": 8, "num_windows": 4, "questions_per_chunk": 5}
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)
@@ -111,6 +113,27 @@ def test_other_questions_on_a_begun_table_are_refused(
         measure_curves(questions[1:3], engine, tmp_path, sampling=SAMPLING, **SETTINGS)
 
 
+def test_an_id_that_means_another_question_now_is_refused(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    measure_curves(questions[:2], engine, tmp_path, sampling=SAMPLING, **SETTINGS)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for changed in (replace(questions[1], question="How many ?"), replace(questions[1], answer="-1")):
+        with pytest.raises(ValueError, match=r"it was begun with, but 'diary-1' has another text or answer"):
+            measure_curves([questions[0], changed], engine, tmp_path, sampling=SAMPLING, **SETTINGS)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_more_questions_may_follow_the_first(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    measure_curves(questions[:5], engine, tmp_path, sampling=SAMPLING, **SETTINGS)
+    assert measure_curves(questions, engine, tmp_path, sampling=SAMPLING, **SETTINGS).ids == [
+        q.id for q in questions
+    ]
+    assert load_questions(tmp_path / QUESTIONS_FILE) == questions
+
+
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     file = TraceFile(tmp_path, {})
     (tmp_path / TRACES_FILE).write_text('{"id": "a"}\n')
@@ -118,7 +141,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
         list(file.read())
 
 
-@pytest.mark.parametrize("name", ["num_traces", "window", "num_windows"])
+@pytest.mark.parametrize("name", ["num_traces", "window", "num_windows", "questions_per_chunk"])
 def test_counts_below_one_are_refused(
     engine: TransformersEngine, questions: list[Question], tmp_path: Path, name: str
 ) -> None:
