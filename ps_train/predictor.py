@@ -219,14 +219,19 @@ class CurvePredictor(nn.Module, ModelHubMixin):
                 f"architecture in {folder / CONFIG_FILE} must be one of {sorted(ARCHITECTURES)}, "
                 f"got {architecture!r}"
             )
-        schema = CurveSchema(**config["schema"])
+        try:
+            schema, settings = CurveSchema(**config["schema"]), dict(config["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{folder / CONFIG_FILE} must hold a predictor's schema and settings, but {error!r}"
+            ) from error
         schema = replace(
             schema,
             backbone=_locate(backbone, schema.backbone, folder),
             encoder=_locate(encoder, schema.encoder, folder),
         )
         module, name = ARCHITECTURES[architecture].split(":")
-        net: CurvePredictor = getattr(importlib.import_module(module), name)(schema, **config["settings"])
+        net: CurvePredictor = getattr(importlib.import_module(module), name)(schema, **settings)
         weights = folder / WEIGHTS_FILE
         if not weights.is_file():
             raise ValueError(f"a predictor folder must hold {WEIGHTS_FILE}, but {folder} does not")

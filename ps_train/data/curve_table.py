@@ -139,6 +139,8 @@ class CurveTable:
         metadata = {k: v for k, v in metadata.items() if not k.startswith("ARROW:")}
         if "window" not in metadata:
             raise ValueError(f"{path} must name its 'window' (tokens) in the schema metadata")
+        if not pa.types.is_fixed_size_list(table["curve"].type):
+            raise ValueError(f"{path}: column 'curve' must be fixed-size lists, got {table['curve'].type}")
         curve_lists = table["curve"].combine_chunks()
         width = curve_lists.type.list_size
         curves = curve_lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)

@@ -29,9 +29,11 @@ def load_questions(path: str | Path, limit: int | None = None) -> list[Question]
         limit: Read only the first `limit` questions.
 
     Raises:
-        ValueError: If the file is missing or empty, or a line is not JSON, lacks a question or an answer, or
-            repeats an id. The message names the file and the line (from 1).
+        ValueError: If `limit` is below 1, the file is missing or empty, or a line is not JSON, lacks a
+            question or an answer, or repeats an id. The message names the file and the line (from 1).
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"questions must be an existing JSONL file, got {path}")

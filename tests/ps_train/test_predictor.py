@@ -100,6 +100,10 @@ def test_missing_or_damaged_folders_are_named(net, tmp_path):
     (folder / "config.json").write_text(json.dumps({**config, "architecture": "oracle"}))
     with pytest.raises(ValueError, match=r"architecture in .* must be one of \['curve_mlp'\], got 'oracle'"):
         load_predictor(folder)
+    for damaged in ({"architecture": "curve_mlp"}, {**config, "schema": {"window": 16}}):
+        (folder / "config.json").write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match=r"config.json must hold a predictor's schema and settings, but"):
+            load_predictor(folder)
     (folder / "config.json").unlink()
     with pytest.raises(ValueError, match=r"but .* has none"):
         load_predictor(folder)
