@@ -126,7 +126,7 @@ def load_difficulty_predictions(path: str | Path) -> DifficultyPredictions:
     """Read `predictions.json`: `class_curves`, and `labels` or `probabilities` or both, `ids` where known.
 
     Raises:
-        ValueError: If the file is missing, is not JSON, or lacks a field.
+        ValueError: If the file is missing, is not JSON, lacks a field, or its lists do not fit.
     """
     content = read_json(path)
     if not isinstance(content, dict) or "class_curves" not in content:
@@ -139,7 +139,14 @@ def load_difficulty_predictions(path: str | Path) -> DifficultyPredictions:
             fields[name] = None if content.get(name) is None else np.array(content[name])
         except ValueError:
             raise ValueError(f"{path}: {name} must have rows of one length") from None
-    return DifficultyPredictions(**fields, ids=content.get("ids"))
+    ids = content.get("ids")
+    for name in ("labels", "probabilities"):
+        values = fields[name]
+        if values is not None and values.ndim == 0:
+            raise ValueError(f"{path}: {name} must be a list, got {content[name]!r}")
+        if values is not None and ids is not None and (not isinstance(ids, list) or len(ids) != len(values)):
+            raise ValueError(f"{path}: ids must be a list as long as {name} ({len(values)}), got {ids!r:.60}")
+    return DifficultyPredictions(**fields, ids=ids)
 
 
 def _check_labels(labels: npt.ArrayLike, n_classes: int | None) -> npt.NDArray[np.int64]:

@@ -83,6 +83,12 @@ def test_bad_training_labels_are_refused():
             r"must hold 'labels' or 'probabilities', got the fields \['class_curves'\]",
         ),
         ({"class_curves": [[0.5], [0.5, 0.6]], "labels": [0]}, r"class_curves must have rows of one length"),
+        ({"class_curves": [[0.5]], "labels": 0}, r"labels must be a list, got 0"),
+        ({"class_curves": [[0.5]], "probabilities": 1.0}, r"probabilities must be a list, got 1.0"),
+        (
+            {"class_curves": [[0.5]], "labels": [0, 0], "ids": ["a"]},
+            r"ids must be a list as long as labels \(2\), got \['a'\]",
+        ),
     ],
 )
 def test_a_bad_predictions_file_is_refused(tmp_path, content, message):
