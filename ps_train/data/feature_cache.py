@@ -18,6 +18,9 @@ from ps_train.features import Features, extract_features, layer_name, load_backb
 CHUNK_ROWS = 256
 """Questions a chunk: what a kill can cost, and what processes divide among themselves."""
 
+CONTENT_SUFFIXES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
+"""Of the files in a model's folder that decide its hidden states."""
+
 
 class FeatureCache:
     """The hidden states of one list of questions under one backbone, in chunks of `CHUNK_ROWS` questions.
@@ -98,9 +101,10 @@ def _read(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _fingerprint(backbone: str | Path) -> list[object]:
-    """Names the backbone's content: retrained weights in the same folder must not meet old features."""
+    """Names the backbone's content: new weights or prompts in the same folder must not meet old features."""
     path = Path(resolve_model(backbone))
     if not path.exists():
         return [str(backbone)]  # a Hub id
-    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    # The weights, whatever their format, and with the tokenizer and its chat template what sets the prompts.
+    files = sorted(f for f in path.iterdir() if f.suffix in CONTENT_SUFFIXES) if path.is_dir() else [path]
     return [str(path.resolve()), [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]]

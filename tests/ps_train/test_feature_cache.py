@@ -50,7 +50,7 @@ def test_processes_divide_the_chunks_and_a_later_layer_joins_the_earlier_ones(ba
     np.testing.assert_array_equal(cache.load([1, 2])["layer_1"], before)
 
 
-def test_other_questions_and_retrained_weights_get_another_cache(backbone, questions, tmp_path):
+def test_other_questions_weights_and_prompts_get_another_cache(backbone, questions, tmp_path):
     first = FeatureCache(tmp_path, backbone, questions).folder
     assert FeatureCache(tmp_path, backbone, questions[:-1]).folder != first
     model, tokenizer = load_backbone(backbone)
@@ -61,5 +61,9 @@ def test_other_questions_and_retrained_weights_get_another_cache(backbone, quest
     with torch.no_grad():
         model.norm.weight.add_(1)
     model.save_pretrained(copy)
-    assert FeatureCache(tmp_path, copy, questions).folder != old
+    retrained = FeatureCache(tmp_path, copy, questions).folder
+    assert retrained != old
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.save_pretrained(copy)
+    assert FeatureCache(tmp_path, copy, questions).folder not in (old, retrained)
     assert isinstance(old, Path)
