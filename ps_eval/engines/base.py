@@ -7,7 +7,6 @@ answer is appended, and the answer is decoded greedily.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from ps_alloc.files import read_json
 
 Progress = Callable[[int], None]
 """Called with the number of rows that just ended."""
@@ -102,12 +103,14 @@ class ReasoningFormat:
         """The format a model folder declares, or the default.
 
         Raises:
-            ValueError: If the folder's file has an unknown field.
+            ValueError: If the folder's file is not a JSON object or has an unknown field.
         """
         path = Path(model) / cls.FILE
         if not path.is_file():
             return cls()
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
+        if not isinstance(fields, dict):
+            raise ValueError(f"{path} must hold a JSON object, got a {type(fields).__name__}")
         unknown = set(fields) - set(cls.__dataclass_fields__)
         if unknown:
             raise ValueError(f"{path} may set {sorted(cls.__dataclass_fields__)}, got {sorted(unknown)}")

@@ -63,8 +63,9 @@ class TransformersEngine:
             self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
             self.tokenizer = AutoTokenizer.from_pretrained(model)
         except OSError as error:
+            reason = str(error).splitlines()[0]
             raise ValueError(
-                f"model must be a folder or a model name transformers can load: {error}"
+                f"model must be a folder or a model name transformers can load, got {model}: {reason}"
             ) from error
         self.model.to(torch.device(device)).eval()  # type: ignore[arg-type]  # its decorator hides `self`
         self.name = str(model)

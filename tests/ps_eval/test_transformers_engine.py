@@ -172,6 +172,12 @@ def test_an_unknown_field_of_the_reasoning_format_is_refused(tmp_path: Path) -> 
     (tmp_path / ReasoningFormat.FILE).write_text('{"suffix": "x"}')
     with pytest.raises(ValueError, match=r"may set .* got \['suffix'\]"):
         ReasoningFormat.of_model(tmp_path)
+    (tmp_path / ReasoningFormat.FILE).write_text("[]")
+    with pytest.raises(ValueError, match=r"reasoning_format.json must hold a JSON object, got a list"):
+        ReasoningFormat.of_model(tmp_path)
+    (tmp_path / ReasoningFormat.FILE).write_text("{")
+    with pytest.raises(ValueError, match=r"reasoning_format.json must hold valid JSON"):
+        ReasoningFormat.of_model(tmp_path)
 
 
 @pytest.mark.parametrize(
