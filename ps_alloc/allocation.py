@@ -102,7 +102,10 @@ class Allocation:
         if missing:
             raise ValueError(f"{path} must have the fields {REQUIRED_FIELDS}, but lacks {missing}")
         window = content["window"]
-        tokens = np.asarray(content["tokens"])
+        try:
+            tokens = np.asarray(content["tokens"])
+        except ValueError:  # lists of several lengths
+            tokens = np.empty(0)
         if not isinstance(window, int) or window < 1:
             raise ValueError(f"{path}: window must be a whole number of at least 1 token, got {window!r}")
         if tokens.ndim != 1 or tokens.size == 0 or tokens.dtype.kind != "i":
@@ -110,6 +113,8 @@ class Allocation:
         if (tokens < 0).any() or (tokens % window).any():
             raise ValueError(f"{path}: tokens must be multiples of the window, {window}, and not negative")
         ids = content.get("ids")
+        if ids is not None and not isinstance(ids, list):
+            raise ValueError(f"{path}: ids must be a list, got {ids!r}")
         if ids is not None and len(ids) != tokens.size:
             raise ValueError(f"{path}: ids must be as many as tokens ({tokens.size}), got {len(ids)}")
         return cls(

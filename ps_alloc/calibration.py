@@ -88,7 +88,7 @@ class PlattCalibrator:
             ValueError: If it is not such a file.
         """
         content = _fields(read_json(path), path, ("slopes", "shifts"))
-        slopes, shifts = (np.asarray(content[name], dtype=np.float64) for name in ("slopes", "shifts"))
+        slopes, shifts = (_finite(content, path, name) for name in ("slopes", "shifts"))
         if slopes.ndim != 1 or slopes.shape != shifts.shape or slopes.size == 0:
             raise ValueError(f"{path}: slopes and shifts must be equally long lists of numbers")
         return cls(slopes, shifts)
@@ -196,10 +196,10 @@ class Guard:
             ValueError: If it is not such a file.
         """
         content = _fields(read_json(path), path, ("budgets", "gains", "errors", "z"))
-        arrays = [np.asarray(content[name], dtype=np.float64) for name in ("budgets", "gains", "errors")]
+        arrays = [_finite(content, path, name) for name in ("budgets", "gains", "errors")]
         if arrays[0].ndim != 1 or arrays[0].size == 0 or len({array.shape for array in arrays}) != 1:
             raise ValueError(f"{path}: budgets, gains and errors must be equally long lists of numbers")
-        return cls(arrays[0], arrays[1], arrays[2], float(content["z"]))
+        return cls(arrays[0], arrays[1], arrays[2], float(_finite(content, path, "z").item()))
 
 
 def _fit_window(x: FloatArray, y: FloatArray, traces: FloatArray) -> tuple[float, float]:
@@ -246,3 +246,13 @@ def _fields(content: Any, path: str | Path, names: tuple[str, ...]) -> dict[str,
     if not isinstance(content, dict) or any(name not in content for name in names):
         raise ValueError(f"{path} must be a JSON object with the fields {names}")
     return content
+
+
+def _finite(content: dict[str, Any], path: str | Path, name: str) -> FloatArray:
+    try:
+        values = np.array(content[name], dtype=np.float64)
+    except (ValueError, TypeError):
+        values = np.array(np.nan)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path}: {name} must be finite numbers, got {content[name]!r:.60}")
+    return values

@@ -320,6 +320,8 @@ def test_an_allocation_survives_its_file(tmp_path):
         ({"window": 0, "tokens": [16]}, r"window must be a whole number of at least 1 token, got 0"),
         ({"window": 16, "tokens": []}, r"tokens must be a non-empty list of whole numbers"),
         ({"window": 16, "tokens": [1.5]}, r"tokens must be a non-empty list of whole numbers"),
+        ({"window": 16, "tokens": [[16], [16, 32]]}, r"tokens must be a non-empty list of whole numbers"),
+        ({"window": 16, "tokens": [16], "ids": 3}, r"ids must be a list, got 3"),
         ({"window": 16, "tokens": [17]}, r"tokens must be multiples of the window, 16"),
         ({"window": 16, "tokens": [16], "ids": ["a", "b"]}, r"ids must be as many as tokens \(1\), got 2"),
     ],

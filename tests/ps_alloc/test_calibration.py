@@ -128,6 +128,12 @@ def test_bad_input_is_refused(tmp_path):
         PlattCalibrator.load(tmp_path / "x.json")
     with pytest.raises(ValueError, match=r"must be a JSON object with the fields \('budgets'"):
         Guard.load(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text('{"slopes": [null], "shifts": [0.0]}')
+    with pytest.raises(ValueError, match=r"x.json: slopes must be finite numbers, got \[None\]"):
+        PlattCalibrator.load(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text('{"budgets": [1.0], "gains": [1.0], "errors": [0.0], "z": {}}')
+    with pytest.raises(ValueError, match=r"x.json: z must be finite numbers, got {}"):
+        Guard.load(tmp_path / "x.json")
     (tmp_path / "x.json").write_text('{"slopes": [1.0], "shifts": []}')
     with pytest.raises(ValueError, match=r"slopes and shifts must be equally long"):
         PlattCalibrator.load(tmp_path / "x.json")
