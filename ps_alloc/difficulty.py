@@ -99,6 +99,9 @@ def difficulty_curves(
 
     Returns:
         (N, W) float64.
+
+    Raises:
+        ValueError: If neither labels nor probabilities are given, or one is out of range or shape.
     """
     by_class = check_curves(class_curves, "class_curves").astype(np.float64)
     check_values(by_class, "class_curves")

@@ -115,7 +115,11 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         return torch.cat([empty, *batches]).float().numpy()
 
     def stack(self, features: Mapping[str, npt.ArrayLike]) -> Tensor:
-        """Concatenate named features in the schema's order, checked: float32 (N, D)."""
+        """Concatenate named features in the schema's order, checked: float32 (N, D).
+
+        Raises:
+            ValueError: If a feature is missing, has another width or number of rows, or is not finite.
+        """
         parts: list[npt.NDArray[np.float32]] = []
         for name, width in self.schema.features.items():
             if name not in features:
@@ -159,7 +163,11 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         return self._models[source]
 
     def check_window(self, window: int, num_windows: int, what: str) -> None:
-        """Refuse a curve table cut into other windows than the predictor was trained on."""
+        """Refuse a curve table cut into other windows than the predictor was trained on.
+
+        Raises:
+            ValueError: If the window's tokens or the number of windows differ; `what` names the table.
+        """
         mine, other = (self.schema.num_windows, self.schema.window), (num_windows, window)
         if mine != other:
             raise ValueError(
@@ -271,5 +279,11 @@ def load_predictor(
         raise ValueError(f"a predictor must be a folder with {CONFIG_FILE}, got {path}")
     if Path(path).is_dir() and not (Path(path) / CONFIG_FILE).is_file():
         raise ValueError(f"a predictor must be a folder with {CONFIG_FILE}, but {path} has none")
-    predictor: CurvePredictor = CurvePredictor.from_pretrained(str(path), backbone=backbone, encoder=encoder)
+    try:
+        predictor: CurvePredictor = CurvePredictor.from_pretrained(
+            str(path), backbone=backbone, encoder=encoder
+        )
+    except OSError as error:  # a Hub id that does not exist, or no way to the Hub
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"a predictor must be a folder or a Hub id, got {path}: {reason}") from error
     return predictor

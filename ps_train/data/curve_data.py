@@ -82,6 +82,9 @@ class CurveDataModule(pl.LightningDataModule):
         seed: Shuffles the rows and splits off the validation rows.
         extraction_batch_size: Prompts in one forward pass of the backbone.
         cache: Folder for extracted features.
+
+    Raises:
+        ValueError: If a setting is out of range or a feature's name is unknown; all faults in one sentence.
     """
 
     def __init__(
@@ -138,7 +141,11 @@ class CurveDataModule(pl.LightningDataModule):
                 self.tables[name] = table
 
     def split(self, table: CurveTable) -> tuple[CurveTable, CurveTable]:
-        """Training and validation rows; validation folds of one seed are disjoint."""
+        """Training and validation rows; validation folds of one seed are disjoint.
+
+        Raises:
+            ValueError: If the table is too small to leave rows on both sides.
+        """
         order = np.random.default_rng(self.seed).permutation(len(table))
         size = int(len(table) * self.val_fraction)
         if not 0 < size < len(table):

@@ -96,6 +96,9 @@ class ReasonerDataModule(pl.LightningDataModule):
             branch_weight: Weight of a branch token in the loss; solution tokens weigh 1.
             val_problems: Problems in the validation set.
             seed: First of the seeds from which epochs are drawn.
+
+        Raises:
+            ValueError: If `tokens_per_batch` cannot hold one long problem.
         """
         super().__init__()
         if tokens_per_batch < 512:

@@ -150,7 +150,11 @@ class CurveMLP(pl.LightningModule):
 
     @property
     def data(self) -> CurveDataModule:
-        """The tables this module is used on."""
+        """The tables this module is used on.
+
+        Raises:
+            ValueError: If the trainer has another kind of data module.
+        """
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, CurveDataModule):
             raise ValueError(f"data must be a CurveDataModule, got {type(data).__name__}")

@@ -52,6 +52,9 @@ class TinyReasoner(pl.LightningModule):
             warmup_steps: Optimizer steps of linear warm-up.
             flat_share: Share of training at the peak rate, before the cosine decay.
             final_share: Last learning rate as a share of the peak.
+
+        Raises:
+            ValueError: If a head would be narrower than 32.
         """
         super().__init__()
         if hidden_size // num_heads < 32:
@@ -165,7 +168,7 @@ def initialise_numbers(embedding: nn.Embedding, first_id: int) -> None:
     """
     half = embedding.embedding_dim // 2
     numbers = torch.arange(MAX_NUMBER + 1, dtype=torch.float32)[:, None]
-    # Geometric periods from 2 (parity) to twice the range, plus 10 (the last digit) and 100.
+    # Geometric periods from 2 (parity) to 400, beyond twice the range, plus 10 (the last digit) and 100.
     periods = torch.cat([torch.tensor([10.0, 100.0]), torch.logspace(1, math.log2(400), half - 2, base=2)])
     angles = 2 * math.pi * numbers / periods
     waves = torch.cat([angles.cos(), angles.sin()], dim=1)

@@ -84,9 +84,12 @@ def test_bad_features_are_refused_with_one_sentence(net):
         bare.predict_curves(["how many eggs ?"])
 
 
-def test_missing_or_damaged_folders_are_named(net, tmp_path):
+def test_missing_or_damaged_folders_are_named(net, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"a predictor must be a folder with config.json, got .*nowhere"):
         load_predictor(tmp_path / "nowhere")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"a predictor must be a folder or a Hub id, got runs/predictr: "):
+        load_predictor("runs/predictr")
     folder = tmp_path / "predictor"
     net.save_pretrained(folder)
     weights = folder / "model.safetensors"
