@@ -1,0 +1,45 @@
+"""Every shipped YAML goes through the command that reads it, on small data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_curves import make_table
+
+from ps_train.cli import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+CURVE_CONFIGS = sorted(
+    p for p in CONFIGS.rglob("*.yaml") if p.name != "reasoner.yaml"
+)  # that one: test_tiny_reasoner
+
+
+def test_there_are_configs_to_check() -> None:
+    assert len(CURVE_CONFIGS) >= 3
+
+
+@pytest.mark.parametrize("config", CURVE_CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_fits_and_exports_a_predictor(config: Path, tmp_path: Path) -> None:
+    table = make_table(60, seed=1)
+    table.save(tmp_path / "train")
+    feature = next(iter(table.features))
+    arguments = [
+        "--config",
+        str(config),
+        "--trainer.default_root_dir",
+        str(tmp_path),
+        "--trainer.max_epochs",
+        "1",
+    ]
+    arguments += [
+        "--data.train",
+        str(tmp_path / "train"),
+        "--data.test",
+        "null",
+        "--data.features",
+        f"[{feature}]",
+    ]
+    arguments += ["--data.backbone", "null", "--data.encoder", "null"]
+    assert main(["fit", *arguments]) == 0
+    assert (tmp_path / "predictor" / "model.safetensors").is_file()
