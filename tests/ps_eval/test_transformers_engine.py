@@ -186,6 +186,7 @@ def test_an_unknown_field_of_the_reasoning_format_is_refused(tmp_path: Path) -> 
         ({"temperature": -1}, "temperature must be at least 0, got -1"),
         ({"temperature": float("nan")}, "temperature must be at least 0, got nan"),
         ({"top_p": 0}, r"top_p must lie in \(0, 1\], got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_bad_sampling_settings_are_refused(settings: dict[str, float], message: str) -> None:
