@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Reasoning, ReasoningFormat, Request, Sampling, stream_of, uniforms
 from ps_eval.engines.kv_cache import growing_cache
-from ps_eval.engines.transformers import TransformersEngine
+from ps_eval.engines.transformers import TransformersEngine, _chooser
 from ps_train.data.questions import Question
 from ps_train.features import encode_prompts
 
@@ -71,6 +71,11 @@ def test_sampled_tokens_equal_a_plain_one_row_twin(random_reasoner: Path, questi
                 break
             expected.append(token)
         assert list(reasoning.token_ids) == expected
+
+
+def test_a_draw_of_zero_picks_no_token_outside_the_nucleus() -> None:
+    choose = _chooser(Sampling(temperature=1.0, top_p=0.5), [np.zeros(1)])
+    assert choose(torch.tensor([[0.0, 5.0, 1.0]]), np.array([0]), 0).tolist() == [1]
 
 
 def test_sampling_follows_the_models_distribution(
