@@ -116,7 +116,7 @@ def demo_command(
     print_table(rows, console)
     console.print(_agreement(live, replayed), highlight=False)
     console.print(_small_gains(small), highlight=False)
-    console.print(scheduling_cost(timer.seconds, cells=len(live)), highlight=False)
+    console.print(scheduling_cost(timer, cells=len(live)), highlight=False)
     console.print(
         f"Written: {folder}/summary.json, {folder}/{PLOT_FILE}, answers and allocations.", highlight=False
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +13,14 @@ from ps_alloc import Allocation
 from ps_alloc.files import atomic_path
 from ps_eval.answers import ANSWER_VERSION, extract_answer, is_correct
 from ps_eval.engines.base import Engine, Request, Sampling, stream_of
-from ps_eval.policies import LIVE_POLICIES, PolicyInputs, allocate_policy, check_budgets, check_policies
+from ps_eval.policies import (
+    LIVE_POLICIES,
+    POLICIES,
+    PolicyInputs,
+    allocate_policy,
+    check_budgets,
+    check_policies,
+)
 from ps_eval.run_folder import ALLOCATIONS_FOLDER, remember_questions, remember_settings
 from ps_eval.scoring import summarise
 from ps_eval.summary import PhaseTimer, SummaryRow
@@ -48,6 +55,7 @@ def run_live(
     *,
     budgets: Sequence[int],
     policies: Sequence[str],
+    given: Mapping[str, Allocation] | None = None,
     output: str | Path,
     sampling: Sampling | None = None,
     min_windows: int = 1,
@@ -70,6 +78,7 @@ def run_live(
         inputs: What is known about the N questions.
         budgets: Mean reasoning tokens per query.
         policies: Names among `LIVE_POLICIES`; gains over `uniform` are reported where it is among them.
+        given: Further cells by name: allocations of the N questions that were decided elsewhere.
         output: Folder to write into.
         sampling: How reasoning is drawn.
         min_windows: Fewest windows a query gets.
@@ -83,7 +92,8 @@ def run_live(
 
     Raises:
         ValueError: If a policy cannot run live or lacks its input, a budget is repeated or cannot pay for
-            `min_windows`, or `output` was begun with other settings or has other questions of the same ids.
+            `min_windows`, a given allocation is not of these questions or is named like a policy, or
+            `output` was begun with other settings or has other questions of the same ids.
     """
     sampling, timer = sampling or Sampling(), timer or PhaseTimer()
     if unknown := [p for p in policies if p not in LIVE_POLICIES]:
@@ -98,6 +108,7 @@ def run_live(
             for policy in policies
             for budget in budgets
         }
+    allocations |= {(name, round(a.budget)): a for name, a in _checked(given or {}, questions).items()}
     output = Path(output)
     settings = {"model": engine.name, **asdict(sampling), "answer_version": ANSWER_VERSION}
     remember_settings(output / SETTINGS_FILE, settings)
@@ -159,6 +170,22 @@ def answer_within(
             )
         )
     return graded
+
+
+def _checked(given: Mapping[str, Allocation], questions: Sequence[Question]) -> Mapping[str, Allocation]:
+    for name, allocation in given.items():
+        if name in POLICIES:
+            raise ValueError(f"a given allocation must not be named like a policy, got {name!r}")
+        if len(allocation) != len(questions):
+            raise ValueError(
+                f"allocation {name!r} must have one budget a question ({len(questions)}),"
+                f" got {len(allocation)}"
+            )
+        if allocation.ids is not None and allocation.ids != [q.id for q in questions]:
+            raise ValueError(
+                f"allocation {name!r} must be of these questions in this order, but its ids differ"
+            )
+    return given
 
 
 def _read_cell(path: Path, questions: Sequence[Question], allocation: Allocation) -> list[LiveAnswer] | None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from ps_alloc import Allocation
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
 from ps_eval.live import run_live
@@ -27,7 +28,8 @@ def run_command(
     output: str,
     predictor: str | None = None,
     backbone: str | None = None,
-    budgets: list[int] = [48, 64, 96],  # noqa: B006  # jsonargparse shows it in --help; never changed
+    allocations: list[str] | None = None,
+    budgets: list[int] | None = None,
     policies: list[str] | None = None,
     window: int = 16,
     num_windows: int = 16,
@@ -51,7 +53,10 @@ def run_command(
         output: Folder to write into.
         predictor: Predictor folder; without one only `uniform` can run.
         backbone: Language model that reads the questions for the predictor, instead of the one it names.
-        budgets: Mean reasoning tokens per query, such as 48,64,96.
+        allocations: Allocation files of these questions, such as `ps-alloc` writes: each is run as it stands,
+            under its file's name.
+        budgets: Mean reasoning tokens per query of the policies, such as 48,64; by default those of the
+            allocations, or 48,64,96.
         policies: Such as uniform,hull; by default all whose inputs are there.
         window: Tokens a window; with a predictor, its own.
         num_windows: Most windows a query can use; with a predictor, its own.
@@ -72,17 +77,22 @@ def run_command(
     with timer.phase("load"):
         asked = load_questions(questions, limit)
         loaded = load_engine(engine, model, batch_size=batch_size)
+    given = {Path(path).stem: Allocation.load(path) for path in allocations or []}
+    budgets = budgets or sorted({round(a.budget) for a in given.values()}) or [48, 64, 96]
     inputs = PolicyInputs(len(asked), window, num_windows)
     if predictor is not None:
         inputs = predicted_inputs(predictor, [q.question for q in asked], timer, backbone)
     chosen = policies or possible_policies(inputs, live=True)
-    with show_progress("questions answered", len(asked) * len(chosen) * len(budgets)) as progress:
+    with show_progress(
+        "questions answered", len(asked) * (len(chosen) * len(budgets) + len(given))
+    ) as progress:
         rows = run_live(
             asked,
             loaded,
             inputs,
             budgets=budgets,
             policies=chosen,
+            given=given,
             output=output,
             sampling=Sampling(temperature, top_p, seed),
             min_windows=min_windows,
@@ -95,7 +105,7 @@ def run_command(
     Summary(rows, collect_run_info(config, seed, timer.seconds)).save(output)
     console = Console()
     print_table(rows, console)
-    console.print(scheduling_cost(timer.seconds, cells=len(rows)), highlight=False)
+    console.print(scheduling_cost(timer, cells=len(rows)), highlight=False)
 
 
 def predicted_inputs(
@@ -116,10 +126,11 @@ def predicted_inputs(
     )
 
 
-def scheduling_cost(seconds: dict[str, float], cells: int) -> str:
+def scheduling_cost(timer: PhaseTimer, cells: int) -> str:
     """One sentence: what predicting and allocating took, beside generating."""
-    predict, allocate = seconds.get("predict", 0.0), seconds.get("allocate", 0.0) / cells
-    generate = seconds.get("generate", 0.0) / cells
+    predict, allocate = timer.seconds.get("predict", 0.0), timer.seconds.get("allocate", 0.0) / cells
+    # Cells of an earlier, interrupted run were not generated now.
+    generate = timer.seconds.get("generate", 0.0) / max(1, timer.entries.get("generate", 0))
     share = f", {100 * (predict + allocate) / generate:.1f}% of it" if generate else ""
     return (
         f"Predicting took {predict:.2f} s and allocating {1000 * allocate:.1f} ms a batch,"

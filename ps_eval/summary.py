@@ -95,6 +95,7 @@ class PhaseTimer:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.entries: dict[str, int] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -104,6 +105,7 @@ class PhaseTimer:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.entries[name] = self.entries.get(name, 0) + 1
 
 
 def collect_run_info(config: dict[str, Any], seed: int, seconds: dict[str, float]) -> RunInfo:

@@ -148,7 +148,8 @@ class ReasonerDataModule(pl.LightningDataModule):
             problems = make_problems(PROBLEMS_PER_POOL, int(rng.integers(2**31)), **limits)
             examples = [encode_example(p, self.tokenizer, self._cuts(p, rng)) for p in problems]
             # The last group of a pool is short of tokens; it is dropped.
-            groups.extend(list(_group_by_length(examples, self.tokens_per_batch))[:-1])
+            pool = list(_group_by_length(examples, self.tokens_per_batch))
+            groups.extend(pool[:-1] or pool)
         order = rng.permutation(len(groups))[:num_batches]
         pad = self.tokenizer.pad_token_id
         return [collate(groups[i], pad, self.branch_weight) for i in order]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ps_alloc import Allocation
+from ps_alloc import Allocation, allocate
 from ps_alloc.baselines import uniform
 from ps_eval.cli import main
 from ps_eval.engines.base import Reasoning, Sampling
@@ -185,3 +185,51 @@ def test_a_budget_under_the_minimum_ends_the_run_command_with_a_sentence(
     assert main(["run", *arguments, "--output", str(output), "--budgets", "8"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert not output.exists()
+
+
+def test_an_allocation_decided_elsewhere_is_run_as_it_stands(
+    random_reasoner: Path, questions: list[Question], tmp_path: Path
+) -> None:
+    save_questions(tmp_path / "questions.jsonl", questions)
+    curves = np.random.default_rng(0).random((len(questions), 8), np.float32)
+    allocation = allocate(curves, 24 * len(questions), window=8)
+    allocation.save(tmp_path / "mine.json")
+    arguments = ["--questions", str(tmp_path / "questions.jsonl"), "--model", str(random_reasoner)]
+    arguments += ["--allocations", str(tmp_path / "mine.json"), "--output", str(tmp_path / "run")]
+    assert main(["run", *arguments]) == 0
+    rows = {row.policy: row for row in load_summary(tmp_path / "run").rows}
+    assert {(policy, row.budget) for policy, row in rows.items()} == {("uniform", 24), ("mine", 24)}
+    assert rows["mine"].gain is not None
+    assert [a["budget"] for a in cell(tmp_path / "run", "mine-24")] == allocation.tokens.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "ids", "message"),
+    [
+        ("hull", 12, None, "must not be named like a policy, got 'hull'"),
+        ("mine", 11, None, r"must have one budget a question \(12\), got 11"),
+        ("mine", 12, [f"other-{i}" for i in range(12)], "must be of these questions in this order"),
+    ],
+)
+def test_an_allocation_that_does_not_fit_is_refused_before_anything_is_written(
+    engine: TransformersEngine,
+    questions: list[Question],
+    tmp_path: Path,
+    name: str,
+    rows: int,
+    ids: list[str] | None,
+    message: str,
+) -> None:
+    allocation = replace(uniform(rows, 16 * rows, window=8, max_windows=8), ids=ids)
+    nothing_known = PolicyInputs(len(questions), 8, 8)
+    with pytest.raises(ValueError, match=message):
+        run_live(
+            questions,
+            engine,
+            nothing_known,
+            budgets=[16],
+            policies=["uniform"],
+            given={name: allocation},
+            output=tmp_path / "run",
+        )
+    assert not (tmp_path / "run").exists()
