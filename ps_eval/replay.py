@@ -29,7 +29,7 @@ from ps_eval.policies import (
 from ps_eval.run_folder import ALLOCATIONS_FOLDER
 from ps_eval.scoring import Cell, summarise
 from ps_eval.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
-from ps_train.data.curve_table import CurveTable, feature_names
+from ps_train.data.curve_table import CurveTable, feature_names, score_windows
 
 N_DRAWS = 16
 """Seeds that the score of a stochastic policy averages."""
@@ -105,14 +105,6 @@ def replay(
             mean_tokens[cell] = float(np.mean([draw.spent_tokens for draw in draws])) / len(table)
     rows = summarise("replay", scores, reasoning_tokens=mean_tokens, n_resamples=n_resamples, seed=seed)
     return Replay(rows, allocations)
-
-
-def score_windows(
-    curves: npt.NDArray[np.floating], windows: npt.NDArray[np.integer]
-) -> npt.NDArray[np.float64]:
-    """(N,) measured accuracy of each query under its windows; a query without reasoning scores 0."""
-    reached = np.take_along_axis(curves, np.maximum(windows - 1, 0)[:, None], axis=1)[:, 0]
-    return np.where(windows > 0, reached, 0.0).astype(np.float64)
 
 
 def replay_command(

@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from ps_alloc import allocate
 from ps_alloc.baselines import uniform
+from ps_train.data.curve_table import score_windows
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -112,8 +113,7 @@ def allocation_gain(
 
 def accuracy_of(measured: FloatArray, windows: npt.NDArray[np.integer[Any]]) -> float:
     """Mean measured accuracy when question i reasons for `windows[i]` windows; 0 windows score 0."""
-    value = np.take_along_axis(measured, np.maximum(windows, 1)[:, None] - 1, axis=1)[:, 0]
-    return float(np.where(windows > 0, value, 0.0).mean())
+    return float(score_windows(measured, windows).mean())
 
 
 class CurveRows(Metric):

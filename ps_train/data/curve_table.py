@@ -169,6 +169,22 @@ def feature_names(folder: str | Path) -> list[str]:
         return list(file.keys())
 
 
+def score_windows(
+    curves: npt.NDArray[np.floating], windows: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float64]:
+    """Read what each query scored under its windows off measured curves.
+
+    Args:
+        curves: (N, W) measured curves.
+        windows: (N,) windows of each query, 0 to W.
+
+    Returns:
+        (N,) accuracies; a query without reasoning scores 0.
+    """
+    reached = np.take_along_axis(curves, np.maximum(windows - 1, 0)[:, None], axis=1)[:, 0]
+    return np.where(windows > 0, reached, 0.0).astype(np.float64)
+
+
 def load_features(
     folder: str | Path, names: Iterable[str] | None = None
 ) -> dict[str, npt.NDArray[np.float32]]:

@@ -161,3 +161,10 @@ def test_a_question_without_an_answer_ends_the_command_before_anything_is_writte
     assert main(["trace", *arguments, "--output", str(output)]) == 2
     assert "line 2 must have a non-empty 'answer'" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_no_problems_to_make_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "problems.jsonl"
+    assert main(["make-problems", "--output", str(output), "--num-problems", "0"]) == 2
+    assert "num_problems must be at least 1, got 0" in capsys.readouterr().err
+    assert not output.exists()

@@ -8,9 +8,9 @@ import pytest
 from ps_alloc import Allocation
 from ps_eval.cli import main
 from ps_eval.policies import POLICIES
-from ps_eval.replay import N_DRAWS, predict_table, replay, score_windows
+from ps_eval.replay import N_DRAWS, predict_table, replay
 from ps_eval.summary import load_summary
-from ps_train.data.curve_table import CurveTable
+from ps_train.data.curve_table import CurveTable, score_windows
 from ps_train.modules.curve_mlp import CurveNet
 from ps_train.predictor import CurveSchema, load_predictor
 

@@ -43,3 +43,18 @@ def test_a_shipped_config_fits_and_exports_a_predictor(config: Path, tmp_path: P
     arguments += ["--data.backbone", "null", "--data.encoder", "null"]
     assert main(["fit", *arguments]) == 0
     assert (tmp_path / "predictor" / "model.safetensors").is_file()
+
+
+def test_a_table_too_small_to_hold_rows_out_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_table(4, seed=1).save(tmp_path / "train")
+    arguments = [
+        "--config",
+        str(CONFIGS / "tiny" / "curve_mlp.yaml"),
+        "--data.train",
+        str(tmp_path / "train"),
+    ]
+    arguments += ["--data.features", "[layer_2]", "--data.backbone", "null"]
+    assert main(["fit", *arguments, "--trainer.default_root_dir", str(tmp_path)]) == 2
+    assert "val_fraction must leave rows on both sides, got 0.1 of 4 rows" in capsys.readouterr().err
