@@ -35,6 +35,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "ps_eval.experiments.training_data:distribution_shift",
         "What is a predictor worth on questions unlike those it learned from?",
     ),
+    "problem_family": (
+        "ps_eval.experiments.problem_family:problem_family",
+        "Does a predictor that learned one family of problems serve another?",
+    ),
     "noise_tolerance": (
         "ps_eval.experiments.robustness:noise_tolerance",
         "How wrong may predictions be before uniform is better?",

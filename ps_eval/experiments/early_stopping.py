@@ -54,9 +54,7 @@ def early_stopping(
         budgets: Mean tokens per query allowed, for uniform and predicted budgets.
         seed: Of the problems and traces.
     """
-    traced = trace_embedded(
-        scratch, "test", num_problems, num_traces, window=WINDOW, num_windows=16, seed=seed
-    )
+    traced = trace_embedded(scratch, "test", num_problems, num_traces, seed=seed)
     n, _, num_windows = traced.answers.shape
     curves = shipped_curves(traced.table.questions)
     all_windows = np.full(n, num_windows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ps_eval.probing import measure_curves
 from ps_eval.progress import show_progress
 from ps_eval.trace_file import TRACES_FILE, read_traces
 from ps_train.data.curve_table import CurveTable
-from ps_train.data.word_problems import make_problems
+from ps_train.data.word_problems import EVENT_KINDS, make_problems
 from ps_train.predictor import load_predictor
 
 WINDOW = 16
@@ -55,10 +56,30 @@ def coarser(table: CurveTable, factor: int) -> CurveTable:
 
 
 def trace_embedded(
-    scratch: Path, name: str, num_problems: int, num_traces: int, *, window: int, num_windows: int, seed: int
+    scratch: Path,
+    name: str,
+    num_problems: int,
+    num_traces: int,
+    *,
+    window: int = WINDOW,
+    num_windows: int = 16,
+    kinds: Sequence[str] = EVENT_KINDS,
+    seed: int,
 ) -> EmbeddedTraces:
-    """Trace fresh diary problems with the embedded reasoner; what is in `scratch` already is kept."""
-    problems = [p.as_question(f"{name}-{seed}-{i}") for i, p in enumerate(make_problems(num_problems, seed))]
+    """Trace fresh diary problems with the embedded reasoner; what is in `scratch` already is kept.
+
+    Args:
+        scratch: Where traces are kept.
+        name: Tells problem sets apart that differ in `kinds` or in their use.
+        num_problems: N.
+        num_traces: T.
+        window: Tokens between probes.
+        num_windows: W.
+        kinds: The events of the problems (`make_problem`).
+        seed: Of the problems and of their traces.
+    """
+    made = make_problems(num_problems, seed, kinds=kinds)
+    problems = [p.as_question(f"{name}-{seed}-{i}") for i, p in enumerate(made)]
     folder = scratch / f"traces-{name}-{num_problems}x{num_traces}-window{window}-seed{seed}"
     engine = load_engine("transformers", REASONER)
     with show_progress(f"{name} problems traced", num_problems) as progress:

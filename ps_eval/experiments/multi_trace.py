@@ -46,9 +46,7 @@ def multi_trace(
     """
     if max(sample_counts) > num_traces:
         raise ValueError(f"sample_counts must not exceed num_traces ({num_traces}), got {max(sample_counts)}")
-    traced = trace_embedded(
-        scratch, "test", num_problems, num_traces, window=WINDOW, num_windows=16, seed=seed
-    )
+    traced = trace_embedded(scratch, "test", num_problems, num_traces, seed=seed)
     curves = shipped_curves(traced.table.questions).astype(np.float64)
     votes = vote_accuracy(traced, sample_counts, num_votes, np.random.default_rng(seed))  # (N, W, S)
     n, num_windows, _ = votes.shape

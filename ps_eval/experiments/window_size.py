@@ -45,9 +45,10 @@ def window_size(
     """
     rows = []
     lines: dict[str, list[float]] = {}
-    finest = {"window": 8, "num_windows": 32}
-    train = trace_embedded(scratch, "train", num_train, num_traces, seed=seed + 1, **finest).table
-    test = trace_embedded(scratch, "test", num_test, num_traces, seed=seed, **finest).table
+    train, test = (
+        trace_embedded(scratch, name, number, num_traces, window=8, num_windows=32, seed=own_seed).table
+        for name, number, own_seed in (("train", num_train, seed + 1), ("test", num_test, seed))
+    )
     features = [extract_features(str(REASONER), t.questions, [4])["layer_4"] for t in (train, test)]
     real = load_tables(tables, layer)
     worlds: dict[str, tuple[CurveTable, CurveTable, FloatArray, FloatArray]] = {
