@@ -35,7 +35,8 @@ def experiment_command(
 ) -> None:
     """Run an experiment and write its record, pictures and report; `all` runs every one.
 
-    Stop it at any moment and run it again: with `all`, experiments whose record is there are kept.
+    Stop it at any moment and run it again: with `all`, experiments whose record is there are kept. One that
+    cannot run, for want of its tables say, does not keep the others from running.
 
     Args:
         name: Such as accuracy_budget, one of configs/experiments/; or all.
@@ -53,16 +54,28 @@ def experiment_command(
         raise ValueError(f"config_file must be given for one experiment only, got {config_file!r} for {ALL}")
     root = Path(output) / (QUICK if quick else "full")
     console = Console()
+    failed: dict[str, str] = {}
     names = list(EXPERIMENTS) if name == ALL else [name]
     for one in names:
         if name == ALL and not again and (root / one / RECORD_FILE).is_file():
-            console.print(f"{one}: kept, {root / one / RECORD_FILE} is there")
+            console.print(f"{one}: kept, {root / one / RECORD_FILE} is there", highlight=False)
             continue
-        record = run_experiment(one, root, quick=quick, config_file=config_file)
-        _print(record, console)
-    folders = [root / one for one in names]
-    page = write_report(folders, root if name == ALL else root / name)
-    console.print(f"Written: {page}", highlight=False)
+        try:
+            _print(run_experiment(one, root, quick=quick, config_file=config_file), console)
+        except ValueError as error:
+            if name != ALL:
+                raise
+            failed[one] = str(error)  # such as tables that are not there: the others need not wait for them
+            console.print(f"{one}: not run, {error}", highlight=False)
+    done = [root / one for one in names if one not in failed]
+    if done:
+        page = write_report(done, root if name == ALL else root / name)
+        console.print(f"Written: {page}", highlight=False)
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(names)} experiments could not run: {', '.join(failed)}; "
+            f"the first because {next(iter(failed.values()))}"
+        )
 
 
 def run_experiment(

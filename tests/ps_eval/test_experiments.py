@@ -118,6 +118,29 @@ def test_the_command_runs_an_experiment_and_reports_it(tables: Path, tmp_path: P
     assert 'src="data:image/png;base64,' in page
 
 
+def test_all_runs_what_it_can_keeps_what_is_there_and_names_what_failed(
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    good = {"tables": str(tables), "budgets": [32]}
+    (configs / "inputs.yaml").write_text(yaml.safe_dump(good))
+    (configs / "distribution_shift.yaml").write_text(yaml.safe_dump({**good, "tables": "nowhere"}))
+    monkeypatch.setattr("ps_eval.experiments.command.CONFIGS", configs)
+    few = {name: EXPERIMENTS[name] for name in ("distribution_shift", "inputs")}
+    monkeypatch.setattr("ps_eval.experiments.command.EXPERIMENTS", few)
+    arguments = ["experiment", "all", "--output", f"{tmp_path}/out"]
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "1 of 2 experiments could not run: distribution_shift; the first because" in captured.err
+    page = tmp_path / "out" / "full" / "report.html"
+    assert "inputs" in page.read_text(encoding="utf-8")
+    (configs / "distribution_shift.yaml").write_text(yaml.safe_dump(good))
+    assert main(arguments) == 0
+    assert "inputs: kept" in capsys.readouterr().out
+    assert "distribution_shift" in page.read_text(encoding="utf-8")
+
+
 def test_bad_names_end_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment", "nothing"]) == 2
     assert "name must be all or one of accuracy_budget" in capsys.readouterr().err
