@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class BudgetSet:
     queries: list[str]
     """Texts without chat tags."""
     budgets: npt.NDArray[np.int64]
-    """(N,) tokens, multiples of `window`."""
+    """(N,) tokens, multiples of `window`; 0 where a file need not hold them and does not."""
     window: int = 1
     """Tokens a window; 1 where budgets are any whole number."""
     curves: FloatArray | None = None
@@ -45,6 +45,20 @@ class BudgetSet:
             None if self.curves is None else self.curves[index],
         )
 
+    def in_windows(self, window: int) -> BudgetSet:
+        """The set with budgets rounded up to multiples of another window, as they would be given.
+
+        Raises:
+            ValueError: If there are curves, which have windows of their own.
+        """
+        if window < 1:
+            raise ValueError(f"window must be at least 1 token, got {window}")
+        if window == self.window:
+            return self
+        if self.curves is not None:
+            raise ValueError(f"window must be that of the curves, {self.window} tokens, got {window}")
+        return replace(self, budgets=-(-self.budgets // window) * window, window=window)
+
     def save(self, path: str | Path) -> None:
         """Write JSONL, atomically."""
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -60,7 +74,7 @@ class BudgetSet:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def load_budgets(path: str | Path, *, skip_malformed: bool = False) -> BudgetSet:
+def load_budgets(path: str | Path, *, skip_malformed: bool = False, labelled: bool = True) -> BudgetSet:
     """Read budget data.
 
     Every line is read before anything is refused, so that the message counts all that are malformed: not a
@@ -71,6 +85,8 @@ def load_budgets(path: str | Path, *, skip_malformed: bool = False) -> BudgetSet
         path: A JSONL file with `query` and `optimal_budget` or `budget`; `id`, `window` and `curve` where
             known (docs/formats.md).
         skip_malformed: Leave malformed lines out, and name them in `BudgetSet.malformed`.
+        labelled: False to read queries alone: a line needs no budget, and `question` may stand for `query`,
+            so that question sets are read as well.
 
     Raises:
         ValueError: If the file is missing, or holds no good line, or a malformed one that is not to be
@@ -87,7 +103,7 @@ def load_budgets(path: str | Path, *, skip_malformed: bool = False) -> BudgetSet
             if not line.strip():
                 continue
             try:
-                row = _parse_line(line, f"{path.stem}-{number - 1}")
+                row = _parse_line(line, f"{path.stem}-{number - 1}", labelled)
                 if row.id in seen:
                     raise ValueError(f"must have an id of its own, got {row.id!r} again")
                 if rows:
@@ -123,17 +139,20 @@ class _Row:
     curve: list[float] | None
 
 
-def _parse_line(line: str, default_id: str) -> _Row:
+def _parse_line(line: str, default_id: str, labelled: bool) -> _Row:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"must be a JSON object, but {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"must be a JSON object, got {type(record).__name__}")
-    query = record.get("query")
+    query = record.get("query", None if labelled else record.get("question"))
     if not isinstance(query, str) or not query.strip():
         raise ValueError(f"must have a non-empty text 'query', got {query!r:.60}")
-    given = [record[name] for name in ("optimal_budget", "budget") if name in record]
+    name = str(record.get("id", default_id))
+    if not labelled:
+        return _Row(name, query, 0, 1, None)
+    given = [record[field] for field in ("optimal_budget", "budget") if field in record]
     if len(given) == 2 and given[0] != given[1]:
         raise ValueError(f"must have one budget, got optimal_budget {given[0]!r} and budget {given[1]!r}")
     budget = _whole(given[0] if given else None, "'optimal_budget' or 'budget'")
@@ -149,7 +168,7 @@ def _parse_line(line: str, default_id: str) -> _Row:
             raise ValueError(
                 f"must have a 'curve' of accuracies in [0, 1] up to its budget, got {curve!r:.60}"
             )
-    return _Row(str(record.get("id", default_id)), query, budget, window, curve)
+    return _Row(name, query, budget, window, curve)
 
 
 def _whole(value: Any, name: str) -> int:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny_curves import make_table
 
 from ps_train.cli import main
+from ps_train.data.budget_data import BudgetDataModule
 from ps_train.data.budget_labels import needed_budgets
 from ps_train.data.budgets import BudgetSet, load_budgets
 
@@ -73,6 +74,60 @@ def test_a_malformed_line_is_named_counted_and_refused_or_skipped_by_request(tmp
     data = load_budgets(path, skip_malformed=True)
     assert data.ids == ["first", "budgets-3"]
     assert [line.split(" must")[0] for line in data.malformed] == ["line 2", "line 3"]
+
+
+def test_budgets_are_rounded_up_to_other_windows_but_curves_keep_theirs(tmp_path):
+    data = load_budgets(write(tmp_path, {"query": "a", "budget": 300}, {"query": "b", "budget": 256}))
+    coarse = data.in_windows(128)
+    np.testing.assert_array_equal(coarse.budgets, [384, 256])
+    assert coarse.window == 128
+    with pytest.raises(ValueError, match="window must be at least 1 token, got 0"):
+        data.in_windows(0)
+    curved = load_budgets(write(tmp_path, GOOD))
+    assert curved.in_windows(16) is curved
+    with pytest.raises(ValueError, match="window must be that of the curves, 16 tokens, got 32"):
+        curved.in_windows(32)
+
+
+def test_queries_are_read_without_budgets_and_from_question_sets(tmp_path):
+    path = write(tmp_path, {"query": "a"}, {"question": "b", "answer": "2", "id": 7}, GOOD)
+    data = load_budgets(path, labelled=False)
+    assert (data.ids, data.queries) == (["budgets-0", "7", "budgets-2"], ["a", "b", "q"])
+    with pytest.raises(ValueError, match=r"2 of 3 lines are malformed; line 1 .* got None"):
+        load_budgets(path)
+
+
+def test_the_data_module_reads_splits_and_batches(tmp_path, backbone, capsys):
+    table = make_table(40)
+    budgets, _ = needed_budgets(table.curves, 16)
+    BudgetSet(table.ids, table.questions, budgets, 16, table.curves).save(tmp_path / "train.jsonl")
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write("{\n")
+    write(tmp_path, {"question": "how many eggs ?", "answer": "1"})
+
+    def module(**changes):
+        files = {"train": str(tmp_path / "train.jsonl"), "predict": str(tmp_path / "budgets.jsonl")}
+        return BudgetDataModule(str(backbone), **{**files, "val_fraction": 0.2, "batch_size": 8, **changes})
+
+    with pytest.raises(ValueError, match="1 of 41 lines are malformed; line 41 must be a JSON object"):
+        module().setup("fit")
+    data = module(skip_malformed=True)
+    data.setup("fit")
+    assert "train.jsonl: skipped 1 of 41 lines as malformed; line 41 must" in capsys.readouterr().err
+    assert (len(data.rows["train"]), len(data.rows["val"])) == (32, 8)
+    assert set(data.rows["train"].ids).isdisjoint(data.rows["val"].ids)
+    assert data.windows == {"train": 16}
+    seen = {}
+    for batch in [*data.train_dataloader(), *data.val_dataloader()]:
+        assert batch["curves"].shape[1] == 8
+        for number, text in zip(batch["budgets"].tolist(), batch["input_ids"], strict=True):
+            seen.setdefault(len(seen), (number, text))
+    assert sorted(number for number, _ in seen.values()) == sorted(budgets)
+    data.setup("predict")
+    assert data.rows["predict"].texts == ["how many eggs ?"]
+    assert set(next(iter(data.predict_dataloader()))) == {"input_ids", "attention_mask", "rows"}
+    with pytest.raises(ValueError, match="window must be that of the curves, 16 tokens, got 64"):
+        module(skip_malformed=True, window=64).setup("fit")
 
 
 def test_a_file_without_budgets_is_refused(tmp_path):
