@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ps_train.modules.budget_targets import BudgetTarget
+from ps_train.modules.heads import Standardise
 
 
 class BudgetHead(nn.Module):
-    """Linear, LayerNorm, ReLU and dropout for each hidden width, then a linear layer to the target's outputs.
+    """Centred and scaled states → linear, LayerNorm, ReLU, dropout for each hidden width → linear → outputs.
+
+    Computed in float32 whatever the trainer's precision: bfloat16 knows budgets to a hundredth only.
 
     Args:
         input_size: D, width of the states.
@@ -23,7 +27,7 @@ class BudgetHead(nn.Module):
         self, input_size: int, target: BudgetTarget, hidden_sizes: Sequence[int], dropout: float
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [Standardise(input_size)]
         width = input_size
         for hidden in hidden_sizes:
             layers += [nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Dropout(dropout)]
@@ -40,5 +44,6 @@ class BudgetHead(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, D) to the target's outputs (B, K)."""
-        outputs: Tensor = self.output(self.layers(states))
+        with torch.autocast(states.device.type, enabled=False):
+            outputs: Tensor = self.output(self.layers(states.float()))
         return outputs

@@ -174,7 +174,7 @@ def test_a_head_learns_what_its_inputs_say(loss, space):
 def test_the_head_has_a_norm_a_relu_and_dropout_for_each_hidden_width():
     head = BudgetHead(6, PointTarget(), [8, 4], 0.1)
     kinds = [type(layer).__name__ for layer in head.layers]
-    assert kinds == ["Linear", "LayerNorm", "ReLU", "Dropout"] * 2
+    assert kinds == ["Standardise"] + ["Linear", "LayerNorm", "ReLU", "Dropout"] * 2
     assert head(torch.zeros(5, 6)).shape == (5, 1)
 
 
