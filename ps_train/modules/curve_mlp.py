@@ -13,13 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ps_alloc.files import atomic_path
 from ps_train.data.curve_data import CurveBatch, CurveDataModule
 from ps_train.data.curve_table import CurveTable
+from ps_train.feature_predictor import FeaturePredictor
 from ps_train.metrics import CurveQuality, CurveRows
+from ps_train.modules.curve_loss import curve_logits, curve_loss
+from ps_train.modules.heads import spread_of
 from ps_train.predictor import CurvePredictor, CurveSchema, load_predictor
 
 
@@ -39,7 +41,7 @@ class MemberLinear(nn.Module):
         return x @ self.weight + self.bias
 
 
-class CurveNet(CurvePredictor):
+class CurveNet(FeaturePredictor):
     """M MLPs from concatenated features to W curve logits.
 
     Args:
@@ -81,16 +83,14 @@ class CurveNet(CurvePredictor):
     def standardise(self, inputs: Tensor) -> None:
         """Centre and scale each input by its mean and spread over the training rows (N, D)."""
         self.input_mean.copy_(inputs.mean(0))
-        # A constant input carries nothing; dividing by its rounding noise would blow it up at inference.
-        spread = inputs.std(0)
-        self.input_scale.copy_(torch.where(spread > 1e-6, spread, torch.inf))
+        self.input_scale.copy_(spread_of(inputs))
 
     def start_at_mean(self) -> None:
         """Set the output biases to the mean curve's logits."""
         output = self.members[-1]
         assert isinstance(output, MemberLinear)
         with torch.no_grad():
-            output.bias.copy_(self.mean_curve.clamp(1e-3, 1 - 1e-3).logit().expand_as(output.bias))
+            output.bias.copy_(curve_logits(self.mean_curve).expand_as(output.bias))
 
     def member_logits(self, inputs: Tensor) -> Tensor:
         """(B, D) to each member's logits (M, B, W)."""
@@ -202,13 +202,7 @@ class CurveMLP(pl.LightningModule):
     def training_step(self, batch: CurveBatch, batch_idx: int) -> Tensor:
         """The members' summed loss, so that each trains as it would alone."""
         logits = self.net.member_logits(batch["inputs"]).float()
-        target = batch["curves"].expand_as(logits)
-        if self.loss == "mse":
-            errors = F.mse_loss(logits.sigmoid(), target, reduction="none")
-        else:
-            errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        weight = batch["n_traces"] / batch["n_traces"].mean()
-        member_loss = (errors * weight[:, None]).mean((1, 2))
+        member_loss = curve_loss(logits, batch["curves"], batch["n_traces"], self.loss)
         self.log("train/loss", member_loss.mean(), on_step=False, on_epoch=True, sync_dist=True)
         return member_loss.sum()
 

@@ -1,0 +1,238 @@
+"""Training of text predictors: what all of them share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from ps_train.data.text_batches import TextBatch
+from ps_train.data.text_data import TextDataModule
+from ps_train.metrics import CurveRows
+from ps_train.modules.heads import Standardise
+from ps_train.modules.lora_backbone import LoraSettings
+from ps_train.predictor import ADAPTER_FOLDER, CurvePredictor, build_predictor, load_predictor
+from ps_train.text_predictor import TextPredictor
+
+SCALE_ROWS = 256
+"""Training texts whose states, before training, set the scales of a head's inputs."""
+
+
+class LoraModule(pl.LightningModule):
+    """Trains a `TextPredictor`: its adapters and its head.
+
+    Subclasses give `architecture`, `build`, `loss`, `scored` and `write_predictions`. Checkpoints hold the
+    adapters and the head, never the frozen weights. What is dropped in a step depends on the data's seed, the
+    epoch and the step alone, so that a run killed in the middle of an epoch resumes exactly.
+
+    Args:
+        lora: What of the language model runs and is trained.
+        lr: AdamW's peak step size of the adapters.
+        head_lr: Likewise of the head; `lr` where it is not given.
+        weight_decay: Decoupled (AdamW).
+        warmup_steps: Optimizer steps of linear warm-up.
+        schedule: After the warm-up: `constant`, or `linear` or `cosine` to zero over the fit.
+        predictor: A predictor folder to start from: its weights and settings replace those given here.
+        adapter: Adapters to start from: a predictor folder of another kind, on the same language model and
+            with the same `lora`.
+    """
+
+    architecture: str
+    net: TextPredictor
+    quality: CurveRows
+
+    def __init__(
+        self,
+        lora: LoraSettings,
+        lr: float,
+        head_lr: float | None,
+        weight_decay: float,
+        warmup_steps: int,
+        schedule: Literal["constant", "linear", "cosine"],
+        predictor: str | None,
+        adapter: str | None,
+    ) -> None:
+        super().__init__()
+        self.lora = lora
+        self.lr, self.head_lr, self.weight_decay = lr, lr if head_lr is None else head_lr, weight_decay
+        self.warmup_steps, self.schedule = warmup_steps, schedule
+        self.predictor, self.adapter = predictor, adapter
+        self.predicted = CurveRows()
+
+    # --- what subclasses say --------------------------------------------------------------------------------
+
+    def build(self) -> TextPredictor:
+        """The untrained predictor for `self.data`, training rows loaded."""
+        raise NotImplementedError
+
+    def adopt(self, net: TextPredictor) -> None:
+        """Take over a predictor; subclasses make `self.quality` here."""
+        self.net = net
+
+    def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
+        """Mean loss of a batch."""
+        raise NotImplementedError
+
+    def scored(self, outputs: Tensor, batch: TextBatch) -> tuple[Tensor, Tensor]:
+        """What `quality` compares: predicted and measured, (B, …) each."""
+        raise NotImplementedError
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """What `predict` writes of each row, (B, …)."""
+        raise NotImplementedError
+
+    def write_predictions(self, folder: Path, predictions: Tensor) -> None:
+        """Write all rows' predictions (N, …), in the order of the data."""
+        raise NotImplementedError
+
+    # --- building -------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> TextDataModule:
+        """The data this module is used on.
+
+        Raises:
+            ValueError: If the trainer has another kind of data module.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, TextDataModule):
+            raise ValueError(f"data must be texts (a TextDataModule), got {type(data).__name__}")
+        return data
+
+    def configure_model(self) -> None:
+        """Build the predictor once the data are known; a checkpoint brings its own description."""
+        if hasattr(self, "net"):
+            return
+        if self.predictor is not None:
+            self._adopt(load_predictor(self.predictor))
+        elif "train" in self.data.rows:
+            self._adopt(self.build())
+            if self.adapter is not None:
+                self.net.backbone.load_adapter(Path(self.adapter) / ADAPTER_FOLDER)
+
+    def _adopt(self, net: CurvePredictor) -> None:
+        if not isinstance(net, TextPredictor) or net.architecture != self.architecture:
+            raise ValueError(f"predictor must be a {self.architecture}, got {net.architecture}")
+        self.adopt(net)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Describe the predictor beside its weights."""
+        checkpoint["predictor"] = self.net.config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the predictor the checkpoint describes where the data have not."""
+        if not hasattr(self, "net"):
+            self._adopt(build_predictor(checkpoint["predictor"], source="the checkpoint"))
+
+    def on_fit_start(self) -> None:
+        """Centre and scale a new head's inputs; here, because the language model is on its device now."""
+        is_new = self.predictor is None and self.trainer.ckpt_path is None
+        scales = [module for module in self.net.head.modules() if isinstance(module, Standardise)]
+        if is_new and scales:
+            texts = self.data.rows["train"].texts[:SCALE_ROWS]
+            scales[0].fit(self.net.states(texts, batch_size=self.data.eval_batch_size))
+
+    # --- steps ----------------------------------------------------------------------------------------------
+
+    def outputs(self, batch: TextBatch) -> Tensor:
+        """The head's outputs of a batch, float32."""
+        outputs: Tensor = self.net(batch["input_ids"], batch["attention_mask"])
+        return outputs.float()
+
+    def on_train_batch_start(self, batch: TextBatch, batch_idx: int) -> None:
+        """Let dropout depend on the place in the run, not on what was drawn before."""
+        place = [self.data.seed, self.trainer.current_epoch, batch_idx, self.trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+
+    def training_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
+        """The batch's mean loss."""
+        loss = self.loss(self.outputs(batch), batch)
+        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, sync_dist=True)
+        return loss
+
+    def _require_net(self) -> None:
+        if not hasattr(self, "net"):
+            raise ValueError("a trained predictor is needed: give --ckpt_path or --model.predictor")
+
+    def check_data(self, name: str) -> None:
+        """Refuse evaluation data that the predictor was not made for; subclasses know how."""
+
+    def _start(self, name: str) -> None:
+        self._require_net()
+        self.check_data(name)
+        self.quality.reset()
+
+    def _evaluate(self, batch: TextBatch) -> None:
+        predicted, measured = self.scored(self.outputs(batch), batch)
+        self.quality.update(batch["rows"], predicted, measured)
+
+    def report(self, name: str) -> dict[str, Tensor]:
+        """Log `quality`'s figures that are numbers as `<name>/<figure>`; all of them are returned."""
+        figures: dict[str, Tensor] = self.quality.compute()
+        scalars = {f"{name}/{key}": value for key, value in figures.items() if value.ndim == 0}
+        self.log_dict(scalars, sync_dist=True)
+        return figures
+
+    def on_validation_epoch_start(self) -> None:  # noqa: D102
+        self._start("val")
+
+    def validation_step(self, batch: TextBatch, batch_idx: int) -> None:  # noqa: D102
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:  # noqa: D102
+        self.report("val")
+
+    def on_test_epoch_start(self) -> None:  # noqa: D102
+        self._start("test")
+
+    def test_step(self, batch: TextBatch, batch_idx: int) -> None:  # noqa: D102
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:  # noqa: D102
+        self.report("test")
+
+    def on_predict_epoch_start(self) -> None:  # noqa: D102
+        self._require_net()
+        self.predicted.reset()
+
+    def predict_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
+        """The batch's predictions (B, …)."""
+        predictions = self.predictions(self.outputs(batch))
+        self.predicted.update(batch["rows"], predictions, predictions)
+        return predictions
+
+    def on_predict_epoch_end(self) -> None:
+        """Write every row once and in order, whatever the number of processes."""
+        _, predictions, _ = self.predicted.compute()
+        if self.trainer.is_global_zero:
+            self.write_predictions(Path(self.trainer.default_root_dir), torch.from_numpy(predictions))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW on adapters and head, warmed up and scheduled by the step."""
+        adapters = [p for p in self.net.backbone.parameters() if p.requires_grad]
+        known = set(map(id, adapters))
+        rest = [p for p in self.net.parameters() if p.requires_grad and id(p) not in known]
+        groups = [{"params": adapters, "lr": self.lr}, {"params": rest, "lr": self.head_lr}]
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=self.lr, weight_decay=self.weight_decay
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def share(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            if self.schedule == "constant":
+                return 1.0
+            done = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
+            return 1 - done if self.schedule == "linear" else 0.5 * (1 + float(np.cos(np.pi * done)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def export(self, folder: Path) -> None:
+        """Write the predictor folder `<folder>/predictor/`."""
+        self.net.save_pretrained(folder / "predictor")
