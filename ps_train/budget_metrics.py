@@ -78,10 +78,11 @@ def budget_quality(predicted: FloatArray, needed: FloatArray, *, window: int = 1
 
 
 class BudgetQuality(CurveRows):
-    """All figures of predicted budgets, as a dictionary of floats; each row of a distributed run counts once.
+    """All figures of predicted budgets; each row of a distributed run counts once.
 
     `mae`, `rmse` and `mape` of the prediction; `underrun_rate`, `overrun_rate` and `average_underrun` of what
-    it gives, the prediction rounded up to whole windows; `pinball` where there are quantiles.
+    it gives, the prediction rounded up to whole windows; `pinball` where there are quantiles. Beside these
+    numbers `rows`, `predicted` and `needed`: what was gathered from all processes.
 
     Args:
         window: Tokens a window.
@@ -95,9 +96,11 @@ class BudgetQuality(CurveRows):
         self.window, self.levels = window, tuple(levels)
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures over all rows of all processes."""
-        _, predicted, needed = (values.astype(np.float64) for values in self.gathered())
+        """The figures over all rows of all processes, and those rows."""
+        rows, *values = self.gathered()
+        predicted, needed = (array.astype(np.float64) for array in values)
         figures = budget_quality(predicted[:, 0], needed, window=self.window)
         if self.levels:
             figures["pinball"] = pinball_loss(predicted[:, 1:], needed, self.levels)
-        return {name: torch.tensor(value) for name, value in figures.items()}
+        gathered = {"rows": rows, "predicted": predicted, "needed": needed}
+        return {name: torch.tensor(value) for name, value in {**figures, **gathered}.items()}

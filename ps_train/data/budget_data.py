@@ -70,9 +70,12 @@ class BudgetDataModule(TextDataModule):
             eval_batch_size=eval_batch_size,
             seed=seed,
         )
-        self._window, self.skip_malformed = window, skip_malformed
-        self.windows: dict[str, int] = {}
-        """Tokens a window of each of `rows` that has budgets."""
+        self._given_window, self.skip_malformed = window, skip_malformed
+        self._windows: dict[str, int] = {}
+
+    def window(self, name: str) -> int:
+        """Tokens a window of the budgets in `rows[name]`."""
+        return self._windows["train" if name == "val" and self.paths["val"] is None else name]
 
     def read(self, name: str, path: str) -> TextRows:
         """Queries with `budgets` (N,) int64 and, where the file has them, `curves` (N, W) float32."""
@@ -85,9 +88,9 @@ class BudgetDataModule(TextDataModule):
             )
         if not labelled:
             return TextRows(data.ids, data.queries)
-        if self._window is not None:
-            data = data.in_windows(self._window)
-        self.windows[name] = data.window
+        if self._given_window is not None:
+            data = data.in_windows(self._given_window)
+        self._windows[name] = data.window
         targets: dict[str, npt.NDArray[Any]] = {"budgets": data.budgets}
         if data.curves is not None:
             targets["curves"] = data.curves

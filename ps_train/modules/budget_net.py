@@ -51,7 +51,7 @@ class BudgetNet(TextPredictor):
     calibration_needed: Tensor
     """(num_calibration,) tokens."""
     class_curves: Tensor
-    """(W, W), or (0, W) without measured curves: the mean curve of training queries that need 1, … W windows."""
+    """(W, W): mean curve of the training queries that need 1, 2, … W windows; (0, W) where unmeasured."""
 
     def __init__(
         self,
@@ -154,7 +154,9 @@ class BudgetNet(TextPredictor):
         """
         known = torch.isfinite(self.calibration_predicted).all(1)
         if not known.any():
-            raise ValueError("the predictor is not calibrated: fit it with validation queries, or calibrate it")
+            raise ValueError(
+                "the predictor is not calibrated: fit it with validation queries, or calibrate it"
+            )
         predicted = self.calibration_predicted[known].double().cpu().numpy()
         needed = self.calibration_needed[known].double().cpu().numpy()
         if self.levels:

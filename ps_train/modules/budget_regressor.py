@@ -101,7 +101,7 @@ class BudgetRegressor(LoraModule):
         """A network that knows the training budgets' scales and, where there are any, curves."""
         data = self.budget_data
         train, val = (data.rows[name].targets for name in ("train", "val"))
-        window, budgets, curves = data.windows["train"], train["budgets"], train.get("curves")
+        window, budgets, curves = data.window("train"), train["budgets"], train.get("curves")
         most = int(max(budgets.max(), val["budgets"].max())) // window
         num_windows = most if curves is None else curves.shape[1]
         schema = CurveSchema({}, num_windows, window, backbone=data.backbone)
@@ -133,7 +133,7 @@ class BudgetRegressor(LoraModule):
 
     def check_data(self, name: str) -> None:
         """Refuse budgets in other windows than those the predictor was trained on."""
-        found = self.budget_data.windows[name]
+        found = self.budget_data.window(name)
         if found != self.net.window:
             raise ValueError(
                 f"the {name} budgets must have the predictor's window, {self.net.window} tokens, got {found}"
@@ -146,18 +146,18 @@ class BudgetRegressor(LoraModule):
     def report(self, name: str) -> dict[str, Tensor]:
         """Log the figures; calibrate on the validation queries, and measure on others what that brings."""
         figures = super().report(name)
-        rows, predicted, needed = self.quality.gathered()
-        tokens = torch.from_numpy(predicted)
+        predicted, needed = figures["predicted"], figures["needed"]
         if name == "val":
             if len(self.net.calibration_needed) == len(self.budget_data.rows["val"]):
-                self.net.keep_calibration(torch.from_numpy(rows), tokens, torch.from_numpy(needed))
+                self.net.keep_calibration(figures["rows"], predicted, needed)
             return figures
         for rate in self.underrun_rates:
-            given = self.net.budgets_at(tokens, rate).astype(np.float64)
-            figures[f"underrun_rate_at_{rate:g}"] = torch.tensor(underrun_rate(given, needed))
-            figures[f"mean_tokens_at_{rate:g}"] = torch.tensor(given.mean())
-        extra = {f"{name}/{key}": value for key, value in figures.items() if "_at_" in key}
-        self.log_dict(extra, sync_dist=True)
+            given = self.net.budgets_at(predicted, rate).astype(np.float64)
+            brought = {
+                f"underrun_rate_at_{rate:g}": underrun_rate(given, needed.numpy()),
+                f"mean_tokens_at_{rate:g}": float(given.mean()),
+            }
+            self.log_dict({f"{name}/{key}": value for key, value in brought.items()}, sync_dist=True)
         return figures
 
     def predictions(self, outputs: Tensor) -> Tensor:
@@ -192,9 +192,7 @@ class BudgetRegressor(LoraModule):
         )
 
 
-def mean_curves(
-    curves: npt.NDArray[np.float32], windows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
+def mean_curves(curves: npt.NDArray[np.float32], windows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Mean curve of the queries that need 1, 2, … W windows.
 
     Args:

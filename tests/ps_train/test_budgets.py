@@ -116,7 +116,7 @@ def test_the_data_module_reads_splits_and_batches(tmp_path, backbone, capsys):
     assert "train.jsonl: skipped 1 of 41 lines as malformed; line 41 must" in capsys.readouterr().err
     assert (len(data.rows["train"]), len(data.rows["val"])) == (32, 8)
     assert set(data.rows["train"].ids).isdisjoint(data.rows["val"].ids)
-    assert data.windows == {"train": 16}
+    assert data.window("train") == data.window("val") == 16
     seen = {}
     for batch in [*data.train_dataloader(), *data.val_dataloader()]:
         assert batch["curves"].shape[1] == 8
