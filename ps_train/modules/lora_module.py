@@ -60,7 +60,7 @@ class LoraModule(pl.LightningModule):
         schedule: Literal["constant", "linear", "cosine"],
         predictor: str | None,
         adapter: str | None,
-        frozen_cache: str | None,
+        frozen_cache: str | None = None,
     ) -> None:
         super().__init__()
         self.lora = lora
