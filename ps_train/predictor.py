@@ -30,6 +30,7 @@ ADAPTER_FOLDER = "adapter"
 ARCHITECTURES = {
     "curve_mlp": "ps_train.modules.curve_mlp:CurveNet",
     "curve_lora": "ps_train.modules.curve_lora:CurveLoraNet",
+    "budget_lora": "ps_train.modules.budget_net:BudgetNet",
     "difficulty_lora": "ps_train.modules.difficulty_lora:DifficultyNet",
 }
 """`architecture` in config.json to the class that reads the folder; imported when asked for."""
