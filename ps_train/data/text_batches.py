@@ -79,7 +79,7 @@ class TextDataset(Dataset[TextBatch]):
         self, tokens: Sequence[Sequence[int]], targets: Mapping[str, npt.NDArray[Any]], pad_id: int = 0
     ) -> None:
         self.tokens, self.pad_id = tokens, pad_id
-        self.targets = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in targets.items()}
+        self.targets = {name: torch.tensor(values) for name, values in targets.items()}
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -178,7 +178,7 @@ class LengthBatches(DistributedSampler[list[int]]):
 
 
 class TextLoader(DataLoader[TextBatch]):
-    """Batches of a `TextDataset` in a sampler's order; Lightning keeps its place in checkpoints."""
+    """Training batches of a `TextDataset`; Lightning keeps its place in checkpoints."""
 
     sampler: LengthBatches
 

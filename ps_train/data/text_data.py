@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from ps_train.data.split import split_faults, validation_rows
-from ps_train.data.text_batches import QUESTION, LengthBatches, TextDataset, TextFormat, TextLoader
+from ps_train.data.text_batches import (
+    QUESTION,
+    LengthBatches,
+    TextBatch,
+    TextDataset,
+    TextFormat,
+    TextLoader,
+)
 from ps_train.features import load_tokenizer
 
 
@@ -99,6 +107,8 @@ class TextDataModule(pl.LightningDataModule):
         """What was read so far, by `train`, `val`, `test` and `predict`."""
         self._datasets: dict[str, TextDataset] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._training: LengthBatches | None = None
+        self._resume = {"epoch": -1, "given": 0}
 
     def read(self, name: str, path: str) -> TextRows:
         """The texts at `path`.
@@ -141,25 +151,46 @@ class TextDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> TextLoader:
         """Shuffled batches; rows that do not fill one are left out."""
-        return self._loader("train", self.batch_size, shuffle=True)
+        dataset = self.dataset("train")
+        self._training = self._batches(dataset, self.batch_size, shuffle=True)
+        self._training.load_state_dict(self._resume)
+        return TextLoader(dataset, self._training)
 
-    def val_dataloader(self) -> TextLoader:
+    def state_dict(self) -> dict[str, int]:
+        """Where training is in its epoch.
+
+        Lightning also keeps the state of the loader, but does not restore it once the loader was made to
+        count a schedule's steps (`estimated_stepping_batches`); it restores this before.
+        """
+        return self._resume if self._training is None else self._training.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there."""
+        self._resume = state
+
+    def val_dataloader(self) -> DataLoader[TextBatch]:
         """The validation rows by length."""
-        return self._loader("val", self.eval_batch_size)
+        return self._eval_loader("val")
 
-    def test_dataloader(self) -> TextLoader:
+    def test_dataloader(self) -> DataLoader[TextBatch]:
         """The test rows by length."""
-        return self._loader("test", self.eval_batch_size)
+        return self._eval_loader("test")
 
-    def predict_dataloader(self) -> TextLoader:
+    def predict_dataloader(self) -> DataLoader[TextBatch]:
         """The rows to predict, by length."""
-        return self._loader("predict", self.eval_batch_size)
+        return self._eval_loader("predict")
 
-    def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> TextLoader:
+    def _eval_loader(self, name: str) -> DataLoader[TextBatch]:
         dataset = self.dataset(name)
+        return DataLoader(dataset, batch_size=None, sampler=self._batches(dataset, self.eval_batch_size))
+
+    def _batches(self, dataset: TextDataset, batch_size: int, shuffle: bool = False) -> LengthBatches:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        lengths = [len(tokens) for tokens in dataset.tokens]
-        sampler = LengthBatches(
-            lengths, batch_size, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=self.seed
+        return LengthBatches(
+            [len(tokens) for tokens in dataset.tokens],
+            batch_size,
+            num_replicas=world_size,
+            rank=rank,
+            shuffle=shuffle,
+            seed=self.seed,
         )
-        return TextLoader(dataset, sampler)

@@ -76,6 +76,8 @@ class CurveLoRA(LoraModule):
         predictor: A predictor folder to start from: its weights and settings replace those given here.
         adapter: Adapters to start from: a predictor folder of another kind, on the same language model and
             with the same `lora`.
+        frozen_cache: Folder in which to keep what the blocks below the first adapted one make of each text:
+            they then run once for each text instead of in every epoch.
     """
 
     architecture = CurveLoraNet.architecture
@@ -94,8 +96,11 @@ class CurveLoRA(LoraModule):
         budgets: list[float] = [48.0, 96.0, 160.0],  # noqa: B006  # jsonargparse shows the default
         predictor: str | None = None,
         adapter: str | None = None,
+        frozen_cache: str | None = None,
     ) -> None:
-        super().__init__(lora, lr, head_lr, weight_decay, warmup_steps, schedule, predictor, adapter)
+        super().__init__(
+            lora, lr, head_lr, weight_decay, warmup_steps, schedule, predictor, adapter, frozen_cache
+        )
         self.head_settings = {"hidden_size": hidden_size, "dropout": dropout}
         self.curve_loss, self.budgets = loss, budgets
 

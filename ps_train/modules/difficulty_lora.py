@@ -136,6 +136,8 @@ class DifficultyClassifier(LoraModule):
         predictor: A predictor folder to start from: its weights and settings replace those given here.
         adapter: Adapters to start from: a predictor folder of another kind, on the same language model and
             with the same `lora`.
+        frozen_cache: Folder in which to keep what the blocks below the first adapted one make of each text:
+            they then run once for each text instead of in every epoch.
     """
 
     architecture = DifficultyNet.architecture
@@ -157,8 +159,11 @@ class DifficultyClassifier(LoraModule):
         schedule: Literal["constant", "linear", "cosine"] = "linear",
         predictor: str | None = None,
         adapter: str | None = None,
+        frozen_cache: str | None = None,
     ) -> None:
-        super().__init__(lora, lr, head_lr, weight_decay, warmup_steps, schedule, predictor, adapter)
+        super().__init__(
+            lora, lr, head_lr, weight_decay, warmup_steps, schedule, predictor, adapter, frozen_cache
+        )
         self.head_settings: dict[str, Any] = {
             "hidden_size": hidden_size,
             "dropout": dropout,

@@ -6,6 +6,7 @@ from (B, D) states. Adapters as in Hu et al., *LoRA* (arXiv 2106.09685), by the 
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import tempfile
@@ -87,6 +88,7 @@ class LoraBackbone(nn.Module):
         self.model: nn.Module = model.requires_grad_(False)
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         blocks = transformer_blocks(model)
+        (self._blocks_name,) = (name for name, child in model.named_children() if child is blocks)
         self._check_layers(len(blocks))
         if self.settings.num_layers is not None and self.settings.num_layers < len(blocks):
             del blocks[self.settings.num_layers :]
@@ -107,11 +109,10 @@ class LoraBackbone(nn.Module):
             raise ValueError(f"lora.layers must be between 1 and {last}, the blocks that run, got {layers}")
 
     def _peft_config(self, model: PreTrainedModel, blocks: nn.ModuleList) -> LoraConfig:
-        prefix = next(name for name, module in model.named_modules() if module is blocks)
         adapted = self.settings.layers or range(1, len(blocks) + 1)
         # Full names: peft's own choice of layers does not match those of a model without output head.
         targets = [
-            f"{prefix}.{n - 1}.{name}"
+            f"{self._blocks_name}.{n - 1}.{name}"
             for n in sorted(set(adapted))
             for name in _linear_layers(blocks[n - 1])
             if name.rpartition(".")[2] in self.settings.target_modules
@@ -140,11 +141,66 @@ class LoraBackbone(nn.Module):
             (B, D) float32. A row's state depends on its own real tokens alone: neither on the padding, its
             side and amount, nor on the other rows.
         """
-        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
         hidden = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=_positions(attention_mask),
+            use_cache=False,
         ).last_hidden_state
         return pool_last_token(hidden, attention_mask).float()
+
+    @property
+    def frozen_blocks(self) -> int:
+        """How many blocks, from the first, no adapter changes."""
+        if not self.settings.r:
+            return len(getattr(self._decoder, self._blocks_name))
+        return min(self.settings.layers or [1]) - 1
+
+    @torch.no_grad()
+    def frozen_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states (B, L, D) after the frozen blocks: the same in every epoch."""
+        view = self._view(slice(0, self.frozen_blocks))
+        _remove_final_norm(view)
+        states: Tensor = view(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=_positions(attention_mask),
+            use_cache=False,
+        ).last_hidden_state
+        return states
+
+    def forward_from(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """What `forward` gives, from `frozen_states` on.
+
+        Args:
+            hidden: (B, L, D) states after the frozen blocks.
+            attention_mask: (B, L), as in `forward`.
+
+        Returns:
+            (B, D) float32.
+        """
+        view = self._view(slice(self.frozen_blocks, None))
+        hidden = view(
+            inputs_embeds=hidden,
+            attention_mask=attention_mask,
+            position_ids=_positions(attention_mask),
+            use_cache=False,
+        ).last_hidden_state
+        return pool_last_token(hidden, attention_mask).float()
+
+    def _view(self, which: slice) -> PreTrainedModel:
+        """The transformers model with some of its blocks; the weights are shared."""
+        decoder = self._decoder
+        view = copy.copy(decoder)
+        view._modules = dict(decoder._modules)  # else the blocks would be changed in both
+        setattr(view, self._blocks_name, getattr(decoder, self._blocks_name)[which])
+        return view
+
+    @property
+    def _decoder(self) -> PreTrainedModel:
+        """The transformers model, adapters in place."""
+        model: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return model
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapters in peft's format: `PeftModel.from_pretrained(base_model, folder)` reads them.
@@ -218,6 +274,11 @@ def _remove_final_norm(model: PreTrainedModel) -> None:
     norms = [name for name, child in model.named_children() if "norm" in type(child).__name__.lower()]
     if norms:
         setattr(model, norms[-1], nn.Identity())
+
+
+def _positions(attention_mask: Tensor) -> Tensor:
+    """(B, L) positions counted from each row's first real token."""
+    return (attention_mask.cumsum(1) - 1).clamp(min=0)
 
 
 def _is_adapter(name: str) -> bool:

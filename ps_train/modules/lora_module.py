@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from ps_train.data.feature_cache import fingerprint
+from ps_train.data.frozen_states import FrozenStates
 from ps_train.data.text_batches import TextBatch
 from ps_train.data.text_data import TextDataModule
 from ps_train.metrics import CurveRows
@@ -39,6 +41,9 @@ class LoraModule(pl.LightningModule):
         predictor: A predictor folder to start from: its weights and settings replace those given here.
         adapter: Adapters to start from: a predictor folder of another kind, on the same language model and
             with the same `lora`.
+        frozen_cache: Folder in which to keep what the blocks below the first adapted one make of each text
+            (`lora.layers`): they then run once for each text instead of in every epoch. Takes D numbers a
+            token.
     """
 
     architecture: str
@@ -55,12 +60,14 @@ class LoraModule(pl.LightningModule):
         schedule: Literal["constant", "linear", "cosine"],
         predictor: str | None,
         adapter: str | None,
+        frozen_cache: str | None = None,
     ) -> None:
         super().__init__()
         self.lora = lora
         self.lr, self.head_lr, self.weight_decay = lr, lr if head_lr is None else head_lr, weight_decay
         self.warmup_steps, self.schedule = warmup_steps, schedule
-        self.predictor, self.adapter = predictor, adapter
+        self.predictor, self.adapter, self.frozen_cache = predictor, adapter, frozen_cache
+        self._caches: dict[str, FrozenStates] = {}
         self.predicted = CurveRows()
 
     # --- what subclasses say --------------------------------------------------------------------------------
@@ -71,7 +78,7 @@ class LoraModule(pl.LightningModule):
 
     def adopt(self, net: TextPredictor) -> None:
         """Take over a predictor; subclasses make `self.quality` here."""
-        self.net = net
+        self.net = net.train()
 
     def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
         """Mean loss of a batch."""
@@ -135,13 +142,55 @@ class LoraModule(pl.LightningModule):
         if is_new and scales:
             texts = self.data.rows["train"].texts[:SCALE_ROWS]
             scales[0].fit(self.net.states(texts, batch_size=self.data.eval_batch_size))
+        if self.frozen_cache is not None:
+            self._check_frozen_cache()
+
+    @torch.no_grad()
+    def _check_frozen_cache(self) -> None:
+        """Refuse architectures whose blocks cannot be run apart, on one text."""
+        batch = self.data.dataset("train")[[0]]
+        tokens, mask = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
+        backbone = self.net.backbone.eval()
+        whole, parts = (
+            backbone(tokens, mask),
+            backbone.forward_from(backbone.frozen_states(tokens, mask), mask),
+        )
+        backbone.train()
+        if not torch.allclose(parts, whole, rtol=0.05, atol=0.05 * float(whole.abs().max())):
+            kind = type(self.net.backbone.model).__name__
+            raise ValueError(f"frozen_cache cannot run the blocks of this {kind} apart: leave it out")
 
     # --- steps ----------------------------------------------------------------------------------------------
 
-    def outputs(self, batch: TextBatch) -> Tensor:
-        """The head's outputs of a batch, float32."""
-        outputs: Tensor = self.net(batch["input_ids"], batch["attention_mask"])
+    def outputs(self, batch: TextBatch, name: str) -> Tensor:
+        """The head's outputs of a batch of the data set `name`, float32."""
+        if self.frozen_cache is None:
+            outputs: Tensor = self.net(batch["input_ids"], batch["attention_mask"])
+        else:
+            states = self.net.backbone.forward_from(self._frozen(batch, name), batch["attention_mask"])
+            outputs = self.net.head(states)
         return outputs.float()
+
+    def _frozen(self, batch: TextBatch, name: str) -> Tensor:
+        """States after the frozen blocks, from the cache where they are there."""
+        backbone = self.net.backbone
+
+        def compute(missing: Tensor) -> Tensor:
+            return backbone.frozen_states(batch["input_ids"][missing], batch["attention_mask"][missing])
+
+        if name not in self._caches:
+            assert self.frozen_cache is not None
+            tokens = [list(ids) for ids in self.data.dataset(name).tokens]
+            dtype = compute(batch["rows"] == batch["rows"][0]).dtype
+            settings = [backbone.frozen_blocks, backbone.settings.dtype, str(dtype), self.trainer.precision]
+            self._caches[name] = FrozenStates(
+                self.frozen_cache,
+                [fingerprint(self.data.backbone), settings, tokens],
+                [len(ids) for ids in tokens],
+                backbone.hidden_size,
+                dtype,
+            )
+        return self._caches[name].get(batch["rows"], compute)
 
     def on_train_batch_start(self, batch: TextBatch, batch_idx: int) -> None:
         """Let dropout depend on the place in the run, not on what was drawn before."""
@@ -150,13 +199,19 @@ class LoraModule(pl.LightningModule):
 
     def training_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
         """The batch's mean loss."""
-        loss = self.loss(self.outputs(batch), batch)
+        loss = self.loss(self.outputs(batch, "train"), batch)
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, sync_dist=True)
         return loss
 
     def _require_net(self) -> None:
         if not hasattr(self, "net"):
             raise ValueError("a trained predictor is needed: give --ckpt_path or --model.predictor")
+        own, given = self.net.text, self.data.format
+        if own != given:
+            raise ValueError(
+                f"the predictor reads {own.template!r} of at most {own.max_length} tokens, but the data give "
+                f"{given.template!r} of at most {given.max_length}"
+            )
 
     def check_data(self, name: str) -> None:
         """Refuse evaluation data that the predictor was not made for; subclasses know how."""
@@ -166,8 +221,8 @@ class LoraModule(pl.LightningModule):
         self.check_data(name)
         self.quality.reset()
 
-    def _evaluate(self, batch: TextBatch) -> None:
-        predicted, measured = self.scored(self.outputs(batch), batch)
+    def _evaluate(self, batch: TextBatch, name: str) -> None:
+        predicted, measured = self.scored(self.outputs(batch, name), batch)
         self.quality.update(batch["rows"], predicted, measured)
 
     def report(self, name: str) -> dict[str, Tensor]:
@@ -181,7 +236,7 @@ class LoraModule(pl.LightningModule):
         self._start("val")
 
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch)
+        self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:  # noqa: D102
         self.report("val")
@@ -190,7 +245,7 @@ class LoraModule(pl.LightningModule):
         self._start("test")
 
     def test_step(self, batch: TextBatch, batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch)
+        self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:  # noqa: D102
         self.report("test")
@@ -201,7 +256,7 @@ class LoraModule(pl.LightningModule):
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
         """The batch's predictions (B, …)."""
-        predictions = self.predictions(self.outputs(batch))
+        predictions = self.predictions(self.outputs(batch, "predict"))
         self.predicted.update(batch["rows"], predictions, predictions)
         return predictions
 

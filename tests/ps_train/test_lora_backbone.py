@@ -71,6 +71,17 @@ def test_adapters_start_as_no_change(backbone, tokens):
     torch.testing.assert_close(states_of(adapted, tokens), states_of(frozen, tokens))
 
 
+@pytest.mark.parametrize("settings", [{"layers": [3, 4]}, {"layers": [2], "num_layers": 3}, {}, {"r": 0}])
+def test_frozen_blocks_and_the_rest_run_apart_as_they_do_together(backbone, tokens, settings):
+    lora = make(backbone, **settings)
+    assert lora.frozen_blocks == (4 if "r" in settings else min(settings.get("layers", [1])) - 1)
+    batch = collate(tokens)
+    with torch.inference_mode():
+        hidden = lora.frozen_states(batch["input_ids"], batch["attention_mask"])
+        states = lora.forward_from(hidden, batch["attention_mask"])
+    torch.testing.assert_close(states, states_of(lora, tokens), rtol=1e-4, atol=1e-5)
+
+
 def test_only_the_adapters_of_the_chosen_blocks_are_trained_and_saved(backbone, tokens):
     lora = make(backbone, layers=[2, 3], num_layers=3, target_modules=["q_proj", "down_proj"], r=4)
     trained = {name for name, weight in lora.named_parameters() if weight.requires_grad}
