@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_train.make_data:make_budgets_command",
         "write the budget that each question of a curve table needs",
     ),
+    "merge": (
+        "ps_train.merge:merge_command",
+        "fold a text predictor's adapters into its language model, for serving",
+    ),
     "sweep": ("ps_train.sweep:sweep_command", "score a predictor for each layer of a language model"),
 }
 

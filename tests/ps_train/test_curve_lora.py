@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,12 +136,22 @@ def test_a_checkpoint_tests_as_its_predictor_does(trained, backbone, capsys):
     assert results[0] == pytest.approx(results[1], abs=1e-6)
 
 
-def test_a_merged_predictor_predicts_the_same(trained):
+def test_a_merged_predictor_predicts_the_same_without_adapters(trained, tmp_path, capsys):
     predictor = load_predictor(trained / "run" / "predictor")
     questions = CurveTable.load(trained / "test").questions
     expected = predictor.predict_curves(questions)
     predictor.merge()
     np.testing.assert_allclose(predictor.predict_curves(questions), expected, atol=1e-5)
+
+    source = str(trained / "run" / "predictor")
+    assert main(["merge", "--predictor", source, "--output", str(tmp_path / "merged")]) == 0
+    shutil.move(tmp_path / "merged", tmp_path / "elsewhere")  # it needs nothing outside
+    merged = load_predictor(tmp_path / "elsewhere")
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    np.testing.assert_allclose(merged.predict_curves(questions), expected, atol=1e-5)
+    again = ["--predictor", str(tmp_path / "elsewhere"), "--output", str(tmp_path / "twice")]
+    assert main(["merge", *again]) == 2
+    assert "predictor must have adapters to merge, got" in capsys.readouterr().err
 
 
 def test_two_processes_train_as_one_does(folder, backbone):
