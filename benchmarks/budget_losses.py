@@ -4,9 +4,9 @@
 
 The same head on the same ready features of a curve table (no language model runs), once a target and seed:
 Huber, quantiles and bins, in tokens and in logarithms. Prints, on the test table, medians over the seeds: MAE
-beside that of the training median; mean tokens spent to keep underruns at 10%, and the rates got; and hull −
-uniform in points when the predicted budget makes the curve, as a step to the best accuracy and as a mixture of
-the mean curves of training queries that need as much.
+beside that of the training median; the mean tokens it takes to keep the underrun rates asked for, and the
+rates got; and hull − uniform in points when the predicted budget makes the curve, as a step (right from the
+needed budget on) and as a mixture of the mean curves of training queries that need as much.
 """
 
 from __future__ import annotations
