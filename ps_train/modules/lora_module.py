@@ -27,9 +27,10 @@ SCALE_ROWS = 256
 class LoraModule(pl.LightningModule):
     """Trains a `TextPredictor`: its adapters and its head.
 
-    Subclasses give `architecture`, `build`, `loss`, `scored` and `write_predictions`. Checkpoints hold the
-    adapters and the head, never the frozen weights. What is dropped in a step depends on the data's seed, the
-    epoch and the step alone, so that a run killed in the middle of an epoch resumes exactly.
+    Subclasses give `architecture`, `build`, `loss`, `scored`, `predictions` and `write_predictions`.
+    Checkpoints hold the adapters and the head, never the frozen weights. What is dropped in a step depends on
+    the data's seed, the epoch and the step alone, so that a run killed in the middle of an epoch resumes
+    exactly.
 
     Args:
         lora: What of the language model runs and is trained.
@@ -185,7 +186,7 @@ class LoraModule(pl.LightningModule):
             settings = [backbone.frozen_blocks, backbone.settings.dtype, str(dtype), self.trainer.precision]
             self._caches[name] = FrozenStates(
                 self.frozen_cache,
-                [fingerprint(self.data.backbone), settings, tokens],
+                [fingerprint(str(self.net.schema.backbone)), settings, tokens],
                 [len(ids) for ids in tokens],
                 backbone.hidden_size,
                 dtype,

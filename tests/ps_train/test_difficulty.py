@@ -45,6 +45,12 @@ def test_bad_thresholds_are_refused():
 def test_on_the_real_training_table_the_labels_are_the_authors(gsm8k_tables):
     table = CurveTable.load(gsm8k_tables / "train", features=[])
     np.testing.assert_array_equal(difficulty_labels(table.curves), table.extra["paper_difficulty"])
+    test = CurveTable.load(gsm8k_tables / "test", features=[])
+    ours = DifficultyThresholds.fit(table.curves).labels(test.curves)
+    # There the authors' thresholds are others (docs/lora.md).
+    theirs = DifficultyThresholds(0.14, 0.81).labels(test.curves)
+    np.testing.assert_array_equal(theirs, test.extra["paper_difficulty"])
+    assert (ours != test.extra["paper_difficulty"]).mean() == pytest.approx(0.074, abs=0.0005)
 
 
 def test_an_ordinal_head_is_a_difference_of_sigmoids():
