@@ -2,10 +2,11 @@
 
     python benchmarks/budget_model.py RUN --train train.jsonl --test test.jsonl
 
-after `ps-train predict` on queries that include the test's, which writes RUN/budgets.json. In the second table,
-a line an underrun rate: `got` on these test queries; then mean and standard deviation of what is got when
-calibration and test queries are shuffled together and split anew 500 times, which is how far a single split may
-lie from the rate by chance; and the smallest one budget for all that keeps the rate on the training queries.
+after `ps-train predict` on queries that include the test's, which writes RUN/budgets.json. In the second
+table, a line an underrun rate: `got` on these test queries; then mean and standard deviation of what is got
+when calibration and test queries are shuffled together and split anew 500 times, which is how far a single
+split may lie from the rate by chance; and the smallest one budget for all that keeps the rate on the training
+queries.
 """
 
 from __future__ import annotations
