@@ -52,7 +52,7 @@ def needed_budgets(
     if faults:
         raise ValueError("; ".join(faults))
     smooth = _moving_mean(curves.astype(np.float64), smoothing // 2)
-    known = smooth.max(1) >= min_best
+    known = smooth.max(1) >= min_best - 1e-9
     windows = np.where(known, best_length(smooth, share), curves.shape[1])
     return windows * window, known
 
@@ -60,5 +60,6 @@ def needed_budgets(
 def _moving_mean(curves: npt.NDArray[np.float64], reach: int) -> npt.NDArray[np.float64]:
     """Means over a point and `reach` neighbours on either side."""
     padded = np.pad(curves, ((0, 0), (reach, reach)), mode="edge")
-    mean = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=1).mean(-1)
-    return np.round(mean, 9)  # means that are equal on paper differ in their last bits
+    means: npt.NDArray[np.float64]
+    means = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=1).mean(-1)
+    return means

@@ -130,6 +130,17 @@ def test_quantiles_between_two_levels_are_in_proportion_and_beyond_them_the_oute
     assert single._location(np.array([[9.0]]), 0.8)[0] == 9
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0.1, 1e4), st.integers(1, 2000), st.sampled_from(["additive", "multiplicative"]))
+def test_what_was_needed_is_reached_in_spite_of_float_rounding(predicted, windows, method):
+    calibrator = BudgetCalibrator.fit([predicted], [3 * windows], method=method, window=3)
+    assert calibrator.budgets([predicted], 0.5) == 3 * windows
+
+
+def test_every_query_gets_at_least_one_window():
+    assert fit(queries(50, 6), "additive").budgets([-500.0], 0.3) == WINDOW
+
+
 def test_too_few_calibration_queries_for_a_rate_give_everything_or_are_refused():
     calibrator = fit(queries(9, 7), "additive")
     assert np.isfinite(calibrator.budgets([100.0], 0.1)).all()  # exactly 1 / (n + 1)

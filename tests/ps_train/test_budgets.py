@@ -151,6 +151,10 @@ def test_the_needed_budget_on_hand_made_curves():
     np.testing.assert_array_equal(budgets, [64, 16, 64, 16])
     np.testing.assert_array_equal(known, [True, True, False, True])
     np.testing.assert_array_equal(needed_budgets(curves, 16, share=0.88, smoothing=1)[0], [48, 16, 64, 16])
+    equal = (
+        np.array([[0, 6, 4, 2, 0, 0, 2, 4, 6, 0]]) / 20
+    )  # (.3 + .2 + .1) is not (.1 + .2 + .3) to a computer
+    assert needed_budgets(equal, 1, share=1.0)[0] == 3
     lucky = np.array([[0.1, 0.1, 0.6, 0.1, 0.1, 0.5, 0.5, 0.5]], np.float32)
     assert needed_budgets(lucky, 16, smoothing=1)[0] == 48
     assert needed_budgets(lucky, 16, smoothing=3)[0] == 7 * 16  # three windows say so, not one
