@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_train.make_data:make_budgets_command",
         "write the budget that each question of a curve table needs",
     ),
+    "make-difficulty": (
+        "ps_train.make_data:make_difficulty_command",
+        "write the difficulty class of each question of a curve table",
+    ),
     "merge": (
         "ps_train.merge:merge_command",
         "fold a text predictor's adapters into its language model, for serving",

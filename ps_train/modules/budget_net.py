@@ -14,7 +14,7 @@ from ps_alloc.conformal import BudgetCalibrator
 from ps_alloc.difficulty import difficulty_curves
 from ps_train.data.text_batches import TextFormat
 from ps_train.modules.budget_head import BudgetHead
-from ps_train.modules.budget_targets import Loss, Space, make_target
+from ps_train.modules.budget_targets import BudgetTarget, Loss, PointTarget, Space, make_target
 from ps_train.modules.lora_backbone import LoraSettings
 from ps_train.predictor import CurveSchema
 from ps_train.text_predictor import TextPredictor
@@ -146,8 +146,7 @@ class BudgetNet(TextPredictor):
         self.calibrator()  # refuses needed budgets that are no multiples of the window
 
     def calibrator(self) -> BudgetCalibrator:
-        """The calibration set: quantiles are calibrated as such; a point by what is added to it, or, learnt
-        in log space, by what it is multiplied by.
+        """The calibration set, as `make_calibrator` takes it.
 
         Raises:
             ValueError: If there is no calibration set.
@@ -159,12 +158,7 @@ class BudgetNet(TextPredictor):
             )
         predicted = self.calibration_predicted[known].double().cpu().numpy()
         needed = self.calibration_needed[known].double().cpu().numpy()
-        if self.levels:
-            return BudgetCalibrator.fit(
-                predicted, needed, method="quantile", levels=self.levels, window=self.window
-            )
-        method: Any = "multiplicative" if self._settings["space"] == "log" else "additive"
-        return BudgetCalibrator.fit(predicted[:, 0], needed, method=method, window=self.window)
+        return make_calibrator(self.head.target, predicted, needed, self.window)
 
     # --- predictions ----------------------------------------------------------------------------------------
 
@@ -221,3 +215,23 @@ class BudgetNet(TextPredictor):
         if not len(self.class_curves):
             return torch.from_numpy(shares.cumsum(1).clip(0, 1))
         return torch.from_numpy(difficulty_curves(self.class_curves.cpu().numpy(), probabilities=shares))
+
+
+def make_calibrator(
+    target: BudgetTarget, predicted: npt.NDArray[np.float64], needed: npt.NDArray[np.float64], window: int
+) -> BudgetCalibrator:
+    """Calibrate what a target predicts: quantiles as such; a point by tokens added, or, learnt in log space,
+    by a factor.
+
+    Args:
+        target: What was learnt.
+        predicted: (n, L) quantiles, or (n, 1) points.
+        needed: (n,) tokens.
+        window: Tokens a window.
+    """
+    if target.levels:
+        return BudgetCalibrator.fit(predicted, needed, method="quantile", levels=target.levels, window=window)
+    is_log = isinstance(target, PointTarget) and target.space == "log"
+    return BudgetCalibrator.fit(
+        predicted[:, 0], needed, method="multiplicative" if is_log else "additive", window=window
+    )

@@ -48,6 +48,9 @@ class BudgetRegressor(LoraModule):
         predictor: A predictor folder to start from: its weights and settings replace those given here.
         adapter: Adapters to start from: a predictor folder of another kind, on the same language model and
             with the same `lora`.
+        frozen_cache: Folder in which to keep what the blocks below the first adapted one make of each text
+            (`lora.layers`): they then run once for each text instead of in every epoch. Takes D numbers a
+            token.
     """
 
     architecture = BudgetNet.architecture
@@ -72,8 +75,11 @@ class BudgetRegressor(LoraModule):
         underrun_rates: list[float] = [0.1, 0.3, 0.5],  # noqa: B006
         predictor: str | None = None,
         adapter: str | None = None,
+        frozen_cache: str | None = None,
     ) -> None:
-        super().__init__(lora, lr, head_lr, weight_decay, warmup_steps, schedule, predictor, adapter)
+        super().__init__(
+            lora, lr, head_lr, weight_decay, warmup_steps, schedule, predictor, adapter, frozen_cache
+        )
         self.net_settings: dict[str, Any] = {
             "hidden_sizes": hidden_sizes,
             "dropout": dropout,

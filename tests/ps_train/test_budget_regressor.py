@@ -79,11 +79,16 @@ def write_config(folder: Path, backbone: Path, **changes: object) -> Path:
             "callbacks": [
                 {
                     "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
-                    "init_args": {"monitor": "val/mae", "mode": "min", "save_last": True},
+                    "init_args": {"monitor": "val/mae", "mode": "min"},
                 },
                 {
                     "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
-                    "init_args": {"filename": "{epoch}", "save_top_k": -1, "every_n_epochs": 1},
+                    "init_args": {
+                        "filename": "{epoch}",
+                        "save_top_k": -1,
+                        "every_n_epochs": 1,
+                        "save_last": True,
+                    },
                 },
             ],
         },
@@ -229,6 +234,7 @@ def test_checkpoints_of_the_best_the_last_and_every_epoch_are_kept(fitted):
     folder = fitted / "run" / "checkpoints"
     names = {path.name for path in folder.iterdir()}
     assert {"last.ckpt", *(f"epoch={epoch}.ckpt" for epoch in range(6))} < names
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 5
     logged = []
     with (fitted / "run" / "log" / "metrics.csv").open() as file:
         logged = [float(row["val/mae"]) for row in csv.DictReader(file) if row.get("val/mae")]

@@ -208,6 +208,27 @@ def test_the_command_writes_what_the_reader_reads(tmp_path, capsys):
     assert (load_budgets(tmp_path / "budgets.jsonl").budgets[:3] == 128).all()
 
 
+def test_difficulty_data_use_the_training_questions_thresholds(tmp_path, capsys):
+    make_table(100, seed=1).save(tmp_path / "train")
+    test = make_table(30, seed=2)
+    test.save(tmp_path / "test")
+    output = tmp_path / "difficulty.jsonl"
+    tables = [f"--table={tmp_path / 'test'}", f"--train_table={tmp_path / 'train'}", f"--output={output}"]
+    assert main(["make-difficulty", *tables]) == 0
+    final = make_table(100, seed=1).curves[:, -1]
+    hard, easy = np.percentile(final, [20, 80])
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [record["id"] for record in records] == test.ids
+    for record, accuracy in zip(records, test.curves[:, -1], strict=True):
+        expected = 0 if accuracy >= np.float32(easy) else 2 if accuracy <= np.float32(hard) else 1
+        assert record["difficulty"] == expected
+        assert (record["hard"], record["easy"]) == pytest.approx((hard, easy), rel=1e-6)
+    counts = np.bincount([record["difficulty"] for record in records], minlength=3)
+    assert f"{counts[0]} easy, {counts[1]} medium, {counts[2]} hard" in capsys.readouterr().out
+    assert main(["make-difficulty", *tables, "--percentiles=[80,20]"]) == 2
+    assert "percentiles must ascend within (0, 100), got 80.0 and 20.0" in capsys.readouterr().err
+
+
 def test_bad_requests_are_refused(tmp_path, capsys):
     table = make_table(4)
     replace(table, curves=np.zeros_like(table.curves)).save(tmp_path)

@@ -11,9 +11,12 @@ from tiny_texts import make_text_table
 from transformers import AutoConfig, LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
 
 from ps_train.cli import main
+from ps_train.data.budget_labels import needed_budgets
+from ps_train.data.budgets import BudgetSet
+from ps_train.data.curve_table import CurveTable
 from ps_train.predictor import load_predictor
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "gsm8k"
+CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {
     "vocab_size": len(WORDS),
     "hidden_size": 16,
@@ -39,9 +42,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(command: str, kind: str, folder: Path, model: str, *arguments: str) -> None:
-    configs = ["--config", str(CONFIGS / f"{kind}_lora.yaml")]
+    configs = ["--config", str(CONFIGS / "gsm8k" / f"{kind}_lora.yaml")]
     if model == "llama":  # the CPU twin: the same settings, another size
-        configs += ["--config", str(CONFIGS / f"{kind}_lora_smollm2.yaml")]
+        configs += ["--config", str(CONFIGS / "gsm8k" / f"{kind}_lora_smollm2.yaml")]
         configs += ["--model.frozen_cache", str(folder / "frozen")]
     one_process = ["--trainer.strategy", "auto", "--trainer.devices", "1", "--trainer.accelerator", "cpu"]
     data = ["--data.backbone", str(folder / model), "--data.train", str(folder / "train")]
@@ -63,3 +66,37 @@ def test_a_config_fits_tests_and_predicts(kind, model, folder):
     run("test", kind, folder, model, *source)
     run("predict", kind, folder, model, *source)
     assert (folder / "run" / ("predictions.npy" if kind == "curve" else "predictions.json")).is_file()
+
+
+@pytest.mark.parametrize("twin", [False, True], ids=["llama32_3b", "smollm2"])
+def test_a_budget_config_fits_tests_and_predicts(twin, folder):
+    """Both language models are Llamas; the CPU twin has all settings but the size."""
+    table = CurveTable.load(folder / "train")
+    budgets, _ = needed_budgets(table.curves, table.window)
+    for name in ("train", "test"):
+        BudgetSet(table.ids, table.questions, budgets, table.window, table.curves).save(
+            folder / f"{name}.jsonl"
+        )
+    configs = ["--config", str(CONFIGS / "budget" / "llama32_3b.yaml")]
+    if twin:
+        configs += ["--config", str(CONFIGS / "budget" / "smollm2.yaml")]
+        configs += ["--model.frozen_cache", str(folder / "frozen")]
+    here = ["--trainer.strategy", "auto", "--trainer.devices", "1", "--trainer.accelerator", "cpu"]
+    data = [f"--data.{name}={folder / f'{name}.jsonl'}" for name in ("train", "test")]
+    common = [*configs, *here, *data, f"--data.backbone={folder / 'llama'}"]
+    common += [f"--trainer.default_root_dir={folder / 'run'}"]
+    assert main(["fit", *common, "--trainer.fast_dev_run", "true"]) == 0
+    predictor = load_predictor(folder / "run" / "predictor")
+    lora = predictor.backbone.settings
+    assert (lora.r, lora.alpha, lora.dropout, lora.dtype) == (32, 64, 0.05, "bfloat16")
+    assert len(lora.target_modules) == 7
+    assert (lora.num_layers, lora.gradient_checkpointing) == ((16, False) if twin else (None, True))
+    assert (predictor.settings["loss"], predictor.settings["delta"]) == ("huber", 1000)
+    assert [layer.out_features for layer in predictor.head.layers if hasattr(layer, "out_features")] == [
+        1024,
+        256,
+    ]
+    source = ["--model.predictor", str(folder / "run" / "predictor")]
+    assert main(["test", *common, *source]) == 0
+    assert main(["predict", *common, *source]) == 0
+    assert (folder / "run" / "budgets.json").is_file()
