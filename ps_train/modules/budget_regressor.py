@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ps_alloc import Allocation
-from ps_alloc.files import atomic_path, write_json
+from ps_alloc.files import write_json
 from ps_train.budget_metrics import BudgetQuality, underrun_rate
 from ps_train.data.budget_data import BudgetDataModule
 from ps_train.data.text_batches import TextBatch
@@ -177,8 +177,7 @@ class BudgetRegressor(LoraModule):
         tokens, curves = predictions[:, :width], predictions[:, width:]
         ids, window = self.data.rows["predict"].ids, self.net.window
         given = {f"{rate:g}": self.net.budgets_at(tokens, rate) for rate in self.underrun_rates}
-        with atomic_path(folder / "predictions.npy") as path:
-            np.save(path, curves.numpy().astype(np.float32))
+        super().write_predictions(folder, curves)
         for rate, budgets in given.items():
             total = int(budgets.sum())
             method = f"underrun-{rate}"

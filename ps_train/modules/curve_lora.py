@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ps_alloc.files import atomic_path
 from ps_train.data.curve_text_data import CurveTextDataModule
 from ps_train.data.text_batches import TextBatch, TextFormat
 from ps_train.metrics import CurveQuality
@@ -137,8 +134,3 @@ class CurveLoRA(LoraModule):
     def predictions(self, outputs: Tensor) -> Tensor:
         """Curves (B, W)."""
         return outputs.sigmoid()
-
-    def write_predictions(self, folder: Path, predictions: Tensor) -> None:
-        """Write `predictions.npy`."""
-        with atomic_path(folder / "predictions.npy") as path:
-            np.save(path, predictions.numpy().astype(np.float32))

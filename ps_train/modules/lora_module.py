@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -14,23 +13,22 @@ from ps_train.data.feature_cache import fingerprint
 from ps_train.data.frozen_states import FrozenStates
 from ps_train.data.text_batches import TextBatch
 from ps_train.data.text_data import TextDataModule
-from ps_train.metrics import CurveRows
 from ps_train.modules.heads import Standardise
 from ps_train.modules.lora_backbone import LoraSettings
-from ps_train.predictor import ADAPTER_FOLDER, CurvePredictor, build_predictor, load_predictor
+from ps_train.modules.predictor_module import PredictorModule
+from ps_train.predictor import ADAPTER_FOLDER
 from ps_train.text_predictor import TextPredictor
 
 SCALE_ROWS = 256
 """Training texts whose states, before training, set the scales of a head's inputs."""
 
 
-class LoraModule(pl.LightningModule):
+class LoraModule(PredictorModule):
     """Trains a `TextPredictor`: its adapters and its head.
 
-    Subclasses give `architecture`, `build`, `loss`, `scored`, `predictions` and `write_predictions`.
-    Checkpoints hold the adapters and the head, never the frozen weights. What is dropped in a step depends on
-    the data's seed, the epoch and the step alone, so that a run killed in the middle of an epoch resumes
-    exactly.
+    Subclasses give `loss`, and what `PredictorModule` asks for. Checkpoints hold the adapters and the head,
+    never the frozen weights. What is dropped in a step depends on the data's seed, the epoch and the step
+    alone, so that a run killed in the middle of an epoch resumes exactly.
 
     Args:
         lora: What of the language model runs and is trained.
@@ -47,9 +45,7 @@ class LoraModule(pl.LightningModule):
             token.
     """
 
-    architecture: str
     net: TextPredictor
-    quality: CurveRows
 
     def __init__(
         self,
@@ -63,38 +59,17 @@ class LoraModule(pl.LightningModule):
         adapter: str | None,
         frozen_cache: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(predictor)
         self.lora = lora
         self.lr, self.head_lr, self.weight_decay = lr, lr if head_lr is None else head_lr, weight_decay
         self.warmup_steps, self.schedule = warmup_steps, schedule
-        self.predictor, self.adapter, self.frozen_cache = predictor, adapter, frozen_cache
+        self.adapter, self.frozen_cache = adapter, frozen_cache
         self._caches: dict[str, FrozenStates] = {}
-        self.predicted = CurveRows()
 
     # --- what subclasses say --------------------------------------------------------------------------------
 
-    def build(self) -> TextPredictor:
-        """The untrained predictor for `self.data`, training rows loaded."""
-        raise NotImplementedError
-
-    def adopt(self, net: TextPredictor) -> None:
-        """Take over a predictor; subclasses make `self.quality` here."""
-        self.net = net.train()
-
     def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
         """Mean loss of a batch."""
-        raise NotImplementedError
-
-    def scored(self, outputs: Tensor, batch: TextBatch) -> tuple[Tensor, Tensor]:
-        """What `quality` compares: predicted and measured, (B, …) each."""
-        raise NotImplementedError
-
-    def predictions(self, outputs: Tensor) -> Tensor:
-        """What `predict` writes of each row, (B, …)."""
-        raise NotImplementedError
-
-    def write_predictions(self, folder: Path, predictions: Tensor) -> None:
-        """Write all rows' predictions (N, …), in the order of the data."""
         raise NotImplementedError
 
     # --- building -------------------------------------------------------------------------------------------
@@ -111,30 +86,16 @@ class LoraModule(pl.LightningModule):
             raise ValueError(f"data must be texts (a TextDataModule), got {type(data).__name__}")
         return data
 
-    def configure_model(self) -> None:
-        """Build the predictor once the data are known; a checkpoint brings its own description."""
-        if hasattr(self, "net"):
-            return
-        if self.predictor is not None:
-            self._adopt(load_predictor(self.predictor))
-        elif "train" in self.data.rows:
-            self._adopt(self.build())
-            if self.adapter is not None:
-                self.net.backbone.load_adapter(Path(self.adapter) / ADAPTER_FOLDER)
+    @property
+    def has_training_data(self) -> bool:
+        """Whether the training texts were read."""
+        return "train" in self.data.rows
 
-    def _adopt(self, net: CurvePredictor) -> None:
-        if not isinstance(net, TextPredictor) or net.architecture != self.architecture:
-            raise ValueError(f"predictor must be a {self.architecture}, got {net.architecture}")
-        self.adopt(net)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe the predictor beside its weights."""
-        checkpoint["predictor"] = self.net.config
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the predictor the checkpoint describes where the data have not."""
-        if not hasattr(self, "net"):
-            self._adopt(build_predictor(checkpoint["predictor"], source="the checkpoint"))
+    def adopt(self, net: TextPredictor) -> None:
+        """Take over a predictor, and the adapters to start from; subclasses make `self.quality` here."""
+        self.net = net.train()
+        if self.adapter is not None and self.predictor is None:
+            net.backbone.load_adapter(Path(self.adapter) / ADAPTER_FOLDER)
 
     def on_fit_start(self) -> None:
         """Centre and scale a new head's inputs; here, because the language model is on its device now."""
@@ -204,68 +165,19 @@ class LoraModule(pl.LightningModule):
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, sync_dist=True)
         return loss
 
-    def _require_net(self) -> None:
-        if not hasattr(self, "net"):
-            raise ValueError("a trained predictor is needed: give --ckpt_path or --model.predictor")
+    def require_net(self) -> None:
+        """Refuse to go on without a predictor, or with one that reads texts in another way than the data.
+
+        Raises:
+            ValueError: In both cases.
+        """
+        super().require_net()
         own, given = self.net.text, self.data.format
         if own != given:
             raise ValueError(
                 f"the predictor reads {own.template!r} of at most {own.max_length} tokens, but the data give "
                 f"{given.template!r} of at most {given.max_length}"
             )
-
-    def check_data(self, name: str) -> None:
-        """Refuse evaluation data that the predictor was not made for; subclasses know how."""
-
-    def _start(self, name: str) -> None:
-        self._require_net()
-        self.check_data(name)
-        self.quality.reset()
-
-    def _evaluate(self, batch: TextBatch, name: str) -> None:
-        predicted, measured = self.scored(self.outputs(batch, name), batch)
-        self.quality.update(batch["rows"], predicted, measured)
-
-    def report(self, name: str) -> dict[str, Tensor]:
-        """Log `quality`'s figures that are numbers as `<name>/<figure>`; all of them are returned."""
-        figures: dict[str, Tensor] = self.quality.compute()
-        scalars = {f"{name}/{key}": value for key, value in figures.items() if value.ndim == 0}
-        self.log_dict(scalars, sync_dist=True)
-        return figures
-
-    def on_validation_epoch_start(self) -> None:  # noqa: D102
-        self._start("val")
-
-    def validation_step(self, batch: TextBatch, batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch, "val")
-
-    def on_validation_epoch_end(self) -> None:  # noqa: D102
-        self.report("val")
-
-    def on_test_epoch_start(self) -> None:  # noqa: D102
-        self._start("test")
-
-    def test_step(self, batch: TextBatch, batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch, "test")
-
-    def on_test_epoch_end(self) -> None:  # noqa: D102
-        self.report("test")
-
-    def on_predict_epoch_start(self) -> None:  # noqa: D102
-        self._require_net()
-        self.predicted.reset()
-
-    def predict_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
-        """The batch's predictions (B, …)."""
-        predictions = self.predictions(self.outputs(batch, "predict"))
-        self.predicted.update(batch["rows"], predictions, predictions)
-        return predictions
-
-    def on_predict_epoch_end(self) -> None:
-        """Write every row once and in order, whatever the number of processes."""
-        _, predictions, _ = self.predicted.compute()
-        if self.trainer.is_global_zero:
-            self.write_predictions(Path(self.trainer.default_root_dir), torch.from_numpy(predictions))
 
     def configure_optimizers(self) -> Any:
         """AdamW on adapters and head, warmed up and scheduled by the step."""
@@ -288,7 +200,3 @@ class LoraModule(pl.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def export(self, folder: Path) -> None:
-        """Write the predictor folder `<folder>/predictor/`."""
-        self.net.save_pretrained(folder / "predictor")
