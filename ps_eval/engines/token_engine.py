@@ -45,7 +45,7 @@ class TokenEngine(ABC):
         self.name = str(model)
         self.format = format or ReasoningFormat.of_model(model)
         self._end_id = _single_token(self.tokenizer, self.format.think_end)
-        self._forced_prefix: list[int] = self.tokenizer.encode(
+        self.forced_prefix: list[int] = self.tokenizer.encode(
             self.format.forced_prefix, add_special_tokens=False
         )
 
@@ -122,7 +122,7 @@ class TokenEngine(ABC):
         progress: Progress | None,
     ) -> list[Answer | Failure]:
         asked = [(p, r) for p, r in zip(prompts, reasonings, strict=True) if isinstance(r, Reasoning)]
-        beginnings = [[self._end_id] if r.finished else self._forced_prefix for _, r in asked]
+        beginnings = [[self._end_id] if r.finished else self.forced_prefix for _, r in asked]
         continued = [
             [*prompt, *reasoning.token_ids, *beginning]
             for (prompt, reasoning), beginning in zip(asked, beginnings, strict=True)

@@ -190,7 +190,7 @@ class TransformersEngine(TokenEngine):
         num_rows, num_probes = len(traces), max(len(cuts) for _, _, cuts in traces)
         if num_probes == 0:
             return [[] for _ in traces]
-        prefix_len = len(self._forced_prefix)
+        prefix_len = len(self.forced_prefix)
         trunks, trunk_mask = _left_pad([prompt + trace for prompt, trace, _ in traces], self._pad_id, device)
         width = trunks.shape[1]
         pads = width - trunk_mask.sum(1)  # (B,)
@@ -200,7 +200,7 @@ class TransformersEngine(TokenEngine):
         )
         ends_BP = torch.tensor([len(prompt) for prompt, _, _ in traces], device=device)[:, None] + cuts_BP
 
-        prefixes = torch.tensor(self._forced_prefix, device=device).repeat(num_rows, num_probes)  # (B, P·S)
+        prefixes = torch.tensor(self.forced_prefix, device=device).repeat(num_rows, num_probes)  # (B, P·S)
         input_ids = torch.cat([trunks, prefixes], dim=1)
         steps = torch.arange(prefix_len, device=device)
         prefix_positions = (ends_BP[:, :, None] + steps).flatten(1)
@@ -249,7 +249,7 @@ class TransformersEngine(TokenEngine):
         ids_BPT = torch.stack(decoded, dim=2).tolist()
         return [
             [
-                self._as_answer(self._forced_prefix, self._until_stop(ids), forced=True)
+                self._as_answer(self.forced_prefix, self._until_stop(ids), forced=True)
                 for ids in row[: len(cuts)]
             ]
             for row, (_, _, cuts) in zip(ids_BPT, traces, strict=True)

@@ -7,10 +7,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ps_eval.engines.base import Failure, Progress, ReasoningFormat, Sampling, request_seed
 from ps_eval.engines.token_engine import TokenEngine
+
+if TYPE_CHECKING:
+    from vllm import LLM
 
 CPU_ARGUMENTS: dict[str, Any] = {
     "enforce_eager": True,  # seconds to load instead of minutes
@@ -61,24 +64,8 @@ class VLLMEngine(TokenEngine):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         super().__init__(model, format)
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        try:
-            import vllm
-            from vllm.platforms import current_platform
-        except ImportError as error:
-            raise ValueError("engine vllm needs vLLM: pip install 'predictive-scheduling[vllm]'") from error
-        self._vllm = vllm
-        arguments: dict[str, Any] = {"max_num_seqs": batch_size, "enable_prefix_caching": True}
-        arguments |= CPU_ARGUMENTS if current_platform.is_cpu() else {}
-        try:
-            with _hidden_module("llvmlite.binding.ffi"):
-                self._llm = vllm.LLM(model=str(model), **(arguments | llm_arguments))
-        except TypeError as error:
-            raise ValueError(
-                f"engine_options must be arguments of vllm.LLM, got {llm_arguments}: {error}"
-            ) from error
-        self._max_length = int(self._llm.llm_engine.model_config.max_model_len)
+        self.llm = load_llm(model, **{"max_num_seqs": batch_size, **llm_arguments})
+        self._max_length = int(self.llm.llm_engine.model_config.max_model_len)
 
     def _generate(
         self,
@@ -89,15 +76,17 @@ class VLLMEngine(TokenEngine):
         streams: Sequence[int],
         progress: Progress | None,
     ) -> list[list[int] | Failure]:
+        from vllm import SamplingParams
+
         longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
         if longest > self._max_length:  # vLLM would cut the budget in silence
             raise ValueError(
                 f"max_model_len must hold a prompt and its budget, {longest} tokens, got {self._max_length}"
             )
-        outputs = self._llm.generate(
+        outputs = self.llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts],
             [
-                self._vllm.SamplingParams(
+                SamplingParams(
                     max_tokens=limit,
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
@@ -114,6 +103,34 @@ class VLLMEngine(TokenEngine):
         if progress:
             progress(len(outputs))
         return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def load_llm(model: str | Path, **llm_arguments: Any) -> LLM:
+    """`vllm.LLM` with prefix caching and, where there is no GPU, what its CPU build needs.
+
+    Args:
+        model: A folder or a Hugging Face model name.
+        llm_arguments: Further arguments of `vllm.LLM`; they win.
+
+    Raises:
+        ValueError: If vLLM is not installed, or as `VLLMEngine` does.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import vllm
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise ValueError("engine vllm needs vLLM: pip install 'predictive-scheduling[vllm]'") from error
+    defaults: dict[str, Any] = {"enable_prefix_caching": True}
+    defaults |= CPU_ARGUMENTS if current_platform.is_cpu() else {}
+    try:
+        with _hidden_module("llvmlite.binding.ffi"):
+            return vllm.LLM(model=str(model), **(defaults | llm_arguments))
+    except TypeError as error:
+        raise ValueError(
+            f"engine_options must be arguments of vllm.LLM, got {llm_arguments}: {error}"
+        ) from error
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def test_a_budget_beyond_the_models_length_is_refused(engine: Engine, questions:
 
 
 def test_an_unknown_option_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"engine_options must be arguments of vllm.LLM, got \{'speed': 9\}"):
+    with pytest.raises(ValueError, match=r"engine_options must be arguments of vllm.LLM, got .*'speed': 9"):
         load_engine("vllm", REASONER, speed=9)
 
 
