@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Answer questions under allocated budgets, once for each policy and mean budget.",
     ),
     "replay": ("ps_eval.replay:replay_command", "Measure policies × budgets on the curves of a curve table."),
+    "serve": (
+        "ps_eval.serve.command:serve_command",
+        "Stand before an OpenAI-compatible server and give each request its thinking budget.",
+    ),
     "import-paper": (
         "ps_eval.import_paper:import_paper",
         "Convert the paper's published CSV files into curve tables.",

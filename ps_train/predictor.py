@@ -140,6 +140,16 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         """Use a language model that is already loaded, the served one for instance."""
         self._models["backbone"] = (backbone, tokenizer)
 
+    def served_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The served model's tokenizer, where the predictor reads questions with that model; else None.
+
+        Raises:
+            ValueError: If the predictor's backbone cannot be loaded.
+        """
+        if "backbone" not in layers_by_model(self.schema.features):
+            return None
+        return self._language_model("backbone")[1]
+
     def _extract(self, questions: Sequence[str]) -> Features:
         if isinstance(questions, str):
             raise ValueError("x must be a list of questions or a mapping of features, got one string")
