@@ -144,10 +144,10 @@ class Gateway:
         self.metrics.in_flight.set(self._in_flight)
         try:
             outcome = await self._outcome(route, scope, receive, reply)
+            self.metrics.requests.labels(route, outcome).inc()
         finally:
             self._in_flight -= 1
             self.metrics.in_flight.set(self._in_flight)
-        self.metrics.requests.labels(route, outcome).inc()
 
     async def _outcome(self, route: str, scope: Scope, receive: Receive, reply: Reply) -> str:
         try:

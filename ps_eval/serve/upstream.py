@@ -37,7 +37,7 @@ class Upstream:
             max_connections: Most connections at once.
 
         Raises:
-            ValueError: If it is not an http(s) URL, or one with a query.
+            ValueError: If it is not an http(s) URL, or one with a query or credentials.
         """
         parsed = URL(url)
         if (
@@ -47,9 +47,9 @@ class Upstream:
             or parsed.fragment
         ):
             raise ValueError(f"upstream must be a URL such as http://127.0.0.1:8000, got {url!r}")
-        self.name = str(parsed.with_user(None).with_password(None))
-        """The URL as it may be printed."""
-        self._base = str(parsed).rstrip("/")
+        if parsed.user is not None or parsed.password is not None:
+            raise ValueError("upstream must be a URL without user and password: clients bring their own keys")
+        self.name = str(parsed).rstrip("/")
         self._connect_timeout = connect_timeout
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
@@ -94,7 +94,7 @@ class Upstream:
         try:
             async with self._session.request(
                 method,
-                URL(self._base + target, encoded=True),
+                URL(self.name + target, encoded=True),
                 headers=headers,
                 data=body or None,
                 allow_redirects=False,

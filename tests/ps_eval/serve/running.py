@@ -103,6 +103,8 @@ class RunningGateway:
         return self.metrics.registry.get_sample_value(f"ps_gateway_{name}", labels) or 0.0
 
     def outcomes(self, outcome: str, route: str = "completions") -> float:
+        """How many requests ended so; waits for those that are answered but not yet booked."""
+        eventually(lambda: self.count("in_flight") == 0)
         return self.count("requests_total", route=route, outcome=outcome)
 
 
