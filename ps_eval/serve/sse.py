@@ -6,6 +6,8 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ps_eval.serve.errors import Refusal
+
 DONE = b"data: [DONE]\n\n"
 
 
@@ -13,7 +15,7 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, A
     """The JSON objects of a stream's `data:` lines, without the closing `[DONE]`.
 
     Raises:
-        ValueError: If a line holds something else.
+        Refusal: If a line holds something else.
     """
     rest = b""
     async for chunk in chunks:
@@ -22,9 +24,12 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, A
             data = line[5:].strip() if line.startswith(b"data:") else b""
             if not data or data == b"[DONE]":
                 continue
-            event = json.loads(data)
+            try:
+                event = json.loads(data)
+            except ValueError:
+                event = None
             if not isinstance(event, dict):
-                raise ValueError("an event must be a JSON object")
+                raise Refusal(502, "failed", "the upstream server's events must be JSON objects")
             yield event
 
 

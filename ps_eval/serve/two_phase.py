@@ -61,8 +61,10 @@ class TwoPhase:
         """
         if request.is_chat:
             raise invalid("two-phase budgets serve /v1/completions alone: apply the chat template first")
-        if request.num_sequences != 1 or not all(isinstance(prompt, str) for prompt in request.prompts):
+        if request.num_sequences != 1 or [type(prompt) for prompt in request.prompts] != [str]:
             raise invalid("two-phase budgets take one prompt of text and n = 1 a request")
+        if not all(isinstance(stop, str) for stop in _stops(request)):
+            raise invalid("stop must be a string or a list of strings")
         if given := [name for name in UNSUPPORTED if request.fields.get(name)]:
             raise invalid(f"two-phase budgets cannot serve {given[0]}")
 
@@ -149,7 +151,7 @@ class _Turn:
                 if not event.get("choices"):
                     usage = self._joined(event.get("usage"))
                     continue
-                event["choices"][0]["text"] = pending + event["choices"][0]["text"]
+                event["choices"][0]["text"] = pending + _text_of(event)
                 pending, last = "", event
                 await self._reply.write(write_event(event))
         if last is None or pending:
@@ -164,7 +166,7 @@ class _Turn:
             if not event.get("choices"):
                 self._done.usage = event.get("usage")
                 continue
-            text += event["choices"][0]["text"]
+            text += _text_of(event)
             if event["choices"][0].get("finish_reason") is None:
                 await self._reply.write(write_event(event))
             else:
@@ -198,11 +200,9 @@ class _Turn:
         return response.status, None
 
     def _first_fields(self) -> Fields:
-        stops = self._request.fields.get("stop") or []
-        stops = [stops] if isinstance(stops, str) else list(stops)
         return self._fields(
             max_tokens=self._grant.tokens,
-            stop=[*stops, self._format.think_end],
+            stop=[*_stops(self._request), self._format.think_end],
             include_stop_str_in_output=False,
         )
 
@@ -243,23 +243,39 @@ class _Turn:
         first = self._done.usage
         if first is None or second is None:
             return second
-        total = second["prompt_tokens"] + second["completion_tokens"]
+        prompt, total = first.get("prompt_tokens"), second.get("total_tokens")
+        if prompt is None or total is None:
+            return second
         return {
             **second,
-            "prompt_tokens": first["prompt_tokens"],
-            "completion_tokens": total - first["prompt_tokens"],
-            "total_tokens": total,
+            "prompt_tokens": prompt,
+            "completion_tokens": total - prompt,
             "completion_tokens_details": {"reasoning_tokens": self._done.tokens - self._done.ended_itself},
         }
+
+
+def _stops(request: CompletionRequest) -> list[Any]:
+    stop = request.fields.get("stop")
+    return list(stop) if isinstance(stop, list) else [] if stop is None else [stop]
 
 
 def _parsed(content: bytes) -> Fields:
     try:
         fields = json.loads(content)
-        fields["choices"][0]["text"]
-    except (ValueError, LookupError, TypeError):
-        raise Refusal(502, "failed", "the upstream server's answer must be a completion") from None
+    except ValueError:
+        fields = None
+    _text_of(fields)
     return dict(fields)
+
+
+def _text_of(completion: Any) -> str:
+    try:
+        text = completion["choices"][0]["text"]
+    except (LookupError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise Refusal(502, "failed", "the upstream server's answer must be a completion")
+    return text
 
 
 def _with_length(headers: Headers, length: int) -> Headers:

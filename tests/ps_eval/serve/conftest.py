@@ -17,16 +17,16 @@ import uvicorn
 
 sys.path.append(str(Path(__file__).parent))
 
-from running import COUNTER, RunningGateway, UpstreamProcess, flat_curves  # noqa: E402
+from running import COUNTER, RunningGateway, UpstreamProcess, flat_curves
 
-from ps_alloc import Pacer  # noqa: E402
-from ps_eval.serve.app import Gateway, Limits  # noqa: E402
-from ps_eval.serve.budgets import Budgets  # noqa: E402
-from ps_eval.serve.metrics import GatewayMetrics  # noqa: E402
-from ps_eval.serve.prediction import MicroBatcher  # noqa: E402
-from ps_eval.serve.question import QuestionReader  # noqa: E402
-from ps_eval.serve.two_phase import TwoPhase  # noqa: E402
-from ps_eval.serve.upstream import Upstream  # noqa: E402
+from ps_alloc import Pacer
+from ps_eval.serve.app import Gateway, Limits
+from ps_eval.serve.budgets import Budgets
+from ps_eval.serve.metrics import GatewayMetrics
+from ps_eval.serve.prediction import MicroBatcher
+from ps_eval.serve.question import QuestionReader
+from ps_eval.serve.two_phase import TwoPhase
+from ps_eval.serve.upstream import Upstream
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +78,9 @@ def start_gateway() -> Iterator[Callable[..., RunningGateway]]:
             assert predict is not None
             return predict(questions)
 
-        micro = None if predict is None else MicroBatcher(recorded, on_batch=metrics.predicted, **(batcher or {}))
+        micro = (
+            None if predict is None else MicroBatcher(recorded, on_batch=metrics.predicted, **(batcher or {}))
+        )
         server = Upstream(upstream, connect_timeout=connect_timeout)
         gateway = Gateway(
             server,
@@ -98,7 +100,12 @@ def start_gateway() -> Iterator[Callable[..., RunningGateway]]:
         )
         listening = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(
-            gateway.app(), access_log=False, server_header=False, date_header=False, log_config=None, ws="none"
+            gateway.app(),
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            log_config=None,
+            ws="none",
         )
         uvicorn_server = uvicorn.Server(config)
         loops: list[asyncio.AbstractEventLoop] = []

@@ -89,7 +89,10 @@ class RunningGateway:
         """One request: status, headers and body of the response."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(
-            self.url + path, raw or None, {"Content-Type": "application/json", **(headers or {})}, method=method
+            self.url + path,
+            raw or None,
+            {"Content-Type": "application/json", **(headers or {})},
+            method=method,
         )
         try:
             with urllib.request.urlopen(request, timeout=30) as response:

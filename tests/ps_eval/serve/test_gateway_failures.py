@@ -35,8 +35,14 @@ def error_of(content: bytes) -> tuple[str, str]:
         (b'{"n":' + b"9" * 5000 + b"}", "the body must be valid JSON in UTF-8, but Exceeds the limit"),
         (b"[1]", "the body must be a JSON object, got an array"),
         (b"null", "the body must be a JSON object, got null"),
-        (b'{"thinking_token_budget": "8"}', "thinking_token_budget must be a whole number of tokens, got a str"),
-        (b'{"thinking_token_budget": true}', "thinking_token_budget must be a whole number of tokens, got a bool"),
+        (
+            b'{"thinking_token_budget": "8"}',
+            "thinking_token_budget must be a whole number of tokens, got a str",
+        ),
+        (
+            b'{"thinking_token_budget": true}',
+            "thinking_token_budget must be a whole number of tokens, got a bool",
+        ),
     ],
 )
 def test_a_malformed_body_is_refused_in_the_openai_format(
@@ -116,10 +122,12 @@ def test_an_upstream_that_dies_while_it_streams_ends_the_stream_with_an_error(
             session.post(f"{gateway.url}/v1/completions", json={"prompt": "x"}, headers=asked) as response,
         ):
             assert response.status == 200
-            with pytest.raises(aiohttp.ClientPayloadError):  # and the connection breaks
+            try:
                 async for chunk in response.content.iter_any():
                     received += chunk
-        return received
+            except aiohttp.ClientPayloadError:  # and the connection breaks
+                return received
+        raise AssertionError("the stream must not end like a complete one")
 
     last = asyncio.run(read()).rstrip().rpartition(b"\n\ndata: ")[2]
     assert error_of(last)[1] == "upstream_error"
@@ -176,13 +184,15 @@ def test_a_client_that_goes_away_cancels_the_upstreams_work(
     async def leave(mode: str) -> None:
         async with aiohttp.ClientSession() as session:
             asked = {"X-Mode": mode, "X-Delay": "30" if mode == "odd" else "0.01"}
-            with pytest.raises(TimeoutError):
+            try:
                 async with (
                     asyncio.timeout(0.3),
                     session.post(f"{gateway.url}/v1/completions", json={"prompt": "x"}, headers=asked) as r,
                 ):
-                    async for _ in r.content.iter_any():
-                        pass
+                    await r.read()
+            except TimeoutError:
+                return
+        raise AssertionError("neither must end by itself")
 
     asyncio.run(leave("odd"))
     asyncio.run(leave("endless"))
@@ -270,7 +280,9 @@ def test_nothing_is_left_of_aborted_refused_and_failed_requests(
                 try:
                     async with (
                         asyncio.timeout(0.2),
-                        session.post(f"{gateway.url}/v1/completions", json={"prompt": "x"}, headers=asked) as r,
+                        session.post(
+                            f"{gateway.url}/v1/completions", json={"prompt": "x"}, headers=asked
+                        ) as r,
                     ):
                         await r.read()
                 except TimeoutError:

@@ -13,7 +13,15 @@ from running import RunningGateway, UpstreamProcess, eventually
 from upstream_server import ODD_JSON, STREAM
 
 Start = Callable[..., RunningGateway]
-HOP_BY_HOP = {"connection", "keep-alive", "x-hop", "transfer-encoding", "te", "upgrade", "proxy-authorization"}
+HOP_BY_HOP = {
+    "connection",
+    "keep-alive",
+    "x-hop",
+    "transfer-encoding",
+    "te",
+    "upgrade",
+    "proxy-authorization",
+}
 
 
 def test_a_completions_body_is_untouched_but_for_the_budget_and_the_answer_wholly(

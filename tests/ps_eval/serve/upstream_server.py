@@ -18,7 +18,8 @@ STREAM = [
     b'data: {"choices":[{"text":"a"}]}\r\n\r\n: a comment\n\ndata: {"cho',
     b'ices":[{"text":"\xc3',
     b'\xa9"}]}\n\n',
-    b'data: {"choices":[],"usage":{"completion_tokens":9,"completion_tokens_details":{"reasoning_tokens":7}}}',
+    b'data: {"choices":[],"usage":{"completion_tokens":9,',
+    b'"completion_tokens_details":{"reasoning_tokens":7}}}',
     b"\n\ndata: [DONE]\n\n",
 ]
 EOS = "<eos>"
@@ -122,7 +123,9 @@ async def respond(scope: dict[str, Any], asked: dict[str, str], body: bytes, sen
     if mode == "large":
         await answer(send, 200, b"x" * int(asked["x-size"]), [])
         return
-    await answer(send, int(asked.get("x-status", 200)), ODD_JSON % asked.get("x-usage", "null").encode(), extra)
+    await answer(
+        send, int(asked.get("x-status", 200)), ODD_JSON % asked.get("x-usage", "null").encode(), extra
+    )
 
 
 async def answer(send: Any, status: int, content: bytes, extra: list[tuple[bytes, bytes]]) -> None:
