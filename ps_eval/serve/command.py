@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 import uvicorn
+from transformers.utils.logging import disable_progress_bar
 
 from ps_alloc import Pacer, allocate
 from ps_eval.engines.base import ReasoningFormat
@@ -76,7 +77,7 @@ def serve_command(
             upstream's usage reports, which are fewer.
         initial_price: Correct answers a token to start from, such as the `price` of an allocation.
         past_questions: Question set (.jsonl) of the same kind as what will come: the start price is found by
-            allocating to it.
+            allocating to it, where no state file has one.
         min_windows: Fewest windows a request gets.
         max_windows: Most windows; by default all of the predictor's.
         step: How far one request moves the log price.
@@ -98,19 +99,24 @@ def serve_command(
     """
     config = {name: value for name, value in locals().items() if value is not None}
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    torch.set_num_threads(predictor_threads)
-    server = Upstream(upstream, connect_timeout=connect_timeout, max_connections=max_in_flight)
-    loaded = None if predictor is None else load_predictor(predictor, backbone=backbone)
-    if loaded is None and past_questions is not None:
+    disable_progress_bar()  # of loading the predictor's language model
+    if predictor_threads < 1:
+        raise ValueError(f"predictor_threads must be at least 1, got {predictor_threads}")
+    limits = Limits(int(max_body_mb * 2**20), max_in_flight, timeout)
+    if predictor is None and past_questions is not None:
         raise ValueError("past_questions need a predictor, got none")
     if initial_price is not None and past_questions is not None:
         raise ValueError("initial_price and past_questions exclude each other, got both")
+    server = Upstream(upstream, connect_timeout=connect_timeout, max_connections=max_in_flight)
+    loaded = None if predictor is None else load_predictor(predictor, backbone=backbone)
     if loaded is not None:
+        torch.set_num_threads(predictor_threads)
         loaded.predict_curves(["warm-up"])  # loads its language model: mistakes show before the first request
-        if past_questions is not None:
-            initial_price = price_of_past(
-                loaded, past_questions, tokens_per_request, min_windows=min_windows, max_windows=max_windows
-            )
+    state_file = None if state is None else Path(state)
+    if loaded is not None and past_questions is not None and not (state_file and state_file.is_file()):
+        initial_price = price_of_past(
+            loaded, past_questions, tokens_per_request, min_windows=min_windows, max_windows=max_windows
+        )
     pacer = Pacer(
         tokens_per_request,
         window=16 if loaded is None else loaded.window,
@@ -119,7 +125,6 @@ def serve_command(
         step=step,
         **({} if initial_price is None else {"initial_price": initial_price}),
     )
-    state_file = None if state is None else Path(state)
     if state_file is not None:
         pacer = restore_pacer(state_file, pacer)
     metrics = GatewayMetrics()
@@ -147,7 +152,7 @@ def serve_command(
         batcher=batcher,
         two_phase=TwoPhase(server, format) if enforce == "two-phase" else None,
         budget_field=budget_field,
-        limits=Limits(int(max_body_mb * 2**20), max_in_flight, timeout),
+        limits=limits,
         state=state_file,
     )
     config["upstream"] = server.name

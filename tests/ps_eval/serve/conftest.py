@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[3] / "benchmarks")]
 
 from running import COUNTER, RunningGateway, UpstreamProcess, flat_curves
 
