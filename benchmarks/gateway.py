@@ -5,9 +5,9 @@
 
 Closed loop, `--concurrency` clients, every answer `--tokens` long in every arm, every prompt new. Arms are
 interleaved, round by round: `direct` (the budget in the client's body), `gateway` (no predictor: proxying
-alone) and one a predictor. Ratios are of the same round; medians over rounds. On one machine server, gateway and
-clients share its cores, so that throughput falls with whatever the gateway computes: its CPU milliseconds a
-request are given too.
+alone) and one a predictor. Ratios are of the same round; medians over rounds. On one machine server, gateway
+and clients share its cores, so that throughput falls with whatever the gateway computes: its CPU milliseconds
+a request are given too.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def one_round(
 
 
 def make_bodies(
-    number: int, model: str, tokens: int, stream: bool, budget: int | None
+    number: int, seed: int, model: str, tokens: int, stream: bool, budget: int | None
 ) -> list[dict[str, Any]]:
     from ps_train.data.word_problems import make_problems
 
@@ -99,7 +99,7 @@ def make_bodies(
             "stream": stream,
             **own,
         }
-        for i, problem in enumerate(make_problems(number, seed=11))
+        for i, problem in enumerate(make_problems(number, seed))
     ]
 
 
@@ -158,7 +158,7 @@ def report(name: str, rounds: dict[str, list[Round]]) -> None:
     direct = rounds["direct"]
     print(f"\n{name}: {sum(len(r.latencies) for r in direct)} requests an arm in {len(direct)} rounds")
     print(
-        "| arm | requests/s | throughput loss | p50 ms | p99 ms | added p50 ms | added p99 ms | CPU ms | errors |"
+        "| arm | requests/s | throughput loss | p50 ms | p99 ms | added p50 | added p99 | CPU ms | errors |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for arm, found in rounds.items():
@@ -184,6 +184,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=96, help="generated for each request")
+    parser.add_argument(
+        "--predictors",
+        nargs="*",
+        default=[str(ROOT / "checkpoints" / "tiny-predictor")],
+        help="an arm each: FOLDER or FOLDER:DTYPE",
+    )
     parser.add_argument("--stream", action="store_true", help="streamed answers alone; by default both")
     parser.add_argument("--whole", action="store_true", help="whole answers alone; by default both")
     parser.add_argument("--serve-synthetic", type=int, help=argparse.SUPPRESS)
@@ -206,32 +212,34 @@ def main() -> None:
         else:
             url = stack.enter_context(synthetic_server(arguments.tokens))
         flags = ("--upstream", url, "--tokens-per-request", str(BUDGET), "--predict-timeout", "30")
-        predictor = ("--predictor", str(ROOT / "checkpoints" / "tiny-predictor"), "--initial-price", "0.0076")
-        plain = stack.enter_context(running_gateway(folder / "plain.log", *flags))
-        predicted = stack.enter_context(running_gateway(folder / "predicted.log", *flags, *predictor))
-        arms = {
-            "direct": (url, None, BUDGET),
-            "gateway": (plain.url, psutil.Process(plain.process.pid), None),
-            "predicted": (predicted.url, psutil.Process(predicted.process.pid), None),
-        }
-        each = arguments.requests // arguments.rounds
+        arms: dict[str, tuple[str, psutil.Process | None, int | None]] = {"direct": (url, None, BUDGET)}
+        gateways = []
+        for name in ["", *arguments.predictors]:
+            path, _, dtype = name.partition(":")
+            own = ["--predictor", path, "--initial-price", "0.0076"] if name else []
+            own += ["--predictor-dtype", dtype] if dtype else []
+            arm = f"{Path(path).name} {dtype}".strip() if name else "gateway"
+            gateway = stack.enter_context(running_gateway(folder / f"{arm}.log", *flags, *own))
+            arms[arm] = (gateway.url, psutil.Process(gateway.process.pid), None)
+            gateways.append(gateway)
+        each, seed = arguments.requests // arguments.rounds, 1000
         for stream in [False] * (not arguments.stream) + [True] * (not arguments.whole):
             rounds: dict[str, list[Round]] = {arm: [] for arm in arms}
             for number in range(-1, arguments.rounds):  # the first warms up
                 order = list(arms) if number % 2 else list(reversed(arms))
                 for arm in order:
                     target, process, budget = arms[arm]
-                    bodies = make_bodies(each, model, arguments.tokens, stream, budget)
+                    seed += 1  # new prompts: the server's prefix cache must help no arm
+                    bodies = make_bodies(each, seed, model, arguments.tokens, stream, budget)
                     found = one_round(target, process, bodies, arguments.concurrency)
                     if number >= 0:
                         rounds[arm].append(found)
             server_name = "vLLM" if arguments.vllm else "synthetic server"
             report(f"{server_name}, {'streamed' if stream else 'whole'} answers", rounds)
-        fallbacks = sum(
-            predicted.metric(f'ps_gateway_fallbacks_total{{reason="{reason}"}}')
-            for reason in ("unreadable", "timeout", "queue_full", "error")
-        )
-        print(f"\nrequests of `predicted` without a prediction: {fallbacks:.0f}")
+        reasons = ("unreadable", "timeout", "queue_full", "error")
+        names = [f'ps_gateway_fallbacks_total{{reason="{reason}"}}' for reason in reasons]
+        fallbacks = sum(gateway.metric(name) for gateway in gateways for name in names)
+        print(f"\nrequests without a prediction where there was a predictor: {fallbacks:.0f}")
 
 
 if __name__ == "__main__":

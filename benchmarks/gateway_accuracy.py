@@ -123,8 +123,8 @@ def main() -> None:
                 used = float(np.mean([a.reasoning_tokens for a in answers]))
                 right = 100 * float(np.mean([a.correct for a in answers]))
                 print(
-                    f"{policy:8s} target {target}: granted {granted:.2f} ({100 * (granted / target - 1):+.2f}%), "
-                    f"used {used:.2f}, as paced {paced:.2f}, right {right:.1f}%",
+                    f"{policy:8s} target {target}: granted {granted:.2f} "
+                    f"({100 * (granted / target - 1):+.2f}%), used {used:.2f}, as paced {paced:.2f}, right {right:.1f}%",
                     flush=True,
                 )
     rows = summarise(

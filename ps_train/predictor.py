@@ -69,6 +69,8 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         super().__init__()
         self.schema = schema
         self.register_buffer("mean_curve", torch.full((schema.num_windows,), 0.5))
+        self.language_dtype = torch.float32
+        """What the language models that read questions compute in; set it before the first question."""
         self._models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
     @property
@@ -169,7 +171,9 @@ class CurvePredictor(nn.Module, ModelHubMixin):
                     f"questions need the predictor's {source}, but its config names none: "
                     f"pass load_predictor(…, {source}=PATH), or ready features"
                 )
-            self._models[source] = load_backbone(path, device=self.mean_curve.device)
+            self._models[source] = load_backbone(
+                path, dtype=self.language_dtype, device=self.mean_curve.device
+            )
         return self._models[source]
 
     def check_window(self, window: int, num_windows: int, what: str) -> None:

@@ -50,6 +50,7 @@ def serve_command(
     max_batch: int = 64,
     max_queue: int = 1024,
     predictor_threads: int = 1,
+    predictor_dtype: Literal["float32", "bfloat16"] = "float32",
     max_body_mb: float = 16.0,
     max_in_flight: int = 2048,
     timeout: float = 600.0,
@@ -87,6 +88,8 @@ def serve_command(
         max_batch: Most questions predicted together.
         max_queue: Most questions waiting for the predictor.
         predictor_threads: CPU threads of the predictor.
+        predictor_dtype: What the predictor's language models compute in; `bfloat16` halves the time on CPUs
+            that know it, and moves predictions a little.
         max_body_mb: Largest request body, MiB; beyond it, 413.
         max_in_flight: Most requests under way; beyond it, 503.
         timeout: Seconds a request may take; then 504.
@@ -110,6 +113,7 @@ def serve_command(
     server = Upstream(upstream, connect_timeout=connect_timeout, max_connections=max_in_flight)
     loaded = None if predictor is None else load_predictor(predictor, backbone=backbone)
     if loaded is not None:
+        loaded.language_dtype = getattr(torch, predictor_dtype)
         torch.set_num_threads(predictor_threads)
         loaded.predict_curves(["warm-up"])  # loads its language model: mistakes show before the first request
     state_file = None if state is None else Path(state)
