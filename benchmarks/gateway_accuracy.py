@@ -51,7 +51,7 @@ async def ask_all(url: str, model: str, questions: list[Question], concurrency: 
     """In the order of the questions."""
     answers: dict[int, Answered] = {}
     todo = iter(enumerate(questions))
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
 
         async def client() -> None:
             for number, question in todo:
@@ -108,7 +108,7 @@ def main() -> None:
         for target in arguments.targets:
             for policy in ("uniform", "paced"):
                 flags = ["--upstream", server.url, "--tokens-per-request", str(target)]
-                flags += ["--pace", arguments.pace, "--predict-timeout", "60"]
+                flags += ["--pace", arguments.pace, "--predict-timeout", "3600", "--timeout", "7200"]
                 if policy == "paced":
                     flags += ["--predictor", str(PREDICTOR), "--past-questions", str(folder / "past.jsonl")]
                 with (
@@ -124,7 +124,8 @@ def main() -> None:
                 right = 100 * float(np.mean([a.correct for a in answers]))
                 print(
                     f"{policy:8s} target {target}: granted {granted:.2f} "
-                    f"({100 * (granted / target - 1):+.2f}%), used {used:.2f}, as paced {paced:.2f}, right {right:.1f}%",
+                    f"({100 * (granted / target - 1):+.2f}%), used {used:.2f}, as paced {paced:.2f}, "
+                    f"right {right:.1f}%",
                     flush=True,
                 )
     rows = summarise(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import aiohttp
 from yarl import URL
@@ -20,9 +21,11 @@ HOP_BY_HOP = frozenset(
 )
 """Headers of one connection, not of the message (RFC 9110, section 7.6.1)."""
 SET_HERE = frozenset((b"host", b"content-length", b"expect"))
-KEEP_ALIVE_SECONDS = 4.0
-"""Below the 5 seconds after which uvicorn, under vLLM and SGLang, closes an idle connection: a request sent
-at that moment would be lost."""
+KEEP_ALIVE_SECONDS = 3.0
+"""Below the 5 seconds after which uvicorn, under vLLM and SGLang, closes an idle connection."""
+MAX_STALE = 4
+"""Pooled connections tried for one request. The upstream may close one just as it is taken (a busy machine
+makes it likely); without a byte of response the request is sent again, as browsers and Go do."""
 
 
 class Upstream:
@@ -56,6 +59,8 @@ class Upstream:
 
     async def start(self) -> None:
         """Open the pool; the event loop must be running."""
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_reuseconn.append(_note_reuse)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=self._max_connections, keepalive_timeout=KEEP_ALIVE_SECONDS, ttl_dns_cache=60
@@ -65,6 +70,7 @@ class Upstream:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             read_bufsize=2**18,
+            trace_configs=[tracing],
         )
 
     async def stop(self) -> None:
@@ -74,7 +80,7 @@ class Upstream:
 
     @asynccontextmanager
     async def send(
-        self, method: str, target: str, headers: Mapping[str, str] | Iterable[tuple[str, str]], body: bytes
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send one request; yields the response when its head is there. Leaving early aborts it.
 
@@ -92,13 +98,7 @@ class Upstream:
         if not target.startswith("/"):  # else it would be read as part of the host's name
             raise invalid("the request target must be a path")
         try:
-            async with self._session.request(
-                method,
-                URL(self.name + target, encoded=True),
-                headers=headers,
-                data=body or None,
-                allow_redirects=False,
-            ) as response:
+            async with await self._open(method, self.name + target, headers, body) as response:
                 yield response
         except aiohttp.ServerTimeoutError as error:
             raise self._refusal(
@@ -109,6 +109,29 @@ class Upstream:
         except (aiohttp.ClientError, ConnectionError) as error:
             message = "the upstream server broke the connection before its answer was complete"
             raise self._refusal(502, "unreachable", message, error) from None
+
+    async def _open(
+        self, method: str, url: str, headers: Iterable[tuple[str, str]], body: bytes
+    ) -> aiohttp.ClientResponse:
+        """The response's head. A connection that turns out to have been closed while idle is no failure."""
+        assert self._session is not None
+        for _ in range(MAX_STALE):
+            connection = SimpleNamespace(reused=False)
+            try:
+                return await self._session.request(
+                    method,
+                    URL(url, encoded=True),
+                    headers=headers,
+                    data=body or None,
+                    allow_redirects=False,
+                    trace_request_ctx=connection,
+                )
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not connection.reused:
+                    raise
+        raise aiohttp.ServerDisconnectedError
 
     async def is_reachable(self) -> bool:
         """Whether it answers at all."""
@@ -121,6 +144,10 @@ class Upstream:
     def _refusal(self, status: int, outcome: str, message: str, error: Exception) -> Refusal:
         logger.warning("upstream %s: %s (%s)", self.name, message, type(error).__name__)
         return Refusal(status, outcome, message)
+
+
+async def _note_reuse(session: object, context: SimpleNamespace, parameters: object) -> None:
+    context.trace_request_ctx.reused = True
 
 
 def request_headers(headers: Headers) -> list[tuple[str, str]]:

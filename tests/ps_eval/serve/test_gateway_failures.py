@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -107,6 +108,34 @@ def test_an_upstream_that_is_down_is_a_502_and_the_gateway_recovers_by_itself(
     mortal_upstream.start()
     assert gateway.post({"prompt": "hard"})[0] == 200
     assert json.loads(gateway.post(b"", "/health", method="GET")[2])["upstream"] == "reachable"
+
+
+def test_a_pooled_connection_that_was_closed_meanwhile_is_no_failure(start_gateway: Start) -> None:
+    """A raw server that answers once a connection, and closes it when the second request is there."""
+    connections: list[int] = []
+
+    def serve_one(connection: socket.socket) -> None:
+        number = len(connections)
+        connections.append(0)
+        with connection:
+            while connection.recv(65536):
+                connections[number] += 1
+                if connections[number] == 2:
+                    return
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    def accept(listening: socket.socket) -> None:
+        for _ in range(3):
+            threading.Thread(target=serve_one, args=listening.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        accepting = threading.Thread(target=accept, args=[listening], daemon=True)
+        accepting.start()
+        gateway = start_gateway(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        assert [gateway.post({"prompt": "hard"})[0] for _ in range(3)] == [200] * 3
+        accepting.join(10)
+    assert connections == [2, 2, 1]  # each broken one was taken from the pool, and the request sent anew
+    assert gateway.pacer.n_requests == 3
 
 
 def test_an_upstream_that_dies_while_it_streams_ends_the_stream_with_an_error(

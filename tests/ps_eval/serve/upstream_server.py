@@ -98,8 +98,6 @@ async def respond(scope: dict[str, Any], asked: dict[str, str], body: bytes, sen
         (b"x-hop", b"1"),
         (b"connection", b"x-hop"),
     ]
-    if mode == "die":
-        os._exit(1)
     if mode == "count":
         await count(json.loads(body), send)
         return
