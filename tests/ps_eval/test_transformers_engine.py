@@ -168,6 +168,13 @@ def test_an_unknown_engine_is_refused() -> None:
         load_engine("abacus", "model")
 
 
+def test_an_unknown_option_is_refused(random_reasoner: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"must be among batch_size, device, .* unexpected keyword argument 'speed'"
+    ):
+        load_engine("transformers", random_reasoner, speed=9)
+
+
 def test_a_marker_of_several_tokens_is_refused(random_reasoner: Path) -> None:
     with pytest.raises(ValueError, match="think_end must be a single token"):
         TransformersEngine(random_reasoner, format=ReasoningFormat(think_end="</think> Answer"))

