@@ -81,26 +81,30 @@ class Pacer:
 
     @property
     def n_requests(self) -> int:
-        """Requests decided so far."""
+        """Requests decided or charged so far, less those refunded."""
         return self._n_requests
 
     @property
     def spent_tokens(self) -> int:
-        """Tokens granted so far."""
+        """Tokens granted so far, less those refunded."""
         return self._spent_tokens
 
-    def decide(self, curve: npt.ArrayLike) -> int:
+    def decide(self, curve: npt.ArrayLike, *, requests: int = 1) -> int:
         """Windows for the request that arrives now.
 
         Args:
             curve: (W,) its predicted accuracy after 1 .. W windows.
+            requests: How many requests share the curve and each get these windows, such as the samples of one
+                question.
 
         Returns:
-            How many windows it gets; multiply by `window` for tokens.
+            How many windows it gets, or each of them; multiply by `window` for tokens.
 
         Raises:
-            ValueError: If the curve is not (W,) values in [0, 1], W at least `min_windows`.
+            ValueError: If the curve is not (W,) values in [0, 1], W at least `min_windows`, or `requests` is
+                not a whole number from 1.
         """
+        requests = whole("requests", requests, at_least=1)
         values = np.asarray(curve, dtype=np.float64)
         if values.ndim != 1 or values.size < max(1, self.min_windows):
             raise ValueError(
@@ -116,14 +120,47 @@ class Pacer:
         accuracies = accuracies[-choices.size :]
         with self._lock:
             bought = int(choices[np.argmax(accuracies - self.price * self.window * choices)])
-            self._charge(bought * self.window)
+            self._book(requests * bought * self.window, requests)
         return bought
 
-    def _charge(self, tokens: int) -> None:
-        """Book a request's tokens and move the price. The lock is held."""
-        self._log_price += self.step * (tokens / self.tokens_per_request - 1.0)
+    def charge(self, tokens: int, requests: int = 1) -> None:
+        """Book requests whose tokens were decided elsewhere, such as without a curve.
+
+        Args:
+            tokens: What they got together.
+            requests: How many they were.
+
+        Raises:
+            ValueError: If either is not a whole number from 0.
+        """
+        tokens, requests = whole("tokens", tokens, at_least=0), whole("requests", requests, at_least=0)
+        with self._lock:
+            self._book(tokens, requests)
+
+    def refund(self, tokens: int, requests: int = 0) -> None:
+        """Take back tokens that were granted but not used; later requests may spend them.
+
+        Args:
+            tokens: How many.
+            requests: How many requests came to nothing and count no more; 0 where they were served for less.
+
+        Raises:
+            ValueError: If either is not a whole number from 0, or more than was granted so far.
+        """
+        tokens, requests = whole("tokens", tokens, at_least=0), whole("requests", requests, at_least=0)
+        with self._lock:
+            if tokens > self._spent_tokens or requests > self._n_requests:
+                raise ValueError(
+                    f"a refund must be of what was granted, {self._spent_tokens} tokens to "
+                    f"{self._n_requests} requests, got {tokens} tokens of {requests} requests"
+                )
+            self._book(-tokens, -requests)
+
+    def _book(self, tokens: int, requests: int) -> None:
+        """Add to what was granted, or take from it, and move the price. The lock is held."""
+        self._log_price += self.step * (tokens / self.tokens_per_request - requests)
         self._log_price = min(max(self._log_price, math.log(LOWEST_PRICE)), math.log(HIGHEST_PRICE))
-        self._n_requests += 1
+        self._n_requests += requests
         self._spent_tokens += tokens
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.report:report_command",
         "Collect run folders into one self-contained HTML page, and a Markdown file beside it.",
     ),
+    "serve": (
+        "ps_eval.serve.command:serve_command",
+        "Stand before an OpenAI-compatible server and give each request its thinking budget.",
+    ),
     "import-paper": (
         "ps_eval.import_paper:import_paper",
         "Convert the paper's published CSV files into curve tables.",

@@ -36,6 +36,40 @@ def test_limits_are_kept_and_zero_windows_are_possible():
     assert pacer.decide([0.1, 0.9, 1.0]) == 2
 
 
+def test_requests_that_share_a_curve_are_booked_one_by_one():
+    curve = [0.3, 0.6, 0.7]
+    together, apart = Pacer(20, initial_price=0.01), Pacer(20, initial_price=0.01, step=0.0)
+    assert together.decide(curve, requests=3) == 2
+    assert [apart.decide(curve) for _ in range(3)] == [2, 2, 2]
+    assert (together.n_requests, together.spent_tokens) == (apart.n_requests, apart.spent_tokens) == (3, 96)
+    assert together.price == pytest.approx(0.01 * np.exp(0.01 * (96 / 20 - 3)))
+
+
+def test_a_refund_undoes_a_decision_and_a_charge():
+    pacer = Pacer(RATE, initial_price=0.01)
+    before = pacer.state_dict()
+    windows = pacer.decide([0.3, 0.6, 0.7], requests=2)
+    pacer.charge(3 * 50, requests=3)
+    assert (pacer.n_requests, pacer.spent_tokens) == (5, 2 * windows * 16 + 150)
+    pacer.refund(150, requests=3)
+    pacer.refund(2 * windows * 16, requests=2)
+    after = pacer.state_dict()
+    assert after.pop("log_price") == pytest.approx(before.pop("log_price"))
+    assert after.pop("price") == pytest.approx(before.pop("price"))
+    assert after == before
+
+
+def test_with_refunds_the_tokens_used_keep_to_the_rate_though_they_come_late():
+    pacer, pending, used = Pacer(RATE), [], 0
+    for curve in stream("i.i.d.", np.random.default_rng(5)):
+        granted = pacer.decide(curve) * 16
+        pending.append(granted // 4)
+        used += granted - granted // 4
+        if len(pending) > 64:  # as many are under way at once
+            pacer.refund(pending.pop(0))
+    assert used / N == pytest.approx(RATE, rel=0.01)
+
+
 def test_a_restored_pacer_goes_on_as_if_nothing_happened():
     curves = stream("jump", np.random.default_rng(2))[:600]
     whole = Pacer(RATE, initial_price=0.01)
@@ -106,6 +140,20 @@ def test_bad_curves_are_refused_and_not_charged(curve, message):
     with pytest.raises(ValueError, match=message):
         pacer.decide(curve)
     assert pacer.n_requests == 0
+
+
+def test_what_was_not_granted_cannot_be_refunded():
+    pacer = Pacer(64)
+    pacer.charge(100, requests=2)
+    with pytest.raises(ValueError, match=r"100 tokens to 2 requests, got 101 tokens of 0 requests"):
+        pacer.refund(101)
+    with pytest.raises(ValueError, match=r"got 10 tokens of 3 requests"):
+        pacer.refund(10, requests=3)
+    with pytest.raises(ValueError, match=r"tokens must be at least 0 and at most 2\*\*62, got -1"):
+        pacer.charge(-1)
+    with pytest.raises(ValueError, match=r"requests must be at least 1 and at most"):
+        pacer.decide([0.5], requests=0)
+    assert (pacer.n_requests, pacer.spent_tokens) == (2, 100)
 
 
 def test_a_state_of_another_kind_is_refused():
