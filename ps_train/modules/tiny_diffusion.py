@@ -16,7 +16,6 @@ from ps_train.features import encode_prompts
 from ps_train.modules.optimization import adamw_flat_then_cosine
 from ps_train.tiny_tokenizer import build_diffusion_tokenizer
 
-
 FADE = 6.0
 """e^-6: where the right context begins to fade in, it has a 400th of its final weight."""
 
@@ -142,7 +141,7 @@ class TinyDiffusion(pl.LightningModule):
 
 
 def fade_right_context(mask: torch.Tensor, bias: float) -> torch.Tensor:
-    """A bool (B, 1, L, L) mask as scores to add, with `bias` above the diagonal; as it is where `bias` is 0."""
+    """A bool (B, 1, L, L) mask as scores to add, with `bias` above the diagonal; as it is for a bias of 0."""
     if not bias:
         return mask
     scores = torch.full(mask.shape[-2:], bias, device=mask.device).triu(1)
