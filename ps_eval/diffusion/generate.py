@@ -13,12 +13,12 @@ from ps_eval.diffusion.models import DiffusionModel
 from ps_eval.diffusion.response import Response
 from ps_eval.diffusion.row_cache import RowCache
 
-Schedule = Callable[[], tuple[AdaptiveInferenceScheduler, CacheManager]]
+PolicyMaker = Callable[[], tuple[AdaptiveInferenceScheduler, CacheManager]]
 """Makes the policies of one response."""
 
 
 def decode(
-    model: DiffusionModel, prompts: Sequence[Sequence[int]], schedule: Schedule, gen_length: int
+    model: DiffusionModel, prompts: Sequence[Sequence[int]], schedule: PolicyMaker, gen_length: int
 ) -> list[Response]:
     """Decode one batch: each pass serves every response that is not done, each with rows of its own.
 

@@ -56,17 +56,17 @@ class DiffusionDataModule(ProblemDataModule):
     def __init__(
         self,
         batches_per_epoch: int = 150,
-        tokens_per_batch: int = 3072,
-        curriculum_epochs: int = 3,
-        gen_length: int = 128,
+        tokens_per_batch: int = 2048,
+        curriculum_epochs: int = 2,
+        gen_length: int = 96,
         length_step: int = 32,
-        max_steps: int = 4,
+        max_steps: int = 3,
         max_distractors: int = 2,
         block_share: float = 0.8,
         max_block: int = 64,
         suffix_weight: float = 0.05,
         eos_weight: float = 0.1,
-        val_problems: int = 64,
+        val_problems: int = 48,
         seed: int = 0,
     ) -> None:
         """Set up.
