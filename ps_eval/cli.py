@@ -28,6 +28,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Answer questions under allocated budgets, once for each policy and mean budget.",
     ),
     "replay": ("ps_eval.replay:replay_command", "Measure policies × budgets on the curves of a curve table."),
+    "diffuse": (
+        "ps_eval.diffusion.diffuse:diffuse_command",
+        "Answer questions with a masked-diffusion model, block by block.",
+    ),
+    "ablate": (
+        "ps_eval.diffusion.ablate:ablate_command",
+        "Compare schedules of diffusion decoding: accuracy, cost and speed on the same questions.",
+    ),
     "import-paper": (
         "ps_eval.import_paper:import_paper",
         "Convert the paper's published CSV files into curve tables.",

@@ -28,7 +28,7 @@ CELLS_FOLDER = "cells"
 RESULT_FILE = "ablation.json"
 REFERENCE = "static-dual"
 QUICK_QUESTIONS = 32
-# Means over questions of these metrics stand in the table.
+# Means over questions of these metrics stand in the result.
 MEANS = (
     "tokens",
     "nfe",
@@ -157,7 +157,7 @@ def measure(
 def summarise_cells(
     cells: Cells, reference: str, seed: int = 0, n_resamples: int = 2000
 ) -> list[dict[str, Any]]:
-    """One row a schedule: accuracy and speed with intervals, both also against the reference, and mean costs.
+    """One row a schedule: accuracy and speed with intervals, against the reference, and mean costs.
 
     Accuracy's intervals are paired over questions; speed's over chunks, whose seconds are what is timed.
     Speed is responses a second; `speed` is its ratio to the reference's.

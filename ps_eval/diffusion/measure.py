@@ -55,7 +55,7 @@ def answer_batch(
     answered = []
     for question, response in zip(questions, responses, strict=True):
         end = response.prompt_length + response.num_tokens
-        text = model.tokenizer.decode(response.tokens[response.prompt_length : end])
+        text = str(model.tokenizer.decode(response.tokens[response.prompt_length : end]))
         answer = extract_answer(text)
         answered.append(
             Answered(

@@ -35,7 +35,7 @@ class Schedule:
     adapt_threshold: bool = False
     cache: Cache = "dual"
     correction: Correction = "none"
-    """When committed tokens are examined through shadow rows: never, in every pass, or once a block is full."""
+    """When committed tokens are examined through shadow rows: never, at every step, or at a block's end."""
     verify_below: float = 0.5
     """A token less probable than this in its shadow row may be taken back."""
     trust: float = 1.0

@@ -36,7 +36,7 @@ class TinyDiffusion(pl.LightningModule):
         warmup_steps: int = 50,
         flat_share: float = 0.4,
         final_share: float = 0.02,
-        gen_length: int = 96,
+        val_length: int = 96,
         val_block: int = 32,
     ) -> None:
         """Set up.
@@ -48,7 +48,7 @@ class TinyDiffusion(pl.LightningModule):
             warmup_steps: Optimizer steps of linear warm-up.
             flat_share: Share of training at the peak rate, before the cosine decay.
             final_share: Last learning rate as a share of the peak.
-            gen_length: Response tokens in validation.
+            val_length: Response tokens in validation.
             val_block: Block size in validation.
 
         Raises:
@@ -91,7 +91,7 @@ class TinyDiffusion(pl.LightningModule):
         responses = decode_one_by_one(
             self.model,
             prompts,
-            self.hparams["gen_length"],
+            self.hparams["val_length"],
             self.hparams["val_block"],
             self.tokenizer.mask_token_id,
             self.tokenizer.eos_token_id,

@@ -62,8 +62,6 @@ class TinyReasoner(pl.LightningModule):
             raise ValueError(
                 f"hidden_size / num_heads must be at least 32 for vLLM, got {hidden_size} / {num_heads}"
             )
-        if not 0 <= flat_share < 1:
-            raise ValueError(f"flat_share must lie in [0, 1), got {flat_share}")
         self.save_hyperparameters()
         self.tokenizer = build_tokenizer()
         config = Qwen2Config(

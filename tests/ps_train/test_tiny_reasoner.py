@@ -104,11 +104,6 @@ def test_heads_too_small_for_vllm_are_refused() -> None:
         TinyReasoner(hidden_size=64, num_heads=4)
 
 
-def test_a_schedule_without_a_decay_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"flat_share must lie in \[0, 1\), got 1"):
-        TinyReasoner(flat_share=1)
-
-
 def test_a_batch_may_hold_a_whole_pool_of_problems() -> None:
     (batch,) = ReasonerDataModule(tokens_per_batch=100_000).epoch_batches(5, 1)
     assert len(batch.input_ids) == problem_batches.PROBLEMS_PER_POOL
