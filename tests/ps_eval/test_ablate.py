@@ -10,7 +10,7 @@ from diffusion_models import random_model
 
 from ps_alloc.files import read_json
 from ps_eval.cli import main
-from ps_eval.diffusion.ablate import summarise_cells
+from ps_eval.diffusion.ablate import MEANS, summarise_cells
 from ps_eval.diffusion.generate import decode
 from ps_eval.diffusion.measure import answer_batch
 from ps_eval.diffusion.models import load_diffusion_model
