@@ -85,9 +85,8 @@ def main() -> None:
         milliseconds = time_passes(model, length, arguments.repeats)
         full = milliseconds[length]
         for size, value in milliseconds.items():
-            print(
-                f"T = {length}: {size:4d} rows  {value:7.2f} ms; a full pass takes {full / value:5.1f} times as long"
-            )
+            times = full / value
+            print(f"T = {length}: {size:4d} rows  {value:7.2f} ms; a full pass takes {times:5.1f} times that")
         panel.plot(list(milliseconds), list(milliseconds.values()), marker="o", label=f"T = {length}")
     panel.set_xlabel("rows recomputed")
     panel.set_ylabel("ms a pass (median)")
