@@ -40,6 +40,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.serve.command:serve_command",
         "Stand before an OpenAI-compatible server and give each request its thinking budget.",
     ),
+    "diffuse": (
+        "ps_eval.diffusion.diffuse:diffuse_command",
+        "Answer questions with a masked-diffusion model, block by block.",
+    ),
+    "ablate": (
+        "ps_eval.diffusion.ablate:ablate_command",
+        "Compare schedules of diffusion decoding: accuracy, cost and speed on the same questions.",
+    ),
     "import-paper": (
         "ps_eval.import_paper:import_paper",
         "Convert the paper's published CSV files into curve tables.",
