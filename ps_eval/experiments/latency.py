@@ -12,7 +12,7 @@ from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
 from ps_eval.experiments.record import Outcome, ResultTable
-from ps_eval.live import answer_within
+from ps_eval.live import LiveAnswer, answer_within
 from ps_train.data.word_problems import make_problems
 from ps_train.predictor import load_predictor
 
@@ -50,9 +50,11 @@ def latency(
                 predicted = time.perf_counter()
                 allocation = allocate(curves, budget * size, window=predictor.window)
                 allocated = time.perf_counter()
-                answers = answer_within(asked, allocation, engine, Sampling(TEMPERATURE, TOP_P, seed))
+                sampling = Sampling(TEMPERATURE, TOP_P, seed)
+                answers = answer_within(asked, allocation.tokens.tolist(), engine, sampling)
                 generated = time.perf_counter()
-                tokens = sum(a.reasoning_tokens + a.answer_tokens for a in answers)
+                given = [a for a in answers if isinstance(a, LiveAnswer)]
+                tokens = sum(a.reasoning_tokens + a.answer_tokens for a in given)
                 seconds = predicted - start, allocated - predicted, generated - allocated
                 measured.append((*seconds, tokens))
             predict, choose, generate, tokens_median = np.median(measured[1:], axis=0)
