@@ -269,7 +269,14 @@ def test_a_resumed_fit_equals_an_uninterrupted_one_with_its_scheduler(fitted, tm
 )
 def test_every_target_is_one_setting_away(folder, backbone, loss, space, method):
     delta = 1000.0 if space == "tokens" else 1.0
-    config = write_config(folder, backbone, model__loss=loss, model__space=space, model__delta=delta)
+    config = write_config(
+        folder,
+        backbone,
+        model__loss=loss,
+        model__space=space,
+        model__delta=delta,
+        trainer__max_epochs=3,
+    )
     assert main(["fit", "--config", str(config)]) == 0
     predictor = load_predictor(folder / "run" / "predictor")
     assert predictor.calibrator().method == method
