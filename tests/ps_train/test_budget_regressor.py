@@ -330,6 +330,14 @@ def test_other_calibration_queries_can_be_taken_and_are_saved(fitted, tmp_path):
         predictor.calibrate(["eggs"], [20])
 
 
+def test_a_fit_that_starts_from_a_predictor_calibrates_on_its_own_validation_queries(fitted, tmp_path):
+    data = ["--data.init_args.val_fraction", "0.2", "--trainer.max_epochs", "1"]
+    assert main(["fit", *arguments(fitted, tmp_path), *data]) == 0
+    predictor = load_predictor(tmp_path / "predictor")
+    assert predictor.settings["num_calibration"] == 100
+    assert len(predictor.calibrator().needed) == 100
+
+
 def test_an_uncalibrated_predictor_refuses_rates_but_predicts(backbone):
     net = BudgetNet(CurveSchema({}, 8, 16, backbone=str(backbone)), LoraSettings(), loss="pinball")
     assert net.predict_budgets(["eggs"]).shape == (1,)
