@@ -112,14 +112,17 @@ class BudgetNet(TextPredictor):
         self.register_buffer("calibration_predicted", torch.full(shape, torch.nan, device=device))
         self.register_buffer("calibration_needed", torch.zeros(n, device=device))
 
-    def keep_calibration(self, rows: Tensor, predicted: Tensor, needed: Tensor) -> None:
-        """Replace the calibration set's predictions.
+    def keep_calibration(self, rows: Tensor, predicted: Tensor, needed: Tensor, size: int) -> None:
+        """Replace the calibration set.
 
         Args:
-            rows: (n,) which of the `num_calibration` queries; the others are left out of the calibration.
+            rows: (n,) which of the calibration queries; the others are left out.
             predicted: (n, 1 + L): budgets and their quantiles, as `tokens_of` gives them.
             needed: (n,) needed budgets.
+            size: Calibration queries in all.
         """
+        if size != len(self.calibration_needed):
+            self._make_calibration(size)
         self.calibration_predicted.fill_(torch.nan)
         self.calibration_predicted[rows] = (predicted[:, 1:] if self.levels else predicted).to(
             self.calibration_predicted
@@ -141,8 +144,8 @@ class BudgetNet(TextPredictor):
         if tokens.shape != (len(queries),):
             raise ValueError(f"needed must be one budget a query ({len(queries)}), got shape {tokens.shape}")
         predicted = self.tokens_of(self.predict_outputs(queries, batch_size=batch_size))
-        self._make_calibration(len(queries))
-        self.keep_calibration(torch.arange(len(queries)), predicted, torch.from_numpy(tokens))
+        rows = torch.arange(len(queries))
+        self.keep_calibration(rows, predicted, torch.from_numpy(tokens), len(queries))
         self.calibrator()  # refuses needed budgets that are no multiples of the window
 
     def calibrator(self) -> BudgetCalibrator:

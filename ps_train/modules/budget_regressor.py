@@ -154,8 +154,8 @@ class BudgetRegressor(LoraModule):
         figures = super().report(name)
         predicted, needed = figures["predicted"], figures["needed"]
         if name == "val":
-            if len(self.net.calibration_needed) == len(self.budget_data.rows["val"]):
-                self.net.keep_calibration(figures["rows"], predicted, needed)
+            size = len(self.budget_data.rows["val"])
+            self.net.keep_calibration(figures["rows"], predicted, needed, size)
             return figures
         for rate in self.underrun_rates:
             given = self.net.budgets_at(predicted, rate).astype(np.float64)

@@ -269,7 +269,14 @@ def test_a_resumed_fit_equals_an_uninterrupted_one_with_its_scheduler(fitted, tm
 )
 def test_every_target_is_one_setting_away(folder, backbone, loss, space, method):
     delta = 1000.0 if space == "tokens" else 1.0
-    config = write_config(folder, backbone, model__loss=loss, model__space=space, model__delta=delta)
+    config = write_config(
+        folder,
+        backbone,
+        model__loss=loss,
+        model__space=space,
+        model__delta=delta,
+        trainer__max_epochs=3,
+    )
     assert main(["fit", "--config", str(config)]) == 0
     predictor = load_predictor(folder / "run" / "predictor")
     assert predictor.calibrator().method == method
@@ -321,6 +328,14 @@ def test_other_calibration_queries_can_be_taken_and_are_saved(fitted, tmp_path):
         ValueError, match="needed must be positive multiples of the window, 16 tokens, got 20"
     ):
         predictor.calibrate(["eggs"], [20])
+
+
+def test_a_fit_that_starts_from_a_predictor_calibrates_on_its_own_validation_queries(fitted, tmp_path):
+    data = ["--data.init_args.val_fraction", "0.2", "--trainer.max_epochs", "1"]
+    assert main(["fit", *arguments(fitted, tmp_path), *data]) == 0
+    predictor = load_predictor(tmp_path / "predictor")
+    assert predictor.settings["num_calibration"] == 100
+    assert len(predictor.calibrator().needed) == 100
 
 
 def test_an_uncalibrated_predictor_refuses_rates_but_predicts(backbone):
