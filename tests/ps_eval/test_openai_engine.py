@@ -91,11 +91,12 @@ def test_overloads_breakdowns_disconnects_and_time_outs_are_retried_to_the_same_
     server: CompletionServer, questions: list[Question]
 ) -> None:
     expected = connect(server).reason(requests(questions), SAMPLING)
-    engine = connect(server, timeout=1.0)
+    engine = connect(server, timeout=4.0)
     faults = [429, 500, "disconnect", "hang", 503, 408]
     server.faults.extend(faults)
     assert engine.reason(requests(questions), SAMPLING) == expected
-    assert len(server.bodies) == len(questions) + len(faults)
+    assert not server.faults
+    assert len(server.bodies) >= len(questions) + len(faults)  # a slow machine can time out once more
 
 
 def test_no_more_requests_are_under_way_than_allowed(
