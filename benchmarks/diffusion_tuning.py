@@ -34,6 +34,12 @@ def candidates() -> dict[str, Schedule]:
         grid[f"tiers-b{size}"] = replace(LEAN, block_size=size)
         grid[f"tiers-b{size}-stay"] = replace(LEAN, block_size=size, refresh_pending=False)
         grid[f"near-b{size}"] = replace(LEAN, block_size=size, memory_window=16)
+    stay = replace(LEAN, refresh_pending=False)
+    for size in (4, 8):
+        for threshold in (0.8, 0.97, 0.99):
+            grid[f"tiers-b{size}-stay-t{threshold}"] = replace(stay, block_size=size, threshold=threshold)
+        grid[f"tiers-b{size}-stay-2"] = replace(stay, block_size=size, max_commits=2)
+        grid[f"tiers-b{size}-stay-end"] = replace(stay, block_size=size, correction="end", trust=0.99)
     for size in (4, 8):
         for threshold in (0.6, 0.9):
             for penalty in (0.0, 0.03):
