@@ -14,6 +14,7 @@ from ps_alloc.difficulty import allocate_by_difficulty, fit_class_curves
 from ps_eval.experiments.record import Claim, Outcome, ResultTable, line_plot, points
 from ps_eval.experiments.replayed import Tables, load_tables, ridge
 from ps_train.data.curve_table import CurveTable, score_windows
+from ps_train.metrics import per_window_pearson
 
 Array = npt.NDArray[np.float64]
 POLICIES = ("myopic", "hull, leftover kept", "hull", "hull + Platt", "hull + Platt + guard")
@@ -62,6 +63,7 @@ def noise_tolerance(
     data = load_tables(tables, layer)
     predictors = [*(f"noise, sd {sd:g}" for sd in noises), USELESS, f"ridge on {data.layer}"]
     means: dict[str, Array] = {}
+    correlations: dict[str, float] = {}
     for name in predictors:
         rng = np.random.default_rng(seed)
         draws = []
@@ -74,6 +76,7 @@ def noise_tolerance(
                 case = _ridge_case(data, validation, rng)
             draws.append(_gains(case, budgets, data.test.window))
         means[name] = np.mean(draws, axis=0)
+        correlations[name] = float(per_window_pearson(case.test_predicted, case.test).mean())
     gains = ResultTable(
         f"Gain over uniform, points, mean of {num_draws} draws",
         ["predictor", "policy", *map(str, budgets), "worst"],
@@ -115,7 +118,7 @@ def noise_tolerance(
         ylabel=f"gain over uniform at {budgets[middle]} mean tokens, points",
         zero_line=True,
     )
-    return Outcome([gains, tolerance], finding + ".", {"noise": figure}, [claim])
+    return Outcome([gains, tolerance, meaning], finding + ".", {"noise": figure}, [claim])
 
 
 def starvation(
