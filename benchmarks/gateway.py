@@ -154,6 +154,16 @@ def serve_synthetic(port: int, tokens: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")
 
 
+def untrained(feature: str, folder: Path) -> str:
+    """A predictor folder whose cost is that of a trained one; its budgets mean nothing."""
+    from ps_train.modules.curve_mlp import CurveNet
+    from ps_train.predictor import CurveSchema
+
+    backbone = str(ROOT / "checkpoints" / "tiny-reasoner")
+    CurveNet(CurveSchema({feature: 128}, 16, 16, backbone), [128], 4).save_pretrained(folder / feature)
+    return str(folder / feature)
+
+
 def report(name: str, rounds: dict[str, list[Round]]) -> None:
     direct = rounds["direct"]
     print(f"\n{name}: {sum(len(r.latencies) for r in direct)} requests an arm in {len(direct)} rounds")
@@ -187,9 +197,10 @@ def main() -> None:
     parser.add_argument(
         "--predictors",
         nargs="*",
-        default=[str(ROOT / "checkpoints" / "tiny-predictor")],
-        help="an arm each: FOLDER or FOLDER:DTYPE",
+        default=["checkpoints/tiny-predictor", "checkpoints/tiny-predictor:bfloat16", "layer_2:bfloat16"],
+        help="an arm each: FOLDER or FOLDER:DTYPE; layer_N: untrained, reads the tiny reasoner's block N",
     )
+    parser.add_argument("--upstream", help="a server that runs already; it must serve `tiny-reasoner`")
     parser.add_argument("--stream", action="store_true", help="streamed answers alone; by default both")
     parser.add_argument("--whole", action="store_true", help="whole answers alone; by default both")
     parser.add_argument("--serve-synthetic", type=int, help=argparse.SUPPRESS)
@@ -201,7 +212,9 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model = "tiny-reasoner"
-        if arguments.vllm:
+        if arguments.upstream:
+            url = arguments.upstream
+        elif arguments.vllm:
             from vllm_server import running_server
 
             markers = '{"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}'
@@ -216,6 +229,8 @@ def main() -> None:
         gateways = []
         for name in ["", *arguments.predictors]:
             path, _, dtype = name.partition(":")
+            if path.startswith("layer_"):
+                path = untrained(path, folder)
             own = ["--predictor", path, "--initial-price", "0.0076"] if name else []
             own += ["--predictor-dtype", dtype] if dtype else []
             arm = f"{Path(path).name} {dtype}".strip() if name else "gateway"
@@ -234,7 +249,7 @@ def main() -> None:
                     found = one_round(target, process, bodies, arguments.concurrency)
                     if number >= 0:
                         rounds[arm].append(found)
-            server_name = "vLLM" if arguments.vllm else "synthetic server"
+            server_name = "vLLM" if arguments.vllm or arguments.upstream else "synthetic server"
             report(f"{server_name}, {'streamed' if stream else 'whole'} answers", rounds)
         reasons = ("unreadable", "timeout", "queue_full", "error")
         names = [f'ps_gateway_fallbacks_total{{reason="{reason}"}}' for reason in reasons]

@@ -162,8 +162,7 @@ def answer_within(
         RuntimeError: If the engine reasoned for longer than a budget: its accuracy would be worth nothing.
     """
     requests = [Request(q.question, b, stream_of(q.id)) for q, b in zip(questions, budgets, strict=True)]
-    reasonings = engine.reason(requests, sampling)
-    answers = engine.answer([q.question for q in questions], reasonings)
+    reasonings, answers = engine.respond(requests, sampling)
     graded: list[LiveAnswer | Failure] = []
     for question, budget, reasoning, answer in zip(questions, budgets, reasonings, answers, strict=True):
         if isinstance(answer, Failure):

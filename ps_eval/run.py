@@ -67,7 +67,7 @@ def run_command(
         top_p: Nucleus of the chains of thought.
         seed: Seed of the chains of thought, the random policies and the bootstrap.
         limit: Only the first questions.
-        engine: What runs the model: transformers, vllm or openai (a server).
+        engine: What runs the model: transformers, vllm, vllm-native or openai (a server).
         engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         batch_size: Sequences decoded at once.
         n_resamples: Bootstrap resamples of the questions.

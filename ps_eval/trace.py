@@ -51,7 +51,7 @@ def trace_command(
         seed: Seed of the chains of thought.
         limit: Only the first questions.
         layers: Also store the prompts' hidden states after these blocks, such as 8,16.
-        engine: What runs the model: transformers, vllm or openai (a server).
+        engine: What runs the model: transformers, vllm, vllm-native or openai (a server).
         engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         batch_size: Sequences decoded at once.
         questions_per_chunk: Questions traced and saved together.

@@ -11,6 +11,7 @@ from ps_eval.engines.base import Engine
 ENGINES = {
     "transformers": "ps_eval.engines.transformers:TransformersEngine",
     "vllm": "ps_eval.engines.vllm:VLLMEngine",
+    "vllm-native": "ps_eval.engines.vllm_native:NativeVLLMEngine",
     "openai": "ps_eval.engines.openai:OpenAIEngine",
 }
 """Engine name to the class that runs it."""

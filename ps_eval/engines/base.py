@@ -158,6 +158,12 @@ class Engine(Protocol):
         """Answer each question after its reasoning, forced where that is not finished."""
         ...
 
+    def respond(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> tuple[Sequence[Reasoning | Failure], Sequence[Answer | Failure]]:
+        """`reason` and then `answer`, which an engine may do in one pass."""
+        ...
+
     def probe(
         self,
         questions: Sequence[str],

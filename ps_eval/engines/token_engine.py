@@ -92,6 +92,13 @@ class TokenEngine(ABC):
         """Answer greedily after each reasoning; see `Engine.answer`."""
         return self._answers(encode_prompts(self.tokenizer, questions), reasonings, progress)
 
+    def respond(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> tuple[Sequence[Reasoning | Failure], Sequence[Answer | Failure]]:
+        """Two phases, each a batch; see `Engine.respond`."""
+        reasonings = self.reason(requests, sampling)
+        return reasonings, self.answer([r.question for r in requests], reasonings)
+
     def probe(
         self,
         questions: Sequence[str],

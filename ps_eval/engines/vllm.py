@@ -13,7 +13,7 @@ from ps_eval.engines.base import Failure, Progress, ReasoningFormat, Sampling, r
 from ps_eval.engines.token_engine import TokenEngine
 
 if TYPE_CHECKING:
-    from vllm import LLM
+    from vllm import LLM, SamplingParams
 
 CPU_ARGUMENTS: dict[str, Any] = {
     "enforce_eager": True,  # seconds to load instead of minutes
@@ -75,33 +75,44 @@ class VLLMEngine(TokenEngine):
         sampling: Sampling,
         streams: Sequence[int],
         progress: Progress | None,
-    ) -> list[list[int] | Failure]:
+    ) -> Sequence[list[int] | Failure]:
+        parameters = [
+            self._parameters(limit, stop_ids, sampling, stream)
+            for limit, stream in zip(limits, streams, strict=True)
+        ]
+        generated = self._run(prompts, parameters)
+        if progress:
+            progress(len(generated))
+        return generated
+
+    def _parameters(
+        self, limit: int, stop_ids: Sequence[int], sampling: Sampling, stream: int, **more: Any
+    ) -> SamplingParams:
+        """One request's `vllm.SamplingParams`."""
         from vllm import SamplingParams
 
-        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+        return SamplingParams(
+            max_tokens=limit,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=request_seed(sampling, stream) if sampling.temperature else None,
+            # These stops and no others, the tokenizer's own end of sequence included.
+            stop_token_ids=list(stop_ids),
+            ignore_eos=True,
+            detokenize=False,
+            **more,
+        )
+
+    def _run(self, prompts: Sequence[list[int]], parameters: Sequence[SamplingParams]) -> list[list[int]]:
+        longest = max(
+            len(prompt) + (p.max_tokens or 0) for prompt, p in zip(prompts, parameters, strict=True)
+        )
         if longest > self._max_length:  # vLLM would cut the budget in silence
             raise ValueError(
                 f"max_model_len must hold a prompt and its budget, {longest} tokens, got {self._max_length}"
             )
-        outputs = self.llm.generate(
-            [{"prompt_token_ids": prompt} for prompt in prompts],
-            [
-                SamplingParams(
-                    max_tokens=limit,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    seed=request_seed(sampling, stream) if sampling.temperature else None,
-                    # These stops and no others, the tokenizer's own end of sequence included.
-                    stop_token_ids=list(stop_ids),
-                    ignore_eos=True,
-                    detokenize=False,
-                )
-                for limit, stream in zip(limits, streams, strict=True)
-            ],
-            use_tqdm=False,
-        )
-        if progress:
-            progress(len(outputs))
+        requests = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = self.llm.generate(requests, list(parameters), use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]
 
 

@@ -27,6 +27,8 @@ class Grant:
     tokens: int
     """Reasoning tokens of each sequence."""
     sequences: int
+    share: float = 1.0
+    """What `Pacer.charge` returned: for refunds."""
     fallback: str | None = None
     """Why the budget is uniform instead of predicted: a key of `FALLBACKS`."""
 
@@ -88,18 +90,18 @@ class Budgets:
         fallback, curve = None, None
         if self._batcher is not None:
             curve, fallback = await self._predicted_curve(self._batcher, request)
+        tokens = self._uniform
         if curve is not None:
             try:
-                tokens = self._decide(curve, sequences, limit)
+                tokens = self.pacer.quote(self._affordable(curve, limit)) * self.pacer.window
             except ValueError as error:  # a predictor that is not one: NaN, too few windows
-                fallback, curve = _failed(error), None
-        if curve is None:
-            tokens = self._uniform if limit is None else min(limit, self._uniform)
-            self.pacer.charge(tokens * sequences, sequences)
+                fallback = _failed(error)
+        tokens = tokens if limit is None else min(limit, tokens)
+        share = self.pacer.charge(tokens * sequences, sequences)
         if fallback is not None:
             self._metrics.fallbacks.labels(fallback).inc()
         self._metrics.granted.observe(tokens)
-        return Grant(tokens, sequences, fallback)
+        return Grant(tokens, sequences, share, fallback)
 
     async def _predicted_curve(
         self, batcher: MicroBatcher, request: CompletionRequest
@@ -119,16 +121,11 @@ class Budgets:
             return None, _failed(error)
         return np.asarray(np.mean(curves, axis=0, dtype=np.float64)), None
 
-    def _decide(self, curve: np.ndarray, sequences: int, limit: int | None) -> int:
-        window = self.pacer.window
-        if limit is not None:
-            affordable = max(1, self.pacer.min_windows, -(-limit // window))
-            curve = curve[:affordable]
-        tokens = self.pacer.decide(curve, requests=sequences) * window
-        if limit is None or tokens <= limit:
-            return tokens
-        self.pacer.refund((tokens - limit) * sequences)
-        return limit
+    def _affordable(self, curve: np.ndarray, limit: int | None) -> np.ndarray:
+        """The curve's part that a client's limit leaves; its last window may be cut."""
+        if limit is None:
+            return curve
+        return curve[: max(1, self.pacer.min_windows, -(-limit // self.pacer.window))]
 
     def settle(self, grant: Grant, usage: dict[str, Any] | None) -> None:
         """The request was answered; `usage` is the response's own, if it has one."""
@@ -141,11 +138,11 @@ class Budgets:
             # Without a count of reasoning apart: it was at most all that was generated.
             used = completion_tokens(usage) if used is None else used
             if used is not None and used < grant.total:
-                self.pacer.refund(grant.total - used)
+                self.pacer.refund(grant.total - used, share=grant.share)
 
     def revoke(self, grant: Grant) -> None:
         """The request came to nothing: neither it nor its tokens count."""
-        self.pacer.refund(grant.total, grant.sequences)
+        self.pacer.refund(grant.total, grant.sequences, grant.share)
 
 
 def _failed(error: Exception) -> str:

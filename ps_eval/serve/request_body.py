@@ -12,6 +12,8 @@ from typing import Any
 from ps_eval.serve.errors import Refusal, invalid
 
 Prompt = str | list[int]
+MAX_SAMPLES = 16_384
+"""Largest `n`: vLLM's own bound."""
 MAX_TOKENS = ("max_tokens", "max_completion_tokens")
 
 
@@ -31,7 +33,7 @@ class CompletionRequest:
         """Read a body.
 
         Raises:
-            Refusal: If it is not a JSON object, or its budget is not a number of tokens.
+            Refusal: If it is not a JSON object, its budget is no number of tokens, or `n` is beyond bounds.
         """
         try:
             fields = json.loads(raw.decode("utf-8"))
@@ -45,6 +47,9 @@ class CompletionRequest:
         own = fields.get(budget_field)
         if own is not None and (not isinstance(own, int) or isinstance(own, bool)):
             raise invalid(f"{budget_field} must be a whole number of tokens, got {_json_kind(own)}")
+        samples = fields.get("n")
+        if isinstance(samples, int) and samples > MAX_SAMPLES:
+            raise invalid(f"n must be at most {MAX_SAMPLES}, got {samples}")
         return cls(raw, fields, is_chat, budget_field)
 
     @property

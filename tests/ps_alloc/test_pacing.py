@@ -36,23 +36,26 @@ def test_limits_are_kept_and_zero_windows_are_possible():
     assert pacer.decide([0.1, 0.9, 1.0]) == 2
 
 
-def test_requests_that_share_a_curve_are_booked_one_by_one():
-    curve = [0.3, 0.6, 0.7]
-    together, apart = Pacer(20, initial_price=0.01), Pacer(20, initial_price=0.01, step=0.0)
-    assert together.decide(curve, requests=3) == 2
-    assert [apart.decide(curve) for _ in range(3)] == [2, 2, 2]
-    assert (together.n_requests, together.spent_tokens) == (apart.n_requests, apart.spent_tokens) == (3, 96)
-    assert together.price == pytest.approx(0.01 * np.exp(0.01 * (96 / 20 - 3)))
+def test_a_quote_and_its_charge_are_a_decision():
+    decided, charged = Pacer(RATE, initial_price=0.01), Pacer(RATE, initial_price=0.01)
+    for curve in stream("sine", np.random.default_rng(6))[:200]:
+        windows = charged.quote(curve)
+        assert windows == charged.quote(curve)
+        assert charged.charge(windows * 16) == 1.0
+        assert windows == decided.decide(curve)
+    assert charged.state_dict() == decided.state_dict()
 
 
-def test_a_refund_undoes_a_decision_and_a_charge():
+@pytest.mark.parametrize("requests", [1, 3, 10_000])
+@pytest.mark.parametrize("tokens", [0, 16, 256])
+def test_a_refund_undoes_a_charge_even_one_that_took_the_price_to_its_bounds(requests, tokens):
     pacer = Pacer(RATE, initial_price=0.01)
+    pacer.charge(500, requests=5)
     before = pacer.state_dict()
-    windows = pacer.decide([0.3, 0.6, 0.7], requests=2)
-    pacer.charge(3 * 50, requests=3)
-    assert (pacer.n_requests, pacer.spent_tokens) == (5, 2 * windows * 16 + 150)
-    pacer.refund(150, requests=3)
-    pacer.refund(2 * windows * 16, requests=2)
+    share = pacer.charge(requests * tokens, requests)
+    assert (share < 1) == (requests == 10_000)
+    assert 0 < pacer.price <= 1
+    pacer.refund(requests * tokens, requests, share)
     after = pacer.state_dict()
     assert after.pop("log_price") == pytest.approx(before.pop("log_price"))
     assert after.pop("price") == pytest.approx(before.pop("price"))
@@ -138,6 +141,8 @@ def test_bad_settings_are_refused(arguments, message):
 def test_bad_curves_are_refused_and_not_charged(curve, message):
     pacer = Pacer(64)
     with pytest.raises(ValueError, match=message):
+        pacer.quote(curve)
+    with pytest.raises(ValueError, match=message):
         pacer.decide(curve)
     assert pacer.n_requests == 0
 
@@ -151,8 +156,10 @@ def test_what_was_not_granted_cannot_be_refunded():
         pacer.refund(10, requests=3)
     with pytest.raises(ValueError, match=r"tokens must be at least 0 and at most 2\*\*62, got -1"):
         pacer.charge(-1)
-    with pytest.raises(ValueError, match=r"requests must be at least 1 and at most"):
-        pacer.decide([0.5], requests=0)
+    with pytest.raises(ValueError, match=r"requests must be at least 0 and at most 2\*\*62, got -1"):
+        pacer.refund(1, requests=-1)
+    with pytest.raises(ValueError, match=r"share must be a number in \[0, 1\], got 1.5"):
+        pacer.refund(1, share=1.5)
     assert (pacer.n_requests, pacer.spent_tokens) == (2, 100)
 
 

@@ -91,7 +91,7 @@ def running(engine: TransformersEngine) -> Iterator[CompletionServer]:
         def answer(self, body: Body, fault: int | str | None) -> None:
             time.sleep(state.delay)
             if fault == "hang":
-                time.sleep(2.5)
+                time.sleep(6)
             if fault in ("hang", "disconnect"):
                 self.close_connection = True
                 self.connection.close()

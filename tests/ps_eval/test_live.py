@@ -145,11 +145,9 @@ def test_oracles_cannot_run_live(
 
 def test_an_engine_that_overspends_is_a_defect_not_a_result(questions: list[Question]) -> None:
     class Overspending:
-        def reason(self, requests: list, sampling: Sampling) -> list[Reasoning]:
-            return [Reasoning(tuple(range(r.max_tokens + 1)), finished=False) for r in requests]
-
-        def answer(self, questions: list[str], reasonings: list[Reasoning]) -> list:
-            return [None] * len(questions)
+        def respond(self, requests: list, sampling: Sampling) -> tuple[list, list]:
+            reasonings = [Reasoning(tuple(range(r.max_tokens + 1)), finished=False) for r in requests]
+            return reasonings, [None] * len(requests)
 
     with pytest.raises(RuntimeError, match="was reasoned about for 9 > 8 tokens"):
         answer_within(questions, [8] * len(questions), Overspending(), SAMPLING)  # type: ignore[arg-type]

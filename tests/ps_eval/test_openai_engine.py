@@ -91,11 +91,12 @@ def test_overloads_breakdowns_disconnects_and_time_outs_are_retried_to_the_same_
     server: CompletionServer, questions: list[Question]
 ) -> None:
     expected = connect(server).reason(requests(questions), SAMPLING)
-    engine = connect(server, timeout=1.0)
+    engine = connect(server, timeout=4.0)
     faults = [429, 500, "disconnect", "hang", 503, 408]
     server.faults.extend(faults)
     assert engine.reason(requests(questions), SAMPLING) == expected
-    assert len(server.bodies) == len(questions) + len(faults)
+    assert not server.faults
+    assert len(server.bodies) >= len(questions) + len(faults)  # a slow machine can time out once more
 
 
 def test_no_more_requests_are_under_way_than_allowed(
@@ -258,10 +259,15 @@ def test_the_commands_run_on_a_server_and_the_key_is_sent_but_written_nowhere(
 def test_ctrl_c_stops_at_once_and_sends_no_more(server: CompletionServer, questions: list[Question]) -> None:
     engine = connect(server, batch_size=2)
     server.delay = 0.3
+    # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        engine.reason(requests(questions * 20), SAMPLING)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engine.reason(requests(questions * 20), SAMPLING)
+    finally:
+        signal.signal(signal.SIGINT, before)
     sent = len(server.bodies)
     assert sent < 20
     timer.join(1)

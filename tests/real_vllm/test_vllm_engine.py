@@ -139,3 +139,29 @@ def test_a_batch_size_below_one_is_refused() -> None:
 def test_a_missing_model_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model must be a folder or a model name"):
         load_engine("vllm", tmp_path / "nothing")
+
+
+@pytest.fixture(scope="module")
+def native() -> Engine:
+    return load_engine("vllm-native", REASONER, dtype="float32")
+
+
+def test_native_budgets_equal_two_phases_in_one_pass(
+    native: Engine, reference: TransformersEngine, questions: list[Question]
+) -> None:
+    asked = requests(questions, [0, 1, 7, 16, 33, 64, 90, 256] * 6)
+    reasonings, answers = native.respond(asked, Sampling(temperature=0))
+    expected, forced = reference.respond(asked, Sampling(temperature=0))
+    assert list(reasonings) == list(expected)
+    assert [a.forced for a in answers] == [a.forced for a in forced]
+    # The model's own words after the marker are those of the forced prefix here, and then its answer.
+    assert all(ours.text.startswith(theirs.text[:-2]) for ours, theirs in zip(answers, forced, strict=True))
+    assert np.mean([a.text == b.text for a, b in zip(answers, forced, strict=True)]) > 0.9
+
+
+@pytest.mark.parametrize("start", [" ?<think>", "<pad>"])  # two tokens; not in the prompt
+def test_native_budgets_that_are_not_exact_are_refused(start: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"must keep thinking budgets to the token .* budget of \d+ gave \d+"
+    ):
+        load_engine("vllm-native", REASONER, dtype="float32", thinking_start=start)

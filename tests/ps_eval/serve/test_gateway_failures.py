@@ -34,6 +34,7 @@ def error_of(content: bytes) -> tuple[str, str]:
         ('{"prompt": "x"}'.encode("utf-16"), "the body must be valid JSON in UTF-8, but"),
         (b'{"a":' * 100_000, "the body must be valid JSON in UTF-8, but it is nested too deeply"),
         (b'{"n":' + b"9" * 5000 + b"}", "the body must be valid JSON in UTF-8, but Exceeds the limit"),
+        (b'{"n": 16385}', "n must be at most 16384, got 16385"),
         (b"[1]", "the body must be a JSON object, got an array"),
         (b"null", "the body must be a JSON object, got null"),
         (
