@@ -108,8 +108,8 @@ COMPONENTS = {
     "tiers": replace(STATIC, cache="tiered"),
     "all": SOURCE,
 }
-# Beyond the source, chosen by benchmarks/diffusion_tuning.py: small blocks keep reasoning in its order, and the
-# tiers, with the masked rest computed once and unstable blocks at block starts only, make them cheap.
+# Beyond the source, chosen by benchmarks/diffusion_tuning.py: small blocks keep reasoning in its order, and
+# the tiers, with the masked rest computed once and unstable blocks at block starts only, make them cheap.
 OURS = Schedule(block_size=8, threshold=0.97, cache="tiered", refresh_pending=False, refresh_unstable=False)
 ABLATION = {
     **BASELINES,

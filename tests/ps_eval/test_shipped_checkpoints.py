@@ -10,12 +10,17 @@ import pytest
 from ps_eval import demo
 from ps_eval.answers import extract_answer
 from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P, demo_command
+from ps_eval.diffusion.measure import answer_batch
+from ps_eval.diffusion.models import load_diffusion_model
+from ps_eval.diffusion.schedules import SCHEDULES
 from ps_eval.engines.base import Request, Sampling
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.live import run_live
 from ps_eval.run import predicted_inputs
 from ps_eval.summary import PhaseTimer, load_summary
 from ps_train.data.word_problems import make_problems
+
+DIFFUSION = REASONER.parent / "tiny-diffusion"
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +87,15 @@ def test_outside_a_checkout_the_demo_says_what_is_missing(
 def test_a_fit_that_fails_ends_the_demo(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the demo's fit must end well, but `ps-train fit .*` returned 2"):
         demo._fit_small(tmp_path)  # there is no training table
+
+
+def test_the_diffusion_model_decodes_better_in_order_and_worse_in_haste() -> None:
+    problems = make_problems(64, seed=407, max_steps=3, max_distractors=2)
+    questions = [p.as_question(f"fresh-{i}") for i, p in enumerate(problems)]
+    model = load_diffusion_model(DIFFUSION)
+    careful, hasty = (
+        np.mean([a.correct for a in answer_batch(model, questions, schedule, 96)[0]])
+        for schedule in (SCHEDULES["ours"], SCHEDULES["static-dual-0.5"])
+    )
+    assert careful >= 0.35
+    assert hasty < careful
