@@ -97,6 +97,11 @@ def noise_tolerance(
         ["policy", *map(str, budgets)],
         [[p, *(_text(thresholds[p, b], noises) for b in budgets)] for p in POLICIES],
     )
+    meaning = ResultTable(
+        "Per-window correlation of the predictions with the measured curves (last draw)",
+        ["predictor", "per-window r"],
+        [[name, f"{r:.2f}"] for name, r in correlations.items()],
+    )
     worst = {
         policy: min(float(table[p].min()) for table in means.values()) for p, policy in enumerate(POLICIES)
     }
