@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -12,7 +13,7 @@ from ps_eval.probing import measure_curves
 from ps_eval.progress import show_progress
 from ps_train.data.curve_table import save_features
 from ps_train.data.questions import load_questions, save_questions
-from ps_train.data.word_problems import make_problems
+from ps_train.data.word_problems import MAX_DISTRACTORS, MAX_STEPS, make_problems
 from ps_train.features import extract_features
 
 
@@ -30,6 +31,7 @@ def trace_command(
     limit: int | None = None,
     layers: list[int] | None = None,
     engine: str = "transformers",
+    engine_options: dict[str, Any] | None = None,
     batch_size: int = 128,
     questions_per_chunk: int = 64,
 ) -> None:
@@ -49,7 +51,8 @@ def trace_command(
         seed: Seed of the chains of thought.
         limit: Only the first questions.
         layers: Also store the prompts' hidden states after these blocks, such as 8,16.
-        engine: What runs the model.
+        engine: What runs the model: transformers, vllm, vllm-native or openai (a server).
+        engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         batch_size: Sequences decoded at once.
         questions_per_chunk: Questions traced and saved together.
 
@@ -57,7 +60,7 @@ def trace_command(
         ValueError: If the questions or the model cannot be read, or the folder was begun with other settings.
     """
     asked = load_questions(questions, limit)
-    loaded = load_engine(engine, model, batch_size=batch_size)
+    loaded = load_engine(engine, model, batch_size=batch_size, **(engine_options or {}))
     with show_progress("questions traced", len(asked)) as progress:
         table = measure_curves(
             asked,
@@ -76,18 +79,31 @@ def trace_command(
     Console().print(f"{output}: {len(table)} curves; mean accuracy (%) by window: {mean}", highlight=False)
 
 
-def make_problems_command(*, output: str, num_problems: int = 500, seed: int = 1) -> None:
+def make_problems_command(
+    *,
+    output: str,
+    num_problems: int = 500,
+    seed: int = 1,
+    max_steps: int = MAX_STEPS,
+    max_distractors: int = MAX_DISTRACTORS,
+) -> None:
     """Write diary word problems, the embedded reasoner's world, as a question set.
 
     Args:
         output: The JSONL file.
         num_problems: How many.
         seed: Another seed gives other problems.
+        max_steps: Most steps of a problem, up to 8; the embedded diffusion model is for 3.
+        max_distractors: Most sentences about others; the embedded diffusion model is for 2.
 
     Raises:
-        ValueError: If `num_problems` is below 1.
+        ValueError: If a number is out of range.
     """
     if num_problems < 1:
         raise ValueError(f"num_problems must be at least 1, got {num_problems}")
-    problems = make_problems(num_problems, seed)
+    if not 1 <= max_steps <= MAX_STEPS:
+        raise ValueError(f"max_steps must lie in 1..{MAX_STEPS}, got {max_steps}")
+    if max_distractors < 0:
+        raise ValueError(f"max_distractors must be at least 0, got {max_distractors}")
+    problems = make_problems(num_problems, seed, max_steps=max_steps, max_distractors=max_distractors)
     save_questions(Path(output), [p.as_question(f"diary-{seed}-{i}") for i, p in enumerate(problems)])

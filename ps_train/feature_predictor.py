@@ -23,7 +23,12 @@ class FeaturePredictor(CurvePredictor):
 
     def __init__(self, schema: CurveSchema) -> None:
         super().__init__(schema)
+        self._language_dtype = torch.float32
         self._models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Load the language models in `dtype`; those attached or loaded already stay as they are."""
+        self._language_dtype = dtype
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Concatenated features (B, D) to curve logits (B, W)."""
@@ -84,6 +89,16 @@ class FeaturePredictor(CurvePredictor):
         """Use a language model that is already loaded, the served one for instance."""
         self._models["backbone"] = (backbone, tokenizer)
 
+    def served_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The backbone's tokenizer, where `layer_<n>` are among the features; else None.
+
+        Raises:
+            ValueError: If the backbone cannot be loaded.
+        """
+        if "backbone" not in layers_by_model(self.schema.features):
+            return None
+        return self._language_model("backbone")[1]
+
     def _extract(self, questions: Sequence[str]) -> Features:
         if isinstance(questions, str):
             raise ValueError("x must be a list of questions or a mapping of features, got one string")
@@ -103,5 +118,6 @@ class FeaturePredictor(CurvePredictor):
                     f"questions need the predictor's {source}, but its config names none: "
                     f"pass load_predictor(…, {source}=PATH), or ready features"
                 )
-            self._models[source] = load_backbone(path, device=self.mean_curve.device)
+            device = self.mean_curve.device
+            self._models[source] = load_backbone(path, dtype=self._language_dtype, device=device)
         return self._models[source]

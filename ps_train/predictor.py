@@ -19,6 +19,7 @@ import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from ps_alloc.files import atomic_path, read_json, write_json
 
@@ -106,6 +107,18 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             ValueError: If `x` cannot be read.
         """
         raise NotImplementedError
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Let the language models that read questions compute in `dtype`; to be called before the first."""
+        raise NotImplementedError
+
+    def served_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The served model's tokenizer, where the predictor reads questions with that model; else None.
+
+        Raises:
+            ValueError: If the predictor's backbone cannot be loaded.
+        """
+        return None
 
     def save_weights(self, folder: Path) -> None:
         """Write what was learned."""

@@ -60,6 +60,10 @@ class TextPredictor(CurvePredictor):
         """The arguments of `__init__` after the schema, as JSON; subclasses add theirs."""
         return {"lora": asdict(self.backbone.settings), "text": asdict(self.text)}
 
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Turn the language model and its adapters to `dtype`; heads stay as they are."""
+        self.backbone.to(dtype)
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Tokens and mask (B, L), padded on either side, to the head's outputs (B, …)."""
         outputs: Tensor = self.head(self.backbone(input_ids, attention_mask))

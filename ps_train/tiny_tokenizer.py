@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ps_train.data.word_problems import THINK_END, THINK_START, vocabulary
 
-PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+PAD, EOS, UNKNOWN, MASK = "<pad>", "<eos>", "<unk>", "<mask>"
 # The prompt ends with <think>: the last prompt token is where reasoning starts, as in DeepSeek-R1's template.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ ' ' + message['content'] }}{% endfor %}"
@@ -38,3 +38,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def build_diffusion_tokenizer() -> PreTrainedTokenizerFast:
+    """The same with a mask token, whose id is the last: the reasoner's embeddings keep their rows."""
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"mask_token": MASK})
+    return tokenizer

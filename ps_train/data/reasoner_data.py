@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ps_train.data.word_problems import MAX_STEPS, WordProblem, make_problems
+from ps_train.data.problem_batches import Example, ProblemDataModule
+from ps_train.data.word_problems import MAX_STEPS, WordProblem
 from ps_train.features import encode_prompts
 from ps_train.tiny_tokenizer import build_tokenizer
-
-VALIDATION_SEED = 9_000_000
-"""Far from any seed that a user would give for problems to be tested on."""
-PROBLEMS_PER_POOL = 2048
-"""Problems sorted by length together: the more, the less padding."""
 
 
 class ReasonerBatch(NamedTuple):
@@ -54,25 +47,8 @@ class _Example:
         return len(self.prompt) + len(self.solution) + sum(len(tokens) for _, tokens in self.branches)
 
 
-class _Items(Dataset[Any]):
-    """A list as a dataset."""
-
-    def __init__(self, items: Sequence[Any]) -> None:
-        self._items = items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._items[index]
-
-
-class ReasonerDataModule(pl.LightningDataModule):
-    """Diary word problems for `TinyReasoner`; every epoch draws problems never seen before.
-
-    An epoch is a function of (seed, epoch), so a run resumed at an epoch's end continues as if uninterrupted.
-    Under DDP each process takes every n-th batch.
-    """
+class ReasonerDataModule(ProblemDataModule):
+    """Solutions and forced-answer branches of diary word problems, for `TinyReasoner`."""
 
     def __init__(
         self,
@@ -116,43 +92,20 @@ class ReasonerDataModule(pl.LightningDataModule):
         self.seed = seed
         self.tokenizer = build_tokenizer()
 
-    def train_dataloader(self) -> DataLoader:
-        """This epoch's batches; the trainer must set `reload_dataloaders_every_n_epochs: 1`."""
-        epoch = self.trainer.current_epoch if self.trainer else 0
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = self._epoch_batches(epoch, self.batches_per_epoch * world)[rank::world]
-        return DataLoader(_Items(batches), batch_size=None, collate_fn=lambda batch: batch)
+    def limits(self, epoch: int) -> dict[str, int]:
+        """In the first `curriculum_epochs` problems grow; then they are as `make_problem` draws them."""
+        if epoch >= self.curriculum_epochs:
+            return {}
+        share = (epoch + 1) / (self.curriculum_epochs + 1)
+        return {"max_steps": max(2, round(MAX_STEPS * share)), "max_distractors": round(3 * share)}
 
-    def val_dataloader(self) -> DataLoader:
-        """Lists of fresh problems for `TinyReasoner.validation_step`, which generates their solutions."""
-        problems = make_problems(self.val_problems, VALIDATION_SEED + self.seed)
-        world = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
-        return DataLoader(_Items(problems[rank::world]), batch_size=128, collate_fn=list)
+    def encode(self, problem: WordProblem, rng: np.random.Generator) -> Example:
+        """The problem's tokens with branches cut at random."""
+        return encode_example(problem, self.tokenizer, self._cuts(problem, rng))
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Training batches move to the device; validation problems are text and stay."""
-        if isinstance(batch, ReasonerBatch):
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return batch
-
-    def _epoch_batches(self, epoch: int, num_batches: int) -> list[ReasonerBatch]:
-        rng = np.random.default_rng([self.seed, epoch])
-        if epoch < self.curriculum_epochs:
-            share = (epoch + 1) / (self.curriculum_epochs + 1)
-            limits = {"max_steps": max(2, round(MAX_STEPS * share)), "max_distractors": round(3 * share)}
-        else:
-            limits = {}
-        groups: list[list[_Example]] = []
-        while len(groups) < num_batches:
-            problems = make_problems(PROBLEMS_PER_POOL, int(rng.integers(2**31)), **limits)
-            examples = [encode_example(p, self.tokenizer, self._cuts(p, rng)) for p in problems]
-            # The last group of a pool is short of tokens; it is dropped.
-            pool = list(_group_by_length(examples, self.tokens_per_batch))
-            groups.extend(pool[:-1] or pool)
-        order = rng.permutation(len(groups))[:num_batches]
-        pad = self.tokenizer.pad_token_id
-        return [collate(groups[i], pad, self.branch_weight) for i in order]
+    def collate(self, examples: list[_Example], rng: np.random.Generator) -> ReasonerBatch:
+        """Examples as one padded batch."""
+        return collate(examples, self.tokenizer.pad_token_id, self.branch_weight)
 
     def _cuts(self, problem: WordProblem, rng: np.random.Generator) -> list[int]:
         """Where reasoning is cut for each branch: tokens kept, 0 to all."""
@@ -202,14 +155,3 @@ def collate(examples: list[_Example], pad_id: int, branch_weight: float) -> Reas
             weights[row, start : end - 1] = branch_weight
             start = end
     return ReasonerBatch(input_ids, position_ids, attention_mask[:, None], labels, weights)
-
-
-def _group_by_length(examples: list[_Example], tokens_per_batch: int) -> Iterator[list[_Example]]:
-    """Consecutive examples in order of length, as many as fit when padded to the longest."""
-    group: list[_Example] = []
-    for example in sorted(examples, key=len):
-        if group and (len(group) + 1) * len(example) > tokens_per_batch:
-            yield group
-            group = []
-        group.append(example)
-    yield group

@@ -16,6 +16,7 @@ from ps_alloc.files import write_json
 from ps_train.data.reasoner_data import ReasonerBatch
 from ps_train.data.word_problems import FORCED_PREFIX, MAX_NUMBER, THINK_END, WordProblem
 from ps_train.features import encode_prompts
+from ps_train.modules.optimization import adamw_flat_then_cosine
 from ps_train.tiny_tokenizer import build_tokenizer
 
 MAX_SOLUTION_TOKENS = 300
@@ -61,8 +62,6 @@ class TinyReasoner(pl.LightningModule):
             raise ValueError(
                 f"hidden_size / num_heads must be at least 32 for vLLM, got {hidden_size} / {num_heads}"
             )
-        if not 0 <= flat_share < 1:
-            raise ValueError(f"flat_share must lie in [0, 1), got {flat_share}")
         self.save_hyperparameters()
         self.tokenizer = build_tokenizer()
         config = Qwen2Config(
@@ -122,29 +121,13 @@ class TinyReasoner(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW; linear warm-up, a flat stretch, then a cosine to `final_share` of the peak."""
-        matrices = [p for p in self.parameters() if p.ndim > 1]
-        vectors = [p for p in self.parameters() if p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": self.hparams["weight_decay"]},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=self.hparams["learning_rate"],
-            betas=(0.9, 0.98),
+        """AdamW with warm-up, a flat stretch and a cosine decay."""
+        names = ("learning_rate", "weight_decay", "warmup_steps", "flat_share", "final_share")
+        return adamw_flat_then_cosine(
+            self.parameters(),
+            int(self.trainer.estimated_stepping_batches),
+            **{name: self.hparams[name] for name in names},
         )
-        total = int(self.trainer.estimated_stepping_batches)
-
-        def share(step: int) -> float:
-            if step < self.hparams["warmup_steps"]:
-                return (step + 1) / self.hparams["warmup_steps"]
-            flat = self.hparams["flat_share"]
-            done = max(0.0, (step / total - flat) / (1 - flat))
-            final = self.hparams["final_share"]
-            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def export(self, root: Path) -> None:
         """Write `<root>/model/`: a Hugging Face folder that transformers and vLLM load."""

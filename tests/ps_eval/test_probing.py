@@ -21,6 +21,7 @@ from ps_eval.run_folder import QUESTIONS_FILE
 from ps_eval.trace_file import TRACES_FILE, TraceFile
 from ps_train.data.curve_table import CurveTable
 from ps_train.data.questions import Question, load_questions, save_questions
+from ps_train.data.word_problems import make_problems
 
 SETTINGS = {"num_traces": 2, "window": 8, "num_windows": 4, "questions_per_chunk": 5}
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)
@@ -167,4 +168,16 @@ def test_no_problems_to_make_are_refused(tmp_path: Path, capsys: pytest.CaptureF
     output = tmp_path / "problems.jsonl"
     assert main(["make-problems", "--output", str(output), "--num-problems", "0"]) == 2
     assert "num_problems must be at least 1, got 0" in capsys.readouterr().err
+    assert main(["make-problems", "--output", str(output), "--max-steps", "9"]) == 2
+    assert "max_steps must lie in 1..8, got 9" in capsys.readouterr().err
+    assert main(["make-problems", "--output", str(output), "--max-distractors", "-1"]) == 2
+    assert "max_distractors must be at least 0, got -1" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_problems_can_be_kept_short(tmp_path: Path) -> None:
+    output = tmp_path / "problems.jsonl"
+    short = ["--max-steps", "2", "--max-distractors", "0", "--num-problems", "20", "--seed", "4"]
+    assert main(["make-problems", "--output", str(output), *short]) == 0
+    expected = make_problems(20, 4, max_steps=2, max_distractors=0)
+    assert [q.question for q in load_questions(output)] == [p.question for p in expected]

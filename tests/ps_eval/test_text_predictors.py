@@ -70,3 +70,14 @@ def test_a_live_run_allocates_by_what_the_predictor_reads(
     rows = load_summary(tmp_path / "out").rows
     assert [(row.policy, row.budget) for row in rows] == [("uniform", 32), ("hull", 32)]
     assert all(row.mean_reasoning_tokens <= 32 for row in rows)
+
+
+def test_a_text_predictor_computes_in_bfloat16_where_asked(predictor: str, questions: list[Question]) -> None:
+    texts = [question.question for question in questions]
+    loaded = load_predictor(predictor)
+    exact = loaded.predict_curves(texts)
+    loaded.compute_in(torch.bfloat16)
+    rounded = loaded.predict_curves(texts)
+    assert {p.dtype for p in loaded.backbone.parameters()} == {torch.bfloat16}
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.05

@@ -8,7 +8,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ps_train.cli import main
-from ps_train.data import reasoner_data
+from ps_train.data import problem_batches
 from ps_train.data.reasoner_data import ReasonerBatch, ReasonerDataModule, collate, encode_example
 from ps_train.data.word_problems import MAX_NUMBER, make_problems
 from ps_train.modules.tiny_reasoner import TinyReasoner, initialise_numbers
@@ -30,7 +30,7 @@ SMALL += ["--data.batches_per_epoch", "4", "--data.tokens_per_batch", "512", "--
 
 @pytest.fixture(autouse=True)
 def small_pools(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reasoner_data, "PROBLEMS_PER_POOL", 64)
+    monkeypatch.setattr(problem_batches, "PROBLEMS_PER_POOL", 64)
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_labels_are_the_solution_and_the_endings_and_nothing_else() -> None:
 
 
 def test_an_epoch_depends_on_its_seed_and_number_alone() -> None:
-    first, again = (ReasonerDataModule(seed=1, tokens_per_batch=1024)._epoch_batches(6, 3) for _ in range(2))
-    other = ReasonerDataModule(seed=1, tokens_per_batch=1024)._epoch_batches(7, 3)
+    first, again = (ReasonerDataModule(seed=1, tokens_per_batch=1024).epoch_batches(6, 3) for _ in range(2))
+    other = ReasonerDataModule(seed=1, tokens_per_batch=1024).epoch_batches(7, 3)
     for a, b, c in zip(first, again, other, strict=True):
         assert torch.equal(a.input_ids, b.input_ids)
         assert not torch.equal(a.input_ids, c.input_ids)
@@ -104,14 +104,9 @@ def test_heads_too_small_for_vllm_are_refused() -> None:
         TinyReasoner(hidden_size=64, num_heads=4)
 
 
-def test_a_schedule_without_a_decay_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"flat_share must lie in \[0, 1\), got 1"):
-        TinyReasoner(flat_share=1)
-
-
 def test_a_batch_may_hold_a_whole_pool_of_problems() -> None:
-    (batch,) = ReasonerDataModule(tokens_per_batch=100_000)._epoch_batches(5, 1)
-    assert len(batch.input_ids) == reasoner_data.PROBLEMS_PER_POOL
+    (batch,) = ReasonerDataModule(tokens_per_batch=100_000).epoch_batches(5, 1)
+    assert len(batch.input_ids) == problem_batches.PROBLEMS_PER_POOL
 
 
 def test_batches_too_small_for_a_problem_are_refused() -> None:

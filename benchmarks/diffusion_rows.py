@@ -1,0 +1,104 @@
+"""What a partial pass of a diffusion model costs: milliseconds against rows recomputed.
+
+    python benchmarks/diffusion_rows.py --picture docs/images/diffusion_rows.png
+
+The engine's own pass (`ps_eval.diffusion.forward.read_pass`) on a random model, a few dozen masked positions
+read, at several sequence lengths. Sizes take turns; medians are printed, and their ratio to a full pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ps_alloc.files import atomic_path
+from ps_eval.diffusion.forward import Request, read_pass
+from ps_eval.diffusion.models import DiffusionModel, as_diffusion_model
+from ps_eval.diffusion.row_cache import RowCache
+
+VOCABULARY, EOS, MASK = 4000, 1, 3999
+ROWS = (8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+def make_model(hidden_size: int, num_layers: int) -> DiffusionModel:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=hidden_size,
+        intermediate_size=3 * hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=hidden_size // 64,
+        num_key_value_heads=hidden_size // 64,
+        eos_token_id=EOS,
+    )
+    model = Qwen2ForCausalLM(config).eval().requires_grad_(False)
+    model.config.mask_token_id = MASK
+    return as_diffusion_model(model)
+
+
+def time_passes(model: DiffusionModel, length: int, repeats: int) -> dict[int, float]:
+    """Median milliseconds of a pass by rows recomputed; `length` rows are a full pass."""
+    tokens = np.random.default_rng(0).integers(2, MASK, length)
+    tokens[length // 2 :] = MASK
+    cache = RowCache(model.model.config.num_hidden_layers, length)
+    sizes = [n for n in ROWS if n < length] + [length]
+
+    def run(size: int) -> float:
+        first = min(length // 2, length - size)
+        rows = np.arange(first, first + size)
+        masked = rows[tokens[rows] == MASK][:32]
+        request = Request(tokens, rows, length, masked, np.empty(0, np.intp))
+        started = time.perf_counter()
+        read_pass(model, cache, [request])
+        return 1000 * (time.perf_counter() - started)
+
+    run(length)  # fills the cache
+    for size in sizes:
+        run(size)
+    measured = {size: [] for size in sizes}
+    for _ in range(repeats):
+        for size in sizes:
+            measured[size].append(run(size))
+    return {size: float(np.median(times)) for size, times in measured.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--hidden-size", type=int, default=512)
+    parser.add_argument("--num-layers", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--picture", help="PNG to write")
+    arguments = parser.parse_args()
+    model = make_model(arguments.hidden_size, arguments.num_layers)
+    print(f"width {arguments.hidden_size}, {arguments.num_layers} layers, {torch.get_num_threads()} threads")
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    for length in arguments.lengths:
+        milliseconds = time_passes(model, length, arguments.repeats)
+        full = milliseconds[length]
+        for size, value in milliseconds.items():
+            times = full / value
+            print(f"T = {length}: {size:4d} rows  {value:7.2f} ms; a full pass takes {times:5.1f} times that")
+        panel.plot(list(milliseconds), list(milliseconds.values()), marker="o", label=f"T = {length}")
+    panel.set_xlabel("rows recomputed")
+    panel.set_ylabel("ms a pass (median)")
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log", base=2)
+    panel.legend(frameon=False)
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
+    if arguments.picture:
+        with atomic_path(arguments.picture) as temporary:
+            figure.savefig(temporary, dpi=130, format="png")
+
+
+if __name__ == "__main__":
+    main()

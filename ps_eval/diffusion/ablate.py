@@ -1,0 +1,231 @@
+"""`ps-eval ablate`: schedules of diffusion decoding side by side, on the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ps_alloc.files import read_json, write_json
+from ps_eval.diffusion.measure import answer_batch
+from ps_eval.diffusion.models import DiffusionModel, load_diffusion_model
+from ps_eval.diffusion.plots import plot_frontier, plot_histories
+from ps_eval.diffusion.schedules import SCHEDULES, Schedule, schedule_named
+from ps_eval.progress import show_progress
+from ps_eval.run_folder import remember_questions, remember_settings
+from ps_eval.statistics import paired_bootstrap
+from ps_eval.summary import PhaseTimer, collect_run_info
+from ps_train.data.questions import Question, load_questions
+
+SETTINGS_FILE = "ablation_settings.json"
+CELLS_FOLDER = "cells"
+RESULT_FILE = "ablation.json"
+REFERENCE = "static-dual"
+QUICK_QUESTIONS = 32
+# Means over questions of these metrics stand in the result.
+MEANS = (
+    "tokens",
+    "nfe",
+    "rows",
+    "full_passes",
+    "avg_block_size",
+    "cache_hit_rate",
+    "adaptations",
+    "remasked",
+)
+
+Cells = dict[str, list[dict[str, Any]]]
+"""Schedule to its chunks, in order: what was measured of each."""
+
+
+def ablate_command(
+    *,
+    questions: str,
+    model: str,
+    output: str,
+    schedules: list[str] = [],  # noqa: B006 (jsonargparse shows it; never changed)
+    reference: str = REFERENCE,
+    gen_length: int = 96,
+    batch_size: int = 16,
+    limit: int | None = None,
+    quick: bool = False,
+    seed: int = 0,
+) -> None:
+    """Compare schedules of diffusion decoding: accuracy, cost and speed on the same questions.
+
+    The schedules take turns on each batch of questions, so that a slow minute of the machine hits all of
+    them. Stop it at any moment and run it again: it goes on where it was.
+
+    Args:
+        questions: JSONL of id, question, answer.
+        model: The diffusion model: a folder or a Hugging Face name.
+        output: Folder of the results.
+        schedules: Names of docs/diffusion.md's table; none means all.
+        reference: The schedule that gains and speeds are compared with; it is measured in any case.
+        gen_length: Tokens decoded a response.
+        batch_size: Responses decoded at once, and questions a batch.
+        limit: Only the first questions.
+        quick: A look: 32 questions.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: If the questions or the model cannot be read, a schedule is unknown, or the folder was
+            begun with other settings.
+    """
+    chosen = {name: schedule_named(name) for name in [reference, *(schedules or SCHEDULES)]}
+    asked = load_questions(questions, min(limit or QUICK_QUESTIONS, QUICK_QUESTIONS) if quick else limit)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    folder = Path(output)
+    remember_settings(
+        folder / SETTINGS_FILE, {"model": model, "gen_length": gen_length, "batch_size": batch_size}
+    )
+    remember_questions(folder, asked)
+    timer = PhaseTimer()
+    with timer.phase("load"):
+        loaded = load_diffusion_model(model)
+    chunks = [asked[i : i + batch_size] for i in range(0, len(asked), batch_size)]
+    with timer.phase("decode"), show_progress("batches decoded", len(chunks) * len(chosen)) as advance:
+        cells = measure(loaded, chunks, chosen, gen_length, folder / CELLS_FOLDER, advance)
+    rows = summarise_cells(cells, reference, seed)
+    config = {"questions": questions, "model": model, "gen_length": gen_length, "batch_size": batch_size}
+    write_json(
+        folder / RESULT_FILE,
+        {
+            "rows": rows,
+            "schedules": {name: asdict(schedule) for name, schedule in chosen.items()},
+            "run": asdict(collect_run_info(config | {"reference": reference}, seed, timer.seconds)),
+        },
+    )
+    plot_frontier(rows, reference, folder / "frontier.png")
+    plot_histories({name: c[0]["history"] for name, c in cells.items()}, folder / "history.png")
+    print_rows(rows, reference, Console())
+
+
+def measure(
+    model: DiffusionModel,
+    chunks: Sequence[Sequence[Question]],
+    schedules: dict[str, Schedule],
+    gen_length: int,
+    folder: Path,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Cells:
+    """Decode every chunk of questions under every schedule; what `folder` holds already is read.
+
+    The order of the schedules turns with every chunk. A first, unmeasured batch warms the process up.
+
+    Args:
+        model: The model.
+        chunks: Questions decoded together.
+        schedules: By name.
+        gen_length: Tokens decoded a response.
+        folder: One JSON file a cell, `<schedule>-<first question's id>.json`.
+        advance: Called with 1 after every cell.
+    """
+    cells: Cells = {name: [] for name in schedules}
+    names = list(schedules)
+    warm = False
+    for number, chunk in enumerate(chunks):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            path = folder / f"{name}-{chunk[0].id}.json"
+            expected = {"schedule": asdict(schedules[name]), "ids": [q.id for q in chunk]}
+            cell = read_json(path) if path.is_file() else None
+            if cell is None or {key: cell[key] for key in expected} != expected:
+                if not warm:
+                    answer_batch(model, chunk[:2], schedules[name], gen_length)
+                    warm = True
+                answered, seconds = answer_batch(model, chunk, schedules[name], gen_length)
+                cell = expected | {
+                    "seconds": seconds,
+                    "correct": [a.correct for a in answered],
+                    "metrics": {key: [a.metrics[key] for a in answered] for key in MEANS},
+                    "history": answered[0].history,
+                }
+                write_json(path, cell)
+            cells[name].append(cell)
+            advance(1)
+    return cells
+
+
+def summarise_cells(
+    cells: Cells, reference: str, seed: int = 0, n_resamples: int = 2000
+) -> list[dict[str, Any]]:
+    """One row a schedule: accuracy and speed with intervals, against the reference, and mean costs.
+
+    Accuracy's intervals are paired over questions; speed's over chunks, whose seconds are what is timed.
+    Speed is responses a second; `speed` is its ratio to the reference's.
+
+    Returns:
+        Rows as docs/formats.md lists them, the reference first.
+    """
+    names = [reference, *(name for name in cells if name != reference)]
+    correct = np.array([[x for cell in cells[name] for x in cell["correct"]] for name in names], float)
+    intervals = paired_bootstrap(correct, np.zeros(len(names), int), n_resamples=n_resamples, seed=seed)
+    seconds = np.array([[cell["seconds"] for cell in cells[name]] for name in names])
+    ratios = seconds[0].sum() / seconds.sum(1)
+    drawn = np.random.default_rng(seed).integers(0, seconds.shape[1], (n_resamples, seconds.shape[1]))
+    resampled = seconds[:, drawn].sum(2)  # (schedules, resamples)
+    lows, highs = np.quantile(resampled[0] / resampled, [0.025, 0.975], axis=1)
+    rows = []
+    for i, name in enumerate(names):
+        means = {
+            key: float(np.mean([x for cell in cells[name] for x in cell["metrics"][key]])) for key in MEANS
+        }
+        rows.append(
+            {
+                "schedule": name,
+                "n": correct.shape[1],
+                "accuracy": float(intervals.means[i]),
+                "low": float(intervals.lows[i]),
+                "high": float(intervals.highs[i]),
+                "gain": float(intervals.gains[i]),
+                "gain_low": float(intervals.gain_lows[i]),
+                "gain_high": float(intervals.gain_highs[i]),
+                "ms_per_response": 1000 * float(seconds[i].sum()) / correct.shape[1],
+                "tokens_per_second": means["tokens"] * correct.shape[1] / float(seconds[i].sum()),
+                "speed": float(ratios[i]),
+                "speed_low": float(lows[i]),
+                "speed_high": float(highs[i]),
+                "rows_per_token": means["rows"] / max(means["tokens"], 1e-9),
+                **{key: value for key, value in means.items() if key != "rows"},
+            }
+        )
+    return rows
+
+
+def print_rows(rows: Sequence[dict[str, Any]], reference: str, console: Console) -> None:
+    """Print the rows as a table."""
+    console.print(f"accuracy in %, gain in points and speed against {reference}; n = {rows[0]['n']}")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in (
+        "schedule",
+        "accuracy",
+        "gain",
+        "speed",
+        "ms",
+        "passes",
+        "rows/token",
+        "block",
+        "taken back",
+    ):
+        table.add_column(column, justify="left" if column == "schedule" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["schedule"],
+            f"{100 * row['accuracy']:.1f}",
+            f"{100 * row['gain']:+.1f} [{100 * row['gain_low']:+.1f}, {100 * row['gain_high']:+.1f}]",
+            f"{row['speed']:.2f} [{row['speed_low']:.2f}, {row['speed_high']:.2f}]",
+            f"{row['ms_per_response']:.0f}",
+            f"{row['nfe']:.1f}",
+            f"{row['rows_per_token']:.1f}",
+            f"{row['avg_block_size']:.1f}",
+            f"{row['remasked']:.2f}",
+        )
+    console.print(table)

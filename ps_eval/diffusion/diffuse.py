@@ -1,0 +1,66 @@
+"""`ps-eval diffuse`: answers of a diffusion model under one schedule."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from ps_alloc.files import atomic_path
+from ps_eval.diffusion.measure import Answered, answer_batch
+from ps_eval.diffusion.models import load_diffusion_model
+from ps_eval.diffusion.schedules import schedule_named
+from ps_eval.progress import show_progress
+from ps_train.data.questions import load_questions
+
+
+def diffuse_command(
+    *,
+    questions: str,
+    model: str,
+    output: str,
+    schedule: str = "static-dual",
+    gen_length: int = 96,
+    batch_size: int = 16,
+    limit: int | None = None,
+) -> None:
+    """Answer questions with a masked-diffusion model, block by block.
+
+    Args:
+        questions: JSONL of id, question, answer.
+        model: The diffusion model: a folder or a Hugging Face name (LLaDA and Dream need no remote code).
+        output: The JSONL file of answers, one question a line.
+        schedule: A name of docs/diffusion.md's table, such as static-dual or all+correction.
+        gen_length: Tokens decoded a response; a multiple of the block size wastes none.
+        batch_size: Responses decoded at once.
+        limit: Only the first questions.
+
+    Raises:
+        ValueError: If the questions or the model cannot be read, or the schedule is unknown.
+    """
+    asked = load_questions(questions, limit)
+    chosen = schedule_named(schedule)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    loaded = load_diffusion_model(model)
+    answered: list[Answered] = []
+    seconds = 0.0
+    with show_progress("questions answered", len(asked)) as advance:
+        for start in range(0, len(asked), batch_size):
+            batch, taken = answer_batch(loaded, asked[start : start + batch_size], chosen, gen_length)
+            answered += batch
+            seconds += taken
+            advance(len(batch))
+    with atomic_path(Path(output)) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for result in answered:
+            fields = {k: v for k, v in asdict(result).items() if k != "history"}
+            file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+    n = len(answered)
+    Console().print(
+        f"{output}: {n} answers, {100 * sum(a.correct for a in answered) / n:.1f}% correct; a response took "
+        f"{1000 * seconds / n:.0f} ms, {sum(a.metrics['nfe'] for a in answered) / n:.1f} passes, "
+        f"{sum(a.metrics['tokens'] for a in answered) / n:.1f} tokens",
+        highlight=False,
+    )

@@ -1,0 +1,75 @@
+"""Decode questions under a schedule, grade and time them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ps_eval.answers import extract_answer, is_correct
+from ps_eval.diffusion.calls import metrics
+from ps_eval.diffusion.generate import PolicyMaker, decode
+from ps_eval.diffusion.models import DiffusionModel
+from ps_train.data.questions import Question
+from ps_train.features import encode_prompts
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question's response."""
+
+    id: str
+    text: str
+    """The response up to the end-of-sequence token."""
+    answer: str | None
+    """As `extract_answer` reads it."""
+    correct: bool
+    metrics: dict[str, Any]
+    """See `ps_eval.diffusion.calls.metrics`."""
+    history: list[tuple[int, float, int]]
+    """One entry a step: block size, threshold, tokens committed."""
+
+
+def answer_batch(
+    model: DiffusionModel, questions: Sequence[Question], schedule: PolicyMaker, gen_length: int
+) -> tuple[list[Answered], float]:
+    """Decode one batch and grade it.
+
+    Returns:
+        One result a question, and the seconds that decoding took: of this process's CPU where the model is
+        on the CPU, so that other work on the machine counts little, else of the wall clock.
+
+    Raises:
+        ValueError: If the model has no tokenizer.
+    """
+    if model.tokenizer is None:
+        raise ValueError("answering questions needs a model with a tokenizer, got one without")
+    prompts = encode_prompts(model.tokenizer, [q.question for q in questions])
+    clock = time.process_time if model.model.device.type == "cpu" else _accelerator_clock
+    started = clock()
+    responses = decode(model, prompts, schedule, gen_length)
+    seconds = clock() - started
+    answered = []
+    for question, response in zip(questions, responses, strict=True):
+        end = response.prompt_length + response.num_tokens
+        text = str(model.tokenizer.decode(response.tokens[response.prompt_length : end]))
+        answer = extract_answer(text)
+        answered.append(
+            Answered(
+                question.id,
+                text,
+                answer,
+                is_correct(answer, question.answer),
+                metrics(response),
+                response.scheduler.history,
+            )
+        )
+    return answered, seconds
+
+
+def _accelerator_clock() -> float:
+    torch.accelerator.synchronize()
+    return time.perf_counter()
