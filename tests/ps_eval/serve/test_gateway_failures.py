@@ -176,6 +176,13 @@ def test_an_upstream_that_does_not_answer_in_time_is_a_504(
     assert eventually(lambda: upstream.get("/counts")["aborted"] == before + 2)
 
 
+def test_health_does_not_wait_for_an_upstream_that_hangs(start_gateway: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+        gateway = start_gateway(f"http://127.0.0.1:{silent.getsockname()[1]}", connect_timeout=0.3)
+        content = gateway.post(b"", "/health", method="GET")[2]
+    assert json.loads(content) == {"status": "ok", "upstream": "unreachable"}
+
+
 def test_an_upstream_that_does_not_accept_in_time_is_a_504(start_gateway: Start) -> None:
     with socket.socket() as full:  # listens, but its queue of one is full: connecting hangs
         full.bind(("127.0.0.1", 0))
