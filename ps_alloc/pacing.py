@@ -81,12 +81,12 @@ class Pacer:
 
     @property
     def n_requests(self) -> int:
-        """Requests decided so far."""
+        """Requests decided or charged so far, less those refunded."""
         return self._n_requests
 
     @property
     def spent_tokens(self) -> int:
-        """Tokens granted so far."""
+        """Tokens granted so far, less those refunded."""
         return self._spent_tokens
 
     def decide(self, curve: npt.ArrayLike) -> int:
@@ -101,6 +101,62 @@ class Pacer:
         Raises:
             ValueError: If the curve is not (W,) values in [0, 1], W at least `min_windows`.
         """
+        choices, accuracies = self._choices(curve)
+        with self._lock:
+            bought = self._best(choices, accuracies)
+            self._book(bought * self.window, 1)
+        return bought
+
+    def quote(self, curve: npt.ArrayLike) -> int:
+        """What `decide` would answer now, without booking it: for callers that grant something else in the
+        end, and `charge` that.
+
+        Raises:
+            ValueError: As `decide`.
+        """
+        return self._best(*self._choices(curve))
+
+    def charge(self, tokens: int, requests: int = 1) -> float:
+        """Book requests whose tokens were decided elsewhere, such as without a curve.
+
+        Args:
+            tokens: What they got together.
+            requests: How many they were.
+
+        Returns:
+            Which share of its move the price made, 1 but where it came to its bounds: for `refund`.
+
+        Raises:
+            ValueError: If either is not a whole number from 0.
+        """
+        tokens, requests = whole("tokens", tokens, at_least=0), whole("requests", requests, at_least=0)
+        with self._lock:
+            return self._book(tokens, requests)
+
+    def refund(self, tokens: int, requests: int = 0, share: float = 1.0) -> None:
+        """Take back tokens that were granted but not used; later requests may spend them.
+
+        Args:
+            tokens: How many.
+            requests: How many requests came to nothing and count no more; 0 where they were served for less.
+            share: What `charge` returned for them: the price goes back no further than it had come.
+
+        Raises:
+            ValueError: If a number is not whole and from 0, or more than was granted so far, or `share` is
+                not in [0, 1].
+        """
+        tokens, requests = whole("tokens", tokens, at_least=0), whole("requests", requests, at_least=0)
+        share = _number("share", share, low=0.0, high=1.0)
+        with self._lock:
+            if tokens > self._spent_tokens or requests > self._n_requests:
+                raise ValueError(
+                    f"a refund must be of what was granted, {self._spent_tokens} tokens to "
+                    f"{self._n_requests} requests, got {tokens} tokens of {requests} requests"
+                )
+            self._book(-tokens, -requests, share)
+
+    def _choices(self, curve: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Numbers of windows that may be bought, and the accuracy of each."""
         values = np.asarray(curve, dtype=np.float64)
         if values.ndim != 1 or values.size < max(1, self.min_windows):
             raise ValueError(
@@ -113,18 +169,23 @@ class Pacer:
         most = values.size if self.max_windows is None else min(self.max_windows, values.size)
         choices = np.arange(self.min_windows, most + 1)
         accuracies = values[:most] if self.min_windows else np.concatenate(([0.0], values[:most]))
-        accuracies = accuracies[-choices.size :]
-        with self._lock:
-            bought = int(choices[np.argmax(accuracies - self.price * self.window * choices)])
-            self._charge(bought * self.window)
-        return bought
+        return choices, accuracies[-choices.size :]
 
-    def _charge(self, tokens: int) -> None:
-        """Book a request's tokens and move the price. The lock is held."""
-        self._log_price += self.step * (tokens / self.tokens_per_request - 1.0)
-        self._log_price = min(max(self._log_price, math.log(LOWEST_PRICE)), math.log(HIGHEST_PRICE))
-        self._n_requests += 1
+    def _best(self, choices: npt.NDArray[np.int64], accuracies: npt.NDArray[np.float64]) -> int:
+        return int(choices[np.argmax(accuracies - self.price * self.window * choices)])
+
+    def _book(self, tokens: int, requests: int, share: float = 1.0) -> float:
+        """Add to what was granted, or take from it, and move the price by a share of the step. The lock is
+        held. Returns the share of it that the price's bounds let through.
+        """
+        move = share * self.step * (tokens / self.tokens_per_request - requests)
+        moved = min(max(self._log_price + move, math.log(LOWEST_PRICE)), math.log(HIGHEST_PRICE))
+        through = (moved - self._log_price) / move if move else 1.0
+        inside = moved == self._log_price + move
+        self._log_price = moved
+        self._n_requests += requests
         self._spent_tokens += tokens
+        return 1.0 if inside else through
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on elsewhere, as JSON can hold it."""

@@ -28,6 +28,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Answer questions under allocated budgets, once for each policy and mean budget.",
     ),
     "replay": ("ps_eval.replay:replay_command", "Measure policies × budgets on the curves of a curve table."),
+    "experiment": (
+        "ps_eval.experiments.command:experiment_command",
+        "Run an experiment and write its record, pictures and report; `all` runs every one.",
+    ),
+    "report": (
+        "ps_eval.report:report_command",
+        "Collect run folders into one self-contained HTML page, and a Markdown file beside it.",
+    ),
+    "serve": (
+        "ps_eval.serve.command:serve_command",
+        "Stand before an OpenAI-compatible server and give each request its thinking budget.",
+    ),
     "diffuse": (
         "ps_eval.diffusion.diffuse:diffuse_command",
         "Answer questions with a masked-diffusion model, block by block.",
@@ -79,25 +91,44 @@ def _without_config(settings: Any) -> dict[str, Any]:
 
 
 def _normalise(args: list[str], hints: dict[str, Any]) -> list[str]:
-    """Accept `--train-table` for `--train_table`, and `--budgets 32,48` for `--budgets [32,48]`."""
+    """Accept `--train-table` for `--train_table`, `--budgets 32,48` for `--budgets [32,48]`, `--quick` for
+    `--quick true`, and several words for a positional list.
+    """
     lists = {name for name, hint in hints.items() if _is_list(hint)}
-    result: list[str] = []
-    flag = ""
+    switches = {name for name, hint in hints.items() if hint is bool}
+    flags: list[str] = []
+    words: list[str] = []
+    waiting = ""  # the flag whose value comes next
     for argument in args:
-        value: str | None = argument
         if argument.startswith("--"):
-            flag, equals, rest = argument.partition("=")
-            flag = flag[2:].replace("-", "_")
-            value = rest if equals else None
-        if value is not None and flag in lists and not value.startswith("["):
-            value = f"[{value}]"
-        if not argument.startswith("--"):
-            result.append(str(value))
+            name, equals, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            waiting = ""
+            if equals:
+                flags.append(f"--{name}={_bracketed(value) if name in lists else value}")
+            elif name in switches:
+                flags.append(f"--{name}=true")
+            else:
+                flags.append(f"--{name}")
+                waiting = name
+        elif waiting:
+            flags.append(_bracketed(argument) if waiting in lists else argument)
+            waiting = ""
+        elif argument in ("true", "false") and flags and flags[-1].endswith("=true"):
+            flags[-1] = flags[-1].removesuffix("true") + argument
+        elif argument.startswith("-"):
+            flags.append(argument)
         else:
-            result.append(f"--{flag}" if value is None else f"--{flag}={value}")
-        if value is not None:
-            flag = ""
-    return result
+            words.append(argument)
+    command, *positional = words or [""]
+    first = next(iter(hints), "")
+    if positional and first in lists:
+        positional = [_bracketed(",".join(positional))]
+    return [command, *positional, *flags]
+
+
+def _bracketed(value: str) -> str:
+    return value if value.startswith("[") else f"[{value}]"
 
 
 def _is_list(hint: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -41,6 +42,8 @@ def demo_command(
     num_problems: int = 320,
     budgets: list[int] = [40, 48, 64, 96],  # noqa: B006  # jsonargparse shows it in --help; never changed
     seed: int = 20260,
+    engine: str = "transformers",
+    engine_options: dict[str, Any] | None = None,
     batch_size: int = 160,
 ) -> None:
     """Walk the whole path on the embedded reasoner: trace, learn, decide, spend; live beside replay.
@@ -54,6 +57,8 @@ def demo_command(
         num_problems: Fresh test problems.
         budgets: Mean reasoning tokens per query, such as 40,64.
         seed: Another seed draws other problems.
+        engine: What runs the reasoner: transformers or vllm.
+        engine_options: Of the engine's own, such as --engine-options.dtype float32; docs/vllm.md has them.
         batch_size: Sequences decoded at once.
 
     Raises:
@@ -64,7 +69,7 @@ def demo_command(
         if not needed.exists():
             raise ValueError(f"the demo must run in a checkout of the repository, but {needed} is not there")
     folder, timer, console = Path(output), PhaseTimer(), Console()
-    engine = load_engine("transformers", REASONER, batch_size=batch_size)
+    loaded = load_engine(engine, REASONER, batch_size=batch_size, **(engine_options or {}))
     test = _questions("test", num_problems, seed)
 
     console.rule("1 trace: sample chains of thought, probe them for answers")
@@ -75,7 +80,7 @@ def demo_command(
     ):
         with timer.phase("trace"), show_progress(f"{name} problems traced", len(questions)) as progress:
             measured = measure_curves(
-                questions, engine, folder / name, num_traces=traces, sampling=sampling, progress=progress
+                questions, loaded, folder / name, num_traces=traces, sampling=sampling, progress=progress
             )
 
     save_questions(folder / "test.jsonl", test)  # not before: a folder of other settings is refused whole
@@ -89,7 +94,7 @@ def demo_command(
     with show_progress("problems answered", len(test) * len(LIVE_POLICIES) * len(budgets)) as progress:
         live = run_live(
             test,
-            engine,
+            loaded,
             inputs,
             budgets=budgets,
             policies=LIVE_POLICIES,

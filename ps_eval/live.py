@@ -12,7 +12,7 @@ import numpy as np
 from ps_alloc import Allocation
 from ps_alloc.files import atomic_path
 from ps_eval.answers import ANSWER_VERSION, extract_answer, is_correct
-from ps_eval.engines.base import Engine, Request, Sampling, stream_of
+from ps_eval.engines.base import Engine, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.policies import (
     LIVE_POLICIES,
     POLICIES,
@@ -21,7 +21,12 @@ from ps_eval.policies import (
     check_budgets,
     check_policies,
 )
-from ps_eval.run_folder import ALLOCATIONS_FOLDER, remember_questions, remember_settings
+from ps_eval.run_folder import (
+    ALLOCATIONS_FOLDER,
+    remember_questions,
+    remember_settings,
+    report_failures,
+)
 from ps_eval.scoring import summarise
 from ps_eval.summary import PhaseTimer, SummaryRow
 from ps_train.data.questions import Question
@@ -70,7 +75,9 @@ def run_live(
     reasoning, continued. Cells differ by their budgets alone, which makes paired comparisons sharp.
 
     Writes `answers/<policy>-<budget>.jsonl` and `allocations/<policy>-<budget>.json` into `output`, each when
-    its cell is done. A cell whose answers are there already is not generated again.
+    its cell is done. A cell whose answers are there already is not generated again. Of a cell in which
+    requests failed, the other answers are kept in `answers/<policy>-<budget>.incomplete.jsonl`, and only the
+    failed ones are asked again; there are no rows until none has failed.
 
     Args:
         questions: What to answer, N of them.
@@ -94,6 +101,7 @@ def run_live(
         ValueError: If a policy cannot run live or lacks its input, a budget is repeated or cannot pay for
             `min_windows`, a given allocation is not of these questions or is named like a policy, or
             `output` was begun with other settings or has other questions of the same ids.
+        RequestsFailedError: If requests failed; a cell in which all fail ends the run at once.
     """
     sampling, timer = sampling or Sampling(), timer or PhaseTimer()
     if unknown := [p for p in policies if p not in LIVE_POLICIES]:
@@ -110,24 +118,30 @@ def run_live(
         }
     allocations |= {(name, round(a.budget)): a for name, a in _checked(given or {}, questions).items()}
     output = Path(output)
-    settings = {"model": engine.name, **asdict(sampling), "answer_version": ANSWER_VERSION}
+    settings = {
+        "engine": engine.kind,
+        "model": engine.name,
+        **asdict(sampling),
+        "answer_version": ANSWER_VERSION,
+    }
     remember_settings(output / SETTINGS_FILE, settings)
     remember_questions(output, questions)
 
-    cells = {}
+    cells: dict[tuple[str, int], list[LiveAnswer]] = {}
+    failures: dict[str, str] = {}
     for (policy, budget), allocation in allocations.items():
         name = f"{policy}-{budget}"
-        path = output / ANSWERS_FOLDER / f"{name}.jsonl"
-        answers = _read_cell(path, questions, allocation)
+        answers = _read_cell(_answers_file(output, name), questions, allocation)
         if answers is None:
             with timer.phase("generate"):
-                answers = answer_within(questions, allocation, engine, sampling)
-            allocation.save(output / ALLOCATIONS_FOLDER / f"{name}.json")
-            with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in answers)
+                answers, failed = _generate_cell(output, name, questions, allocation, engine, sampling)
+            failures |= {f"{name}/{question_id}": reason for question_id, reason in failed.items()}
+            if failed and not answers:
+                break
         cells[policy, budget] = answers
         if progress:
             progress(len(questions))
+    report_failures(output, failures, len(allocations) * len(questions))
     return summarise(
         "live",
         {key: np.array([a.correct for a in answers], dtype=float) for key, answers in cells.items()},
@@ -140,19 +154,21 @@ def run_live(
 
 
 def answer_within(
-    questions: Sequence[Question], allocation: Allocation, engine: Engine, sampling: Sampling
-) -> list[LiveAnswer]:
-    """Answer each question within its allocated tokens, and grade it.
+    questions: Sequence[Question], budgets: Sequence[int], engine: Engine, sampling: Sampling
+) -> list[LiveAnswer | Failure]:
+    """Answer each question within its own budget of tokens, and grade it.
 
     Raises:
         RuntimeError: If the engine reasoned for longer than a budget: its accuracy would be worth nothing.
     """
-    budgets = [int(tokens) for tokens in allocation.tokens]
     requests = [Request(q.question, b, stream_of(q.id)) for q, b in zip(questions, budgets, strict=True)]
-    reasonings = engine.reason(requests, sampling)
-    answers = engine.answer([q.question for q in questions], reasonings)
-    graded = []
+    reasonings, answers = engine.respond(requests, sampling)
+    graded: list[LiveAnswer | Failure] = []
     for question, budget, reasoning, answer in zip(questions, budgets, reasonings, answers, strict=True):
+        if isinstance(answer, Failure):
+            graded.append(answer)
+            continue
+        assert isinstance(reasoning, Reasoning)  # the answer after a failure is that failure
         if len(reasoning.token_ids) > budget:
             raise RuntimeError(
                 f"{question.id} was reasoned about for {len(reasoning.token_ids)} > {budget} tokens"
@@ -172,6 +188,40 @@ def answer_within(
     return graded
 
 
+def _generate_cell(
+    output: Path,
+    name: str,
+    questions: Sequence[Question],
+    allocation: Allocation,
+    engine: Engine,
+    sampling: Sampling,
+) -> tuple[list[LiveAnswer], dict[str, str]]:
+    """Answer what no earlier run has, and write the cell, or what there is of it.
+
+    Returns:
+        The answers there are, in the order of the questions, and the reasons of those that failed, by id.
+    """
+    path = _answers_file(output, name)
+    incomplete = path.with_suffix(".incomplete.jsonl")
+    wanted = [(q, int(b)) for q, b in zip(questions, allocation.tokens, strict=True)]
+    known = {(a.id, a.budget): a for a in _read_answers(incomplete)}
+    asked = [(q, b) for q, b in wanted if (q.id, b) not in known]
+    results = answer_within([q for q, _ in asked], [b for _, b in asked], engine, sampling)
+    known |= {(r.id, r.budget): r for r in results if isinstance(r, LiveAnswer)}
+    answers = [known[q.id, b] for q, b in wanted if (q.id, b) in known]
+    allocation.save(output / ALLOCATIONS_FOLDER / f"{name}.json")
+    complete = len(answers) == len(wanted)
+    with (
+        atomic_path(path if complete else incomplete) as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+    ):
+        file.writelines(json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in answers)
+    if complete:
+        incomplete.unlink(missing_ok=True)
+    failed = {q.id: r.reason for (q, _), r in zip(asked, results, strict=True) if isinstance(r, Failure)}
+    return answers, failed
+
+
 def _checked(given: Mapping[str, Allocation], questions: Sequence[Question]) -> Mapping[str, Allocation]:
     for name, allocation in given.items():
         if name in POLICIES:
@@ -188,11 +238,19 @@ def _checked(given: Mapping[str, Allocation], questions: Sequence[Question]) -> 
     return given
 
 
+def _answers_file(output: Path, name: str) -> Path:
+    return output / ANSWERS_FOLDER / f"{name}.jsonl"
+
+
 def _read_cell(path: Path, questions: Sequence[Question], allocation: Allocation) -> list[LiveAnswer] | None:
     """A finished cell's answers, or None where there are none for these questions and budgets."""
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8") as lines:
-        answers = [LiveAnswer(**json.loads(line)) for line in lines]
+    answers = _read_answers(path)
     wanted = [(q.id, int(b)) for q, b in zip(questions, allocation.tokens, strict=True)]
     return answers if [(a.id, a.budget) for a in answers] == wanted else None
+
+
+def _read_answers(path: Path) -> list[LiveAnswer]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [LiveAnswer(**json.loads(line)) for line in lines]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ps_eval.answers import ANSWER_VERSION, extract_answer, is_correct
-from ps_eval.engines.base import Engine, Request, Sampling, stream_of
-from ps_eval.run_folder import remember_questions
+from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
+from ps_eval.run_folder import remember_questions, report_failures
 from ps_eval.trace_file import TracedQuestion, TraceFile
 from ps_train.data.curve_table import CurveTable
 from ps_train.data.questions import Question
@@ -35,7 +35,11 @@ def measure_curves(
 
     Work is done in chunks of questions; `output` may hold the first part of an interrupted run, which is then
     continued. A chunk that was cut is computed again whole, so that batches, and with them the rounding of
-    every number, are those of an uninterrupted run.
+    every number, are those of an uninterrupted run; only where the engine cannot promise this anyway (a
+    server) are the missing questions alone asked again.
+
+    A question of which any request failed is left out and written to `failed.jsonl` with the reason; the rest
+    goes on. There is no table until none has failed.
 
     Args:
         questions: What to ask.
@@ -53,6 +57,7 @@ def measure_curves(
 
     Raises:
         ValueError: If a count is below 1, or `output` was begun with other settings or other questions.
+        RequestsFailedError: If questions failed; a whole chunk of failures ends the run at once.
     """
     sampling = sampling or Sampling()
     counts = {"num_traces": num_traces, "window": window, "num_windows": num_windows}
@@ -60,6 +65,7 @@ def measure_curves(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     settings = {
+        "engine": engine.kind,
         "model": engine.name,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -78,17 +84,24 @@ def measure_curves(
             f"{output} must be resumed with the questions it was begun with, but holds {strangers[0]!r}"
         )
     remember_questions(output, questions)
+    failures: dict[str, str] = {}
     for start in range(0, len(questions), questions_per_chunk):
         chunk = questions[start : start + questions_per_chunk]
         missing = [q for q in chunk if q.id not in traced]
         if missing:
-            results = {
-                t.id: t for t in _trace_chunk(chunk, engine, num_traces, window, num_windows, sampling)
+            asked = chunk if engine.repeatable else missing
+            results = _trace_chunk(asked, engine, num_traces, window, num_windows, sampling)
+            found = {r.id: r for r in results if isinstance(r, TracedQuestion)}
+            file.append([found[q.id] for q in missing if q.id in found])
+            traced |= found
+            failures |= {
+                q.id: r.reason for q, r in zip(asked, results, strict=True) if isinstance(r, Failure)
             }
-            file.append([results[q.id] for q in missing])
-            traced.update(results)
+            if not found:
+                break
         if progress:
             progress(len(chunk))
+    report_failures(output, failures, len(questions))
     curves = [np.mean(traced[q.id].correct, axis=0) for q in questions]
     table = CurveTable(
         ids=[q.id for q in questions],
@@ -111,7 +124,7 @@ def _trace_chunk(
     window: int,
     num_windows: int,
     sampling: Sampling,
-) -> list[TracedQuestion]:
+) -> list[TracedQuestion | Failure]:
     rows = [(q, t) for q in questions for t in range(num_traces)]
     requests = [Request(q.question, window * num_windows, stream_of(q.id, t)) for q, t in rows]
     reasonings = engine.reason(requests, sampling)
@@ -120,15 +133,27 @@ def _trace_chunk(
     traced = []
     for number, question in enumerate(questions):
         mine = slice(number * num_traces, (number + 1) * num_traces)
-        answers = [[extract_answer(a.text) for a in trace] for trace in probes[mine]]
-        traced.append(
-            TracedQuestion(
-                id=question.id,
-                lengths=[len(r.token_ids) for r in reasonings[mine]],
-                finished=[r.finished for r in reasonings[mine]],
-                answers=answers,
-                correct=[[int(is_correct(a, question.answer)) for a in trace] for trace in answers],
-                probe_tokens=sum(a.num_tokens for trace in probes[mine] for a in trace if a.forced),
-            )
-        )
+        traced.append(_traced_question(question, reasonings[mine], probes[mine]))
     return traced
+
+
+def _traced_question(
+    question: Question, reasonings: Sequence[Reasoning | Failure], probes: Sequence[list[Answer] | Failure]
+) -> TracedQuestion | Failure:
+    """One question's traces with their graded probes, or the first failure among them."""
+    whole: list[tuple[Reasoning, list[Answer]]] = []
+    for reasoning, probed in zip(reasonings, probes, strict=True):
+        if isinstance(reasoning, Failure):
+            return reasoning
+        if isinstance(probed, Failure):
+            return probed
+        whole.append((reasoning, probed))
+    answers = [[extract_answer(a.text) for a in probed] for _, probed in whole]
+    return TracedQuestion(
+        id=question.id,
+        lengths=[len(r.token_ids) for r, _ in whole],
+        finished=[r.finished for r, _ in whole],
+        answers=answers,
+        correct=[[int(is_correct(a, question.answer)) for a in trace] for trace in answers],
+        probe_tokens=sum(a.num_tokens for _, probed in whole for a in probed if a.forced),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,7 @@ def run_command(
     seed: int = 0,
     limit: int | None = None,
     engine: str = "transformers",
+    engine_options: dict[str, Any] | None = None,
     batch_size: int = 128,
     n_resamples: int = 2000,
 ) -> None:
@@ -65,7 +67,8 @@ def run_command(
         top_p: Nucleus of the chains of thought.
         seed: Seed of the chains of thought, the random policies and the bootstrap.
         limit: Only the first questions.
-        engine: What runs the model.
+        engine: What runs the model: transformers, vllm, vllm-native or openai (a server).
+        engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         batch_size: Sequences decoded at once.
         n_resamples: Bootstrap resamples of the questions.
 
@@ -76,7 +79,7 @@ def run_command(
     timer = PhaseTimer()
     with timer.phase("load"):
         asked = load_questions(questions, limit)
-        loaded = load_engine(engine, model, batch_size=batch_size)
+        loaded = load_engine(engine, model, batch_size=batch_size, **(engine_options or {}))
     given = {Path(path).stem: Allocation.load(path) for path in allocations or []}
     budgets = budgets or sorted({round(a.budget) for a in given.values()}) or [48, 64, 96]
     inputs = PolicyInputs(len(asked), window, num_windows)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ps_alloc.files import read_json, write_json
+from ps_alloc.files import atomic_path, read_json, write_json
+from ps_eval.engines.base import RequestsFailedError
 from ps_train.data.questions import Question, load_questions, save_questions
 
 ALLOCATIONS_FOLDER = "allocations"
 """Holds `<policy>-<budget>.json` of each cell of a live run or a replay."""
 QUESTIONS_FILE = "asked_questions.jsonl"
 """The questions of a trace or a live run: an id alone does not say whose result it is."""
+
+FAILURES_FILE = "failed.jsonl"
+"""What a server would not answer, with the reason; gone once all of it is answered."""
 
 
 def remember_settings(path: str | Path, settings: dict[str, Any]) -> None:
@@ -60,3 +65,28 @@ def remember_questions(folder: str | Path, questions: Sequence[Question]) -> Non
             )
     if added := [q for q in questions if q.id not in known]:
         save_questions(path, [*known.values(), *added])
+
+
+def report_failures(folder: str | Path, failures: Mapping[str, str], total: int) -> None:
+    """Write what failed, so that no result hides it; without failures, remove what an earlier run wrote.
+
+    Args:
+        folder: The run's folder.
+        failures: Names of what failed, with the reasons.
+        total: How many were asked for.
+
+    Raises:
+        RequestsFailedError: If there are failures.
+    """
+    path = Path(folder) / FAILURES_FILE
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for name, reason in failures.items():
+            file.write(json.dumps({"id": name, "reason": reason}, ensure_ascii=False) + "\n")
+    name, reason = next(iter(failures.items()))
+    raise RequestsFailedError(
+        f"{len(failures)} of {total} failed, {name} first: {reason}. They are in {path}; the rest is kept: "
+        "run the same command again to ask for them again"
+    )

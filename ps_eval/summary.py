@@ -136,8 +136,8 @@ def load_summary(path: str | Path) -> Summary:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} must hold a run summary with 'rows' and 'run', got {found}")
     try:
-        rows = [_build(SummaryRow, row, f"row {number}") for number, row in enumerate(content["rows"])]
-        return Summary(rows, _build(RunInfo, content["run"], "run"))
+        rows = [build(SummaryRow, row, f"row {number}") for number, row in enumerate(content["rows"])]
+        return Summary(rows, build(RunInfo, content["run"], "run"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -192,7 +192,12 @@ def _interval(low: float, high: float) -> str:
     return f" [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _build(cls: type, values: object, where: str) -> Any:
+def build(cls: type, values: object, where: str) -> Any:
+    """A dataclass from a JSON object with exactly its fields.
+
+    Raises:
+        ValueError: If `values` is no such object, naming it as `where`.
+    """
     names = {f.name for f in fields(cls)}
     if not isinstance(values, dict) or set(values) != names:
         found = sorted(values) if isinstance(values, dict) else type(values).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -30,6 +31,7 @@ def trace_command(
     limit: int | None = None,
     layers: list[int] | None = None,
     engine: str = "transformers",
+    engine_options: dict[str, Any] | None = None,
     batch_size: int = 128,
     questions_per_chunk: int = 64,
 ) -> None:
@@ -49,7 +51,8 @@ def trace_command(
         seed: Seed of the chains of thought.
         limit: Only the first questions.
         layers: Also store the prompts' hidden states after these blocks, such as 8,16.
-        engine: What runs the model.
+        engine: What runs the model: transformers, vllm, vllm-native or openai (a server).
+        engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         batch_size: Sequences decoded at once.
         questions_per_chunk: Questions traced and saved together.
 
@@ -57,7 +60,7 @@ def trace_command(
         ValueError: If the questions or the model cannot be read, or the folder was begun with other settings.
     """
     asked = load_questions(questions, limit)
-    loaded = load_engine(engine, model, batch_size=batch_size)
+    loaded = load_engine(engine, model, batch_size=batch_size, **(engine_options or {}))
     with show_progress("questions traced", len(asked)) as progress:
         table = measure_curves(
             asked,

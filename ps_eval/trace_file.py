@@ -57,19 +57,8 @@ class TraceFile:
                 file.truncate(len(whole))
 
     def read(self) -> Iterator[TracedQuestion]:
-        """The questions traced so far, in the order they were written.
-
-        Raises:
-            ValueError: If a line is damaged; the message names it.
-        """
-        with self.path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    yield TracedQuestion(**json.loads(line))
-                except (json.JSONDecodeError, TypeError) as error:
-                    raise ValueError(
-                        f"{self.path} line {number} must be a traced question, but {error}"
-                    ) from error
+        """The questions traced so far; see `read_traces`."""
+        return read_traces(self.path)
 
     def append(self, traced: list[TracedQuestion]) -> None:
         """Add questions at the end, each in one write."""
@@ -77,3 +66,17 @@ class TraceFile:
             for question in traced:
                 file.write(json.dumps(asdict(question), ensure_ascii=False) + "\n")
                 file.flush()
+
+
+def read_traces(path: str | Path) -> Iterator[TracedQuestion]:
+    """The questions of a traces file, in the order they were written.
+
+    Raises:
+        ValueError: If a line is damaged; the message names it.
+    """
+    with Path(path).open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield TracedQuestion(**json.loads(line))
+            except (json.JSONDecodeError, TypeError) as error:
+                raise ValueError(f"{path} line {number} must be a traced question, but {error}") from error

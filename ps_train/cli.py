@@ -1,17 +1,34 @@
-"""`ps-train fit|validate|test|predict`: LightningCLI; and beside it `ps-train sweep`."""
+"""`ps-train fit|validate|test|predict`: LightningCLI; and beside it commands that are plain functions."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 from pathlib import Path
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.cli import LightningCLI
 
 from ps_alloc.errors import run_command
-from ps_train.sweep import main as sweep
+
+# Command: where its function lives, and what it does. The function's signature makes the flags.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "make-budgets": (
+        "ps_train.make_data:make_budgets_command",
+        "write the budget that each question of a curve table needs",
+    ),
+    "make-difficulty": (
+        "ps_train.make_data:make_difficulty_command",
+        "write the difficulty class of each question of a curve table",
+    ),
+    "merge": (
+        "ps_train.merge:merge_command",
+        "fold a text predictor's adapters into its language model, for serving",
+    ),
+    "sweep": ("ps_train.sweep:sweep_command", "score a predictor for each layer of a language model"),
+}
 
 
 class PredictiveSchedulingCLI(LightningCLI):
@@ -48,8 +65,8 @@ class PredictiveSchedulingCLI(LightningCLI):
 def main(args: list[str] | None = None) -> int:
     """Run `ps-train` on `args` (default: the command line) and return its exit code."""
     given = sys.argv[1:] if args is None else args
-    if given[:1] == ["sweep"]:
-        return sweep(given[1:])
+    if given and given[0] in COMMANDS:
+        return _run_function(given[0], given[1:])
     if args is not None:
         # Lightning takes arguments beside a command line for a slip; `ps-eval demo` and the tests mean it.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
@@ -60,6 +77,27 @@ def main(args: list[str] | None = None) -> int:
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"parser_mode": "yaml"},
+            parser_kwargs={
+                "parser_mode": "yaml",
+                "description": "Train predictors, test them, predict with them.",
+                "epilog": "Further commands, each with --help of its own: "
+                + "; ".join(f"{name} ({summary})" for name, (_, summary) in COMMANDS.items())
+                + ".",
+            },
         )
     )
+
+
+def _run_function(name: str, args: list[str]) -> int:
+    target, summary = COMMANDS[name]
+    module, attribute = target.split(":")
+    function = getattr(importlib.import_module(module), attribute)
+    parser = ArgumentParser(prog=f"ps-train {name}", description=f"{summary[0].upper()}{summary[1:]}.")
+    parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
+    parser.add_function_arguments(function, fail_untyped=True)
+    try:
+        settings = parser.parse_args(args)
+    except SystemExit as stop:  # --help: 0; jsonargparse has printed what is wrong with a flag: 2
+        return int(stop.code or 0)
+    settings.pop("config", None)
+    return run_command(lambda: function(**settings.as_dict()))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,19 +113,37 @@ def load_backbone(
     Raises:
         ValueError: If nothing loadable is there; the message names the path.
     """
+    tokenizer = load_tokenizer(path)
+    with _loading(path) as source:
+        model = AutoModel.from_pretrained(**source, dtype=dtype)
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a language model, from where `load_backbone` finds the model.
+
+    Raises:
+        ValueError: As `load_backbone`.
+    """
+    with _loading(path) as source:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source)
+    return tokenizer
+
+
+@contextmanager
+def _loading(path: str | Path) -> Iterator[dict[str, str]]:
+    """Yield the arguments of `from_pretrained` for a path; failures name it."""
     located = Path(resolve_model(path))
-    source: dict[str, Any] = {"pretrained_model_name_or_path": str(located)}
+    source = {"pretrained_model_name_or_path": str(located)}
     if located.suffix == ".gguf":
         source = {"pretrained_model_name_or_path": str(located.parent), "gguf_file": located.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        model = AutoModel.from_pretrained(**source, dtype=dtype)
+        yield source
     except (OSError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"backbone must be a language model's folder, .gguf file or Hub id, got {path}: {reason}"
         ) from error
-    return model.to(device).eval().requires_grad_(False), tokenizer
 
 
 def num_layers(model: PreTrainedModel) -> int:
@@ -209,7 +228,7 @@ def last_token_states(
     states: dict[int, torch.Tensor] = {}
     deepest = max(layers)
     decoder: Any = model.base_model
-    blocks = _blocks(model)
+    blocks = transformer_blocks(model)
 
     def keep(layer: int) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -235,7 +254,7 @@ def last_token_states(
     return {layer: states[layer] for layer in layers}
 
 
-def _blocks(model: PreTrainedModel) -> nn.ModuleList:
+def transformer_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The model's transformer blocks, whatever the architecture calls them."""
     count = num_layers(model)
     for module in model.modules():

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ps_alloc import allocate
+from ps_alloc.allocate import Method
 from ps_alloc.baselines import uniform
 from ps_train.data.curve_table import score_windows
 
@@ -47,7 +48,8 @@ def best_length(curves: FloatArray, share: float = 0.9) -> npt.NDArray[np.int64]
 
     A share below 1 keeps the noise on a long plateau from deciding.
     """
-    return (curves >= share * curves.max(1, keepdims=True)).argmax(1) + 1
+    bar = share * curves.max(1, keepdims=True) - 1e-9  # what is equal on paper differs in its last bits
+    return (curves >= bar).argmax(1) + 1
 
 
 def best_length_spearman(predicted: FloatArray, measured: FloatArray, share: float = 0.9) -> float:
@@ -85,8 +87,9 @@ def allocation_gain(
     window: int,
     budgets: Sequence[float],
     min_windows: int = 1,
+    method: Method = "auto",
 ) -> FloatArray:
-    """What the predictions buy: measured accuracy of the hull allocation minus that of the uniform one.
+    """What the predictions buy: measured accuracy of the allocation by them minus that of the uniform one.
 
     The whole set shares one budget: `allocate` spends `budget · N` tokens on the predicted curves, and the
     measured curves say what that was worth.
@@ -97,6 +100,7 @@ def allocation_gain(
         window: Tokens a window.
         budgets: Mean tokens per query.
         min_windows: Windows that every query gets.
+        method: The allocator's.
 
     Returns:
         One gain a budget, as a fraction (0.1 is ten points).
@@ -105,7 +109,7 @@ def allocation_gain(
     gains = []
     for budget in budgets:
         total = int(budget * n)
-        spent = allocate(predicted, total, window=window, min_windows=min_windows).windows
+        spent = allocate(predicted, total, window=window, min_windows=min_windows, method=method).windows
         even = uniform(n, total, window=window, min_windows=min_windows, max_windows=num_windows).windows
         gains.append(accuracy_of(measured, spent) - accuracy_of(measured, even))
     return np.array(gains)

@@ -1,5 +1,6 @@
 """Saved predictors: a folder with `config.json` and `model.safetensors`, used without a Trainer.
 
+Those that read text have LoRA adapters beside them in `adapter/`.
 `load_predictor(path).predict_curves(questions)` gives float32 (N, W) curves.
 """
 
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,16 +19,21 @@ import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ps_alloc.files import atomic_path, read_json, write_json
-from ps_train.features import TEXT, Features, extract_features, layers_by_model, load_backbone, named_for
-from ps_train.text_features import text_features
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
-ARCHITECTURES = {"curve_mlp": "ps_train.modules.curve_mlp:CurveNet"}
+ADAPTER_FOLDER = "adapter"
+
+ARCHITECTURES = {
+    "curve_mlp": "ps_train.modules.curve_mlp:CurveNet",
+    "curve_lora": "ps_train.modules.curve_lora:CurveLoraNet",
+    "budget_lora": "ps_train.modules.budget_net:BudgetNet",
+    "difficulty_lora": "ps_train.modules.difficulty_lora:DifficultyNet",
+}
 """`architecture` in config.json to the class that reads the folder; imported when asked for."""
 
 
@@ -36,13 +42,14 @@ class CurveSchema:
     """What a curve predictor reads and what it predicts."""
 
     features: dict[str, int]
-    """Feature name to its width D, in the order in which they are concatenated."""
+    """Feature name to its width D, in the order in which they are concatenated; none where it reads text."""
     num_windows: int
     """W: curve points predicted."""
     window: int
     """Tokens a window."""
     backbone: str | None = None
-    """The frozen language model whose states `layer_<n>` are: a folder, .gguf file or Hub id."""
+    """The frozen language model whose states `layer_<n>` are, or the one that reads the text: a folder, .gguf
+    file or Hub id."""
     encoder: str | None = None
     """Likewise for `encoder_layer_<n>`."""
     served_model: str = "unknown"
@@ -55,10 +62,10 @@ class CurveSchema:
 
 
 class CurvePredictor(nn.Module, ModelHubMixin):
-    """A predictor of accuracy curves: features of a question in, W probabilities out.
+    """A predictor of accuracy curves, kept in a folder.
 
-    Subclasses give `architecture`, `settings` (their further `__init__` arguments, as JSON) and `forward`
-    from concatenated features (B, D) to logits (B, W).
+    Subclasses give `architecture`, `settings` and `predict_curves`: `ps_train.feature_predictor` reads
+    features of a frozen language model, `ps_train.text_predictor` the questions themselves.
     """
 
     architecture: ClassVar[str]
@@ -69,7 +76,6 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         super().__init__()
         self.schema = schema
         self.register_buffer("mean_curve", torch.full((schema.num_windows,), 0.5))
-        self._models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
     @property
     def window(self) -> int:
@@ -78,89 +84,51 @@ class CurvePredictor(nn.Module, ModelHubMixin):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments of `__init__` after the schema."""
+        """The arguments of `__init__` after the schema, as JSON."""
         raise NotImplementedError
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Concatenated features (B, D) to curve logits (B, W)."""
-        raise NotImplementedError
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `build_predictor` makes this predictor from, without its weights; as JSON."""
+        return {
+            "architecture": self.architecture,
+            "schema": asdict(self.schema),
+            "settings": self.settings,
+        }
 
-    def predict_curves(
-        self, x: Sequence[str] | Mapping[str, npt.ArrayLike], *, batch_size: int = 1024
-    ) -> npt.NDArray[np.float32]:
-        """Predict accuracy curves.
+    def predict_curves(self, x: Any, *, batch_size: int = 1024) -> npt.NDArray[np.float32]:
+        """Predict accuracy curves, float32 (N, W) in [0, 1].
 
         Args:
-            x: N questions, which the frozen backbone reads first; or ready features, name to (N, D).
-            batch_size: Rows of features in one pass.
-
-        Returns:
-            float32 (N, W) in [0, 1].
+            x: N questions; a feature predictor takes ready features as well.
+            batch_size: Rows in one pass.
 
         Raises:
-            ValueError: If a feature is missing or has another width, holds NaN, or there are questions but no
-                backbone.
+            ValueError: If `x` cannot be read.
         """
-        features = x if isinstance(x, Mapping) else self._extract(x)
-        inputs = self.stack(features)
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.inference_mode():
-                device = self.mean_curve.device
-                batches = [self(part.to(device)).sigmoid().cpu() for part in inputs.split(batch_size)]
-        finally:
-            self.train(was_training)
-        empty = torch.empty(0, self.schema.num_windows)
-        return torch.cat([empty, *batches]).float().numpy()
+        raise NotImplementedError
 
-    def stack(self, features: Mapping[str, npt.ArrayLike]) -> Tensor:
-        """Concatenate named features in the schema's order, checked: float32 (N, D).
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Let the language models that read questions compute in `dtype`; to be called before the first."""
+        raise NotImplementedError
+
+    def served_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The served model's tokenizer, where the predictor reads questions with that model; else None.
 
         Raises:
-            ValueError: If a feature is missing, has another width or number of rows, or is not finite.
+            ValueError: If the predictor's backbone cannot be loaded.
         """
-        parts: list[npt.NDArray[np.float32]] = []
-        for name, width in self.schema.features.items():
-            if name not in features:
-                raise ValueError(f"x must hold the feature {name!r}, got {sorted(features)}")
-            values = np.asarray(features[name], dtype=np.float32)
-            if values.ndim != 2 or values.shape[1] != width:
-                raise ValueError(f"x[{name!r}] must be an array of shape (N, {width}), got {values.shape}")
-            if parts and len(values) != len(parts[0]):
-                raise ValueError(f"x[{name!r}] must have {len(parts[0])} rows, got {len(values)}")
-            parts.append(values)
-        inputs = np.concatenate(parts, axis=1)
-        if not np.isfinite(inputs).all():
-            row = int(np.argwhere(~np.isfinite(inputs))[0, 0])
-            raise ValueError(f"x must be finite, got NaN or infinity in row {row}")
-        return torch.from_numpy(inputs)
+        return None
 
-    def attach_backbone(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Use a language model that is already loaded, the served one for instance."""
-        self._models["backbone"] = (backbone, tokenizer)
+    def save_weights(self, folder: Path) -> None:
+        """Write what was learned."""
+        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
+        with atomic_path(folder / WEIGHTS_FILE) as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
 
-    def _extract(self, questions: Sequence[str]) -> Features:
-        if isinstance(questions, str):
-            raise ValueError("x must be a list of questions or a mapping of features, got one string")
-        features: Features = {TEXT: text_features(questions)} if TEXT in self.schema.features else {}
-        for source, layers in layers_by_model(self.schema.features).items():
-            model, tokenizer = self._language_model(source)
-            found = extract_features(model, questions, layers, tokenizer=tokenizer)
-            features |= named_for(source, found)
-        return features
-
-    def _language_model(self, source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The frozen backbone or encoder, loaded when first needed."""
-        if source not in self._models:
-            path = getattr(self.schema, source)
-            if path is None:
-                raise ValueError(
-                    f"questions need the predictor's {source}, but its config names none: "
-                    f"pass load_predictor(…, {source}=PATH), or ready features"
-                )
-            self._models[source] = load_backbone(path, device=self.mean_curve.device)
-        return self._models[source]
+    def load_weights(self, folder: Path) -> None:
+        """Read what `save_weights` wrote; files may raise types of their own."""
+        self.load_state_dict(load_file(folder / WEIGHTS_FILE))
 
     def check_window(self, window: int, num_windows: int, what: str) -> None:
         """Refuse a curve table cut into other windows than the predictor was trained on.
@@ -176,20 +144,13 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        schema: dict[str, Any] = asdict(self.schema)
+        config = self.config
         for source in ("backbone", "encoder"):
-            path = schema[source]
+            path = config["schema"][source]
             if path is not None and Path(path).exists():
                 # Kept relative, so that a checkout with the predictor and its backbone can be moved.
-                schema[source] = os.path.relpath(path, save_directory)
-        config: dict[str, Any] = {
-            "architecture": self.architecture,
-            "schema": schema,
-            "settings": self.settings,
-        }
-        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
-        with atomic_path(save_directory / WEIGHTS_FILE) as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
+                config["schema"][source] = os.path.relpath(path, save_directory)
+        self.save_weights(save_directory)
         write_json(save_directory / CONFIG_FILE, config)
 
     @classmethod
@@ -217,38 +178,55 @@ class CurvePredictor(nn.Module, ModelHubMixin):
                     force_download=force_download,
                     local_files_only=local_files_only,
                     token=token,
-                    allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
+                    allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, f"{ADAPTER_FOLDER}/*"],
                 )
             )
-        config = read_json(folder / CONFIG_FILE)
-        architecture = config.get("architecture") if isinstance(config, dict) else None
-        if architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"architecture in {folder / CONFIG_FILE} must be one of {sorted(ARCHITECTURES)}, "
-                f"got {architecture!r}"
-            )
-        try:
-            schema, settings = CurveSchema(**config["schema"]), dict(config["settings"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{folder / CONFIG_FILE} must hold a predictor's schema and settings, but {error!r}"
-            ) from error
-        schema = replace(
-            schema,
-            backbone=_locate(backbone, schema.backbone, folder),
-            encoder=_locate(encoder, schema.encoder, folder),
+        net = build_predictor(
+            read_json(folder / CONFIG_FILE),
+            source=str(folder / CONFIG_FILE),
+            locate=lambda schema: replace(
+                schema,
+                backbone=_locate(backbone, schema.backbone, folder),
+                encoder=_locate(encoder, schema.encoder, folder),
+            ),
         )
-        module, name = ARCHITECTURES[architecture].split(":")
-        net: CurvePredictor = getattr(importlib.import_module(module), name)(schema, **settings)
-        weights = folder / WEIGHTS_FILE
-        if not weights.is_file():
+        if not (folder / WEIGHTS_FILE).is_file():
             raise ValueError(f"a predictor folder must hold {WEIGHTS_FILE}, but {folder} does not")
         try:
-            net.load_state_dict(load_file(weights))
+            net.load_weights(folder)
         except Exception as error:  # safetensors and torch raise types of their own for a damaged file
             reason = str(error).splitlines()[0]
-            raise ValueError(f"{weights} must hold the weights its config describes, but {reason}") from error
+            raise ValueError(
+                f"{folder / WEIGHTS_FILE} must hold the weights its config describes, but {reason}"
+            ) from error
         return net.eval()
+
+
+def build_predictor(
+    config: Any, *, source: str, locate: Callable[[CurveSchema], CurveSchema] = lambda schema: schema
+) -> CurvePredictor:
+    """Make the predictor that a `CurvePredictor.config` describes, with weights yet to be loaded.
+
+    Args:
+        config: As read from JSON or a checkpoint.
+        source: Where it was read from, for messages.
+        locate: Says where the schema's language models are now.
+
+    Raises:
+        ValueError: If the config is damaged or names an unknown architecture.
+    """
+    architecture = config.get("architecture") if isinstance(config, dict) else None
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"architecture in {source} must be one of {sorted(ARCHITECTURES)}, got {architecture!r}"
+        )
+    try:
+        schema, settings = CurveSchema(**config["schema"]), dict(config["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{source} must hold a predictor's schema and settings, but {error!r}") from error
+    module, name = ARCHITECTURES[architecture].split(":")
+    predictor: CurvePredictor = getattr(importlib.import_module(module), name)(locate(schema), **settings)
+    return predictor
 
 
 def _locate(given: str | Path | None, configured: str | None, folder: Path) -> str | None:

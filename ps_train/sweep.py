@@ -7,7 +7,6 @@ the seeds: each is scored alone, so that the spread over starts comes with the m
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,12 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ps_alloc.errors import run_command
 from ps_alloc.files import atomic_path, write_json
 from ps_train.data.curve_data import CurveDataModule
 from ps_train.metrics import flattened_pearson, per_window_pearson
@@ -217,19 +214,6 @@ def parse_layers(text: str) -> list[int]:
     return layers
 
 
-def main(args: list[str] | None = None) -> int:
-    """Run `ps-train sweep` with `args` (default: those of the process) and return its exit code."""
-    parser = ArgumentParser(prog="ps-train sweep", description="Score a predictor for each layer.")
-    parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
-    parser.add_function_arguments(sweep_command, fail_untyped=True)
-    try:
-        settings = parser.parse_args(args)
-    except SystemExit as stop:  # --help: 0; jsonargparse has printed what is wrong with a flag: 2
-        return int(stop.code or 0)
-    settings.pop("config", None)
-    return run_command(lambda: sweep_command(**settings.as_dict()))
-
-
 def plot_sweep(scores: Sequence[LayerScore], path: str | Path) -> None:
     """Draw both correlations by layer with the seeds' spread, and the per-window ones as a map; a PNG.
 
@@ -260,7 +244,3 @@ def plot_sweep(scores: Sequence[LayerScore], path: str | Path) -> None:
     figure.colorbar(image, ax=heat, label="per-window Pearson correlation")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

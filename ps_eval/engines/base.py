@@ -82,6 +82,20 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """In the place of a result that an engine could not give: a server refused, after all retries.
+
+    What follows from a failure is that failure: the answer after a failed reasoning, the probes of one.
+    """
+
+    reason: str
+
+
+class RequestsFailedError(ConnectionError):
+    """Some requests failed. What did not fail is kept, and the same command asks the rest again."""
+
+
+@dataclass(frozen=True)
 class ReasoningFormat:
     """How a model marks the end of its reasoning, and how to make it answer.
 
@@ -122,28 +136,41 @@ class ReasoningFormat:
 class Engine(Protocol):
     """An inference engine with one model loaded."""
 
+    kind: str
+    """The engine's name in `ps_eval.engines.ENGINES`, for records: engines draw different random numbers."""
     name: str
     """Of the model, for records."""
+    repeatable: bool
+    """The same batch gives the same tokens, to the last rounding. A server's batches are its own affair."""
 
     def reason(
         self, requests: Sequence[Request], sampling: Sampling, progress: Progress | None = None
-    ) -> list[Reasoning]:
+    ) -> Sequence[Reasoning | Failure]:
         """Reason about each question within its own budget."""
         ...
 
     def answer(
-        self, questions: Sequence[str], reasonings: Sequence[Reasoning], progress: Progress | None = None
-    ) -> list[Answer]:
+        self,
+        questions: Sequence[str],
+        reasonings: Sequence[Reasoning | Failure],
+        progress: Progress | None = None,
+    ) -> Sequence[Answer | Failure]:
         """Answer each question after its reasoning, forced where that is not finished."""
+        ...
+
+    def respond(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> tuple[Sequence[Reasoning | Failure], Sequence[Answer | Failure]]:
+        """`reason` and then `answer`, which an engine may do in one pass."""
         ...
 
     def probe(
         self,
         questions: Sequence[str],
-        reasonings: Sequence[Reasoning],
+        reasonings: Sequence[Reasoning | Failure],
         cuts: Sequence[int],
         progress: Progress | None = None,
-    ) -> list[list[Answer]]:
+    ) -> Sequence[list[Answer] | Failure]:
         """For each trace, the answer had its budget been each of `cuts` (tokens, ascending)."""
         ...
 
@@ -152,6 +179,11 @@ def stream_of(question_id: str, trace: int = 0) -> int:
     """A question's random stream: depends on its id and the trace's number alone, not on order or batch."""
     # crc32 is stable across processes and machines; Python's hash() is not.
     return zlib.crc32(f"{question_id}#{trace}".encode())
+
+
+def request_seed(sampling: Sampling, stream: int) -> int:
+    """A stream's seed for engines that draw by themselves: 53 bits, which every JSON parser keeps."""
+    return int(np.random.SeedSequence([sampling.seed, stream]).generate_state(1, np.uint64)[0]) >> 11
 
 
 def uniforms(sampling: Sampling, stream: int, length: int) -> np.ndarray:

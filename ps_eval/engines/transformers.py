@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
 from transformers.utils import logging as transformers_logging
 
-from ps_eval.engines.base import Answer, Progress, Reasoning, ReasoningFormat, Request, Sampling, uniforms
+from ps_eval.engines.base import Answer, Failure, Progress, Reasoning, ReasoningFormat, Sampling, uniforms
 from ps_eval.engines.kv_cache import growing_cache
+from ps_eval.engines.token_engine import TokenEngine
 from ps_train.features import encode_prompts
 
 COMPACT_BELOW = 0.8
@@ -31,8 +31,11 @@ Choose = Callable[[torch.Tensor, np.ndarray, int], torch.Tensor]
 """(rows, vocabulary) logits, the rows' numbers, the step → (rows,) token ids."""
 
 
-class TransformersEngine:
+class TransformersEngine(TokenEngine):
     """An engine on any causal language model that transformers loads."""
+
+    kind = "transformers"
+    repeatable = True
 
     def __init__(
         self,
@@ -59,133 +62,81 @@ class TransformersEngine:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         transformers_logging.disable_progress_bar()  # loading is quick beside generating; errors stay visible
+        super().__init__(model, format)
         try:
             self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-            self.tokenizer = AutoTokenizer.from_pretrained(model)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"model must be a folder or a model name transformers can load, got {model}: {reason}"
+                f"model must have weights that transformers can load, got {model}: {reason}"
             ) from error
         self.model.to(torch.device(device)).eval()  # type: ignore[arg-type]  # its decorator hides `self`
-        self.name = str(model)
         self.batch_size = batch_size
-        self.format = format or ReasoningFormat.of_model(model)
-        self._end_id = _single_token(self.tokenizer, self.format.think_end)
-        self._forced_prefix = self.tokenizer.encode(self.format.forced_prefix, add_special_tokens=False)
         self._pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-        eos = self.model.generation_config.eos_token_id
-        self._eos_ids = [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]
-
-    def reason(
-        self, requests: Sequence[Request], sampling: Sampling, progress: Progress | None = None
-    ) -> list[Reasoning]:
-        """Reason about each question within its own budget; see `Engine.reason`."""
-        prompts = encode_prompts(self.tokenizer, [r.question for r in requests])
-        limits = np.array([r.max_tokens for r in requests])
-        draws = [uniforms(sampling, r.stream, r.max_tokens) for r in requests]
-        stops = [self._end_id, *self._eos_ids]
-        generated = self._decode(prompts, limits, stops, _chooser(sampling, draws), progress)
-        return [
-            Reasoning(tuple(ids[:-1]), finished=True)
-            if ids and ids[-1] in stops
-            else Reasoning(tuple(ids), False)
-            for ids in generated
-        ]
-
-    def answer(
-        self, questions: Sequence[str], reasonings: Sequence[Reasoning], progress: Progress | None = None
-    ) -> list[Answer]:
-        """Answer greedily after each reasoning; see `Engine.answer`."""
-        beginnings = [[self._end_id] if r.finished else self._forced_prefix for r in reasonings]
-        prompts = [
-            prompt + list(reasoning.token_ids) + beginning
-            for prompt, reasoning, beginning in zip(
-                encode_prompts(self.tokenizer, questions), reasonings, beginnings, strict=True
-            )
-        ]
-        limits = np.array([self._answer_limit(forced=not r.finished) for r in reasonings])
-        generated = self._decode(prompts, limits, self._eos_ids, _greedy, progress)
-        return [
-            self._as_answer(beginning, ids, forced=not reasoning.finished)
-            for beginning, ids, reasoning in zip(beginnings, generated, reasonings, strict=True)
-        ]
 
     def probe(
         self,
         questions: Sequence[str],
-        reasonings: Sequence[Reasoning],
+        reasonings: Sequence[Reasoning | Failure],
         cuts: Sequence[int],
         progress: Progress | None = None,
-    ) -> list[list[Answer]]:
+    ) -> Sequence[list[Answer] | Failure]:
         """Answers at every cut of every trace, whose probes share one prefill; see `Engine.probe`."""
-        natural = iter(self._natural_answers(questions, reasonings))
+        traces = [r for r in reasonings if isinstance(r, Reasoning)]
+        assert len(traces) == len(reasonings)  # no request to this engine can fail
+        natural = iter(self._natural_answers(questions, traces))
         prompts = encode_prompts(self.tokenizer, questions)
         # A trace that ended by itself answers for every budget it fits in; only smaller ones are forced.
-        forced = [[c for c in cuts if not r.cut(c).finished] for r in reasonings]
+        forced = [[c for c in cuts if not r.cut(c).finished] for r in traces]
         answers: list[list[Answer]] = [[] for _ in questions]
         # Traces with as many probes share a batch: a row with fewer would carry copies of its last.
-        sizes = [
-            (len(f), len(p) + len(r.token_ids)) for f, p, r in zip(forced, prompts, reasonings, strict=True)
-        ]
+        sizes = [(len(f), len(p) + len(r.token_ids)) for f, p, r in zip(forced, prompts, traces, strict=True)]
         order = sorted(range(len(questions)), key=sizes.__getitem__)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            traces = [(prompts[i], list(reasonings[i].token_ids), forced[i]) for i in rows]
-            for row, row_answers in zip(rows, self._probe_batch(traces), strict=True):
+            batch = [(prompts[i], list(traces[i].token_ids), forced[i]) for i in rows]
+            for row, row_answers in zip(rows, self._probe_batch(batch), strict=True):
                 answers[row] = row_answers
             if progress:
                 progress(len(rows))
-        for row, reasoning in enumerate(reasonings):
-            if reasoning.finished:
+        for row, trace in enumerate(traces):
+            if trace.finished:
                 ending = next(natural)
                 answers[row] += [ending] * (len(cuts) - len(answers[row]))
         return answers
 
     def _natural_answers(self, questions: Sequence[str], reasonings: Sequence[Reasoning]) -> list[Answer]:
         finished = [(q, r) for q, r in zip(questions, reasonings, strict=True) if r.finished]
-        return self.answer([q for q, _ in finished], [r for _, r in finished]) if finished else []
+        answers = self.answer([q for q, _ in finished], [r for _, r in finished])
+        return [a for a in answers if isinstance(a, Answer)]
 
-    def _answer_limit(self, forced: bool) -> int:
-        return self.format.max_forced_tokens if forced else self.format.max_answer_tokens
-
-    def _as_answer(self, beginning: list[int], generated: list[int], forced: bool) -> Answer:
-        ids = beginning + generated
-        return Answer(str(self.tokenizer.decode(ids, skip_special_tokens=True)), len(ids), forced)
-
-    def _decode(
+    def _generate(
         self,
-        prompts: list[list[int]],
-        limits: np.ndarray,
-        stop_ids: list[int],
-        choose: Choose,
+        prompts: Sequence[list[int]],
+        limits: Sequence[int],
+        stop_ids: Sequence[int],
+        sampling: Sampling,
+        streams: Sequence[int],
         progress: Progress | None,
     ) -> list[list[int]]:
-        """Continue each prompt for at most its limit of tokens or up to a stop token, which is kept."""
         generated: list[list[int]] = [[] for _ in prompts]
+        choose = _chooser(
+            sampling, [uniforms(sampling, stream, n) for stream, n in zip(streams, limits, strict=True)]
+        )
         # Rows of like length share a batch: less padding, and they leave it together.
-        order = sorted(np.flatnonzero(limits > 0), key=lambda i: (limits[i], len(prompts[i])))
-        if progress and len(order) < len(prompts):
-            progress(len(prompts) - len(order))
+        order = sorted(range(len(prompts)), key=lambda i: (limits[i], len(prompts[i])))
         for start in range(0, len(order), self.batch_size):
-            self._decode_batch(
-                np.array(order[start : start + self.batch_size]),
-                prompts,
-                limits,
-                stop_ids,
-                choose,
-                generated,
-                progress,
-            )
+            rows = np.array(order[start : start + self.batch_size])
+            self._decode_batch(rows, prompts, np.array(limits), stop_ids, choose, generated, progress)
         return generated
 
     @torch.inference_mode()
     def _decode_batch(
         self,
         rows: np.ndarray,
-        prompts: list[list[int]],
+        prompts: Sequence[list[int]],
         limits: np.ndarray,
-        stop_ids: list[int],
+        stop_ids: Sequence[int],
         choose: Choose,
         generated: list[list[int]],
         progress: Progress | None,
@@ -194,7 +145,7 @@ class TransformersEngine:
         input_ids, mask = _left_pad([prompts[i] for i in rows], self._pad_id, device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = growing_cache()
-        stops = torch.tensor(stop_ids, device=device)
+        stops = torch.tensor(list(stop_ids), device=device)
         limit = torch.tensor(limits[rows], device=device)
         active = torch.ones(len(rows), dtype=torch.bool, device=device)
         step = 0
@@ -239,7 +190,7 @@ class TransformersEngine:
         num_rows, num_probes = len(traces), max(len(cuts) for _, _, cuts in traces)
         if num_probes == 0:
             return [[] for _ in traces]
-        prefix_len = len(self._forced_prefix)
+        prefix_len = len(self.forced_prefix)
         trunks, trunk_mask = _left_pad([prompt + trace for prompt, trace, _ in traces], self._pad_id, device)
         width = trunks.shape[1]
         pads = width - trunk_mask.sum(1)  # (B,)
@@ -249,7 +200,7 @@ class TransformersEngine:
         )
         ends_BP = torch.tensor([len(prompt) for prompt, _, _ in traces], device=device)[:, None] + cuts_BP
 
-        prefixes = torch.tensor(self._forced_prefix, device=device).repeat(num_rows, num_probes)  # (B, P·S)
+        prefixes = torch.tensor(self.forced_prefix, device=device).repeat(num_rows, num_probes)  # (B, P·S)
         input_ids = torch.cat([trunks, prefixes], dim=1)
         steps = torch.arange(prefix_len, device=device)
         prefix_positions = (ends_BP[:, :, None] + steps).flatten(1)
@@ -298,7 +249,7 @@ class TransformersEngine:
         ids_BPT = torch.stack(decoded, dim=2).tolist()
         return [
             [
-                self._as_answer(self._forced_prefix, self._until_stop(ids), forced=True)
+                self._as_answer(self.forced_prefix, self._until_stop(ids), forced=True)
                 for ids in row[: len(cuts)]
             ]
             for row, (_, _, cuts) in zip(ids_BPT, traces, strict=True)
@@ -349,10 +300,3 @@ def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """(B, Q, K) bool, True where attention is allowed → (B, 1, Q, K): 0 there, else the lowest number."""
     scores = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     return scores.masked_fill(~mask, torch.finfo(dtype).min)[:, None]
-
-
-def _single_token(tokenizer: object, marker: str) -> int:
-    ids = tokenizer.encode(marker, add_special_tokens=False)  # type: ignore[attr-defined]
-    if len(ids) != 1:
-        raise ValueError(f"think_end must be a single token of the model's tokenizer, got {marker!r} = {ids}")
-    return int(ids[0])

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from ps_train.data.curve_table import CurveTable, feature_names, load_features
 from ps_train.data.feature_cache import FeatureCache
 from ps_train.data.questions import load_questions
+from ps_train.data.split import split_faults, validation_rows
 from ps_train.features import TEXT, Features, layers_by_model, named_for
 from ps_train.predictor import CurveSchema
 from ps_train.text_features import text_features
@@ -103,11 +104,7 @@ class CurveDataModule(pl.LightningDataModule):
         cache: str = "runs/features",
     ) -> None:
         super().__init__()
-        faults = []
-        if not 0 < val_fraction < 1:
-            faults.append(f"val_fraction must be between 0 and 1, got {val_fraction}")
-        elif not 0 <= fold < int(1 / val_fraction + 1e-9):
-            faults.append(f"fold must be from 0 to {int(1 / val_fraction + 1e-9) - 1}, got {fold}")
+        faults = split_faults(val_fraction, fold)
         if not features:
             faults.append("features must name at least one feature, got none")
         try:
@@ -146,14 +143,7 @@ class CurveDataModule(pl.LightningDataModule):
         Raises:
             ValueError: If the table is too small to leave rows on both sides.
         """
-        order = np.random.default_rng(self.seed).permutation(len(table))
-        size = int(len(table) * self.val_fraction)
-        if not 0 < size < len(table):
-            raise ValueError(
-                f"val_fraction must leave rows on both sides, got {self.val_fraction} of {len(table)} rows"
-            )
-        held_out = np.zeros(len(table), bool)
-        held_out[order[self.fold * size : (self.fold + 1) * size]] = True
+        held_out = validation_rows(len(table), self.val_fraction, self.fold, self.seed)
         return table.take(~held_out), table.take(held_out)
 
     def schema(self) -> CurveSchema:

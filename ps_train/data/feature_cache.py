@@ -33,7 +33,7 @@ class FeatureCache:
 
     def __init__(self, root: str | Path, backbone: str | Path, questions: Sequence[str]) -> None:
         self.backbone, self.questions = backbone, list(questions)
-        key = json.dumps([_fingerprint(backbone), self.questions])
+        key = json.dumps([fingerprint(backbone), self.questions])
         self.folder = Path(root) / hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def extract(
@@ -100,7 +100,7 @@ def _read(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         return {name: file.get_tensor(name) for name in names}
 
 
-def _fingerprint(backbone: str | Path) -> list[object]:
+def fingerprint(backbone: str | Path) -> list[object]:
     """Names the backbone's content: new weights or prompts in the same folder must not meet old features."""
     path = Path(resolve_model(backbone))
     if not path.exists():

@@ -9,7 +9,9 @@ month is asked, not by how long the diary is. Larger numbers make single steps h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +68,10 @@ class WordProblem:
 
 
 def make_problem(
-    rng: np.random.Generator, max_steps: int = MAX_STEPS, max_distractors: int = MAX_DISTRACTORS
+    rng: np.random.Generator,
+    max_steps: int = MAX_STEPS,
+    max_distractors: int = MAX_DISTRACTORS,
+    kinds: Sequence[str] = EVENT_KINDS,
 ) -> WordProblem:
     """Draw one problem.
 
@@ -74,7 +79,13 @@ def make_problem(
         rng: Source of randomness.
         max_steps: The number of steps is uniform on 1 to `max_steps`.
         max_distractors: The number of sentences about others is uniform on 0 to `max_distractors`.
+        kinds: The events to draw from, among `EVENT_KINDS`; `subtract` where none of them is possible.
+
+    Raises:
+        ValueError: If there is no such kind.
     """
+    if not kinds or set(kinds) - set(EVENT_KINDS):
+        raise ValueError(f"kinds must be among {EVENT_KINDS}, at least one, got {tuple(kinds)}")
     num_steps = int(rng.integers(1, max_steps + 1))
     num_events = int(rng.integers(max(num_steps, min(MIN_EVENTS, max_steps)), max_steps + 1))
     person, *others = (str(p) for p in rng.permutation(PEOPLE)[:3])
@@ -88,7 +99,7 @@ def make_problem(
     answer = total
     for event in range(1, num_events + 1):
         key = f"{MONTHS[first_month + event]} {person}"
-        sentence, thought, check, total = _event(rng, total, item, person, limit)
+        sentence, thought, check, total = _event(rng, total, item, person, limit, kinds)
         sentences.append((event, f"{key} {sentence} ."))
         if event <= num_steps:
             thoughts.append(f"{key} {thought} .")
@@ -99,7 +110,7 @@ def make_problem(
         other = str(rng.choice(others))
         event = int(rng.integers(0, num_events + 1))
         start = int(rng.integers(1, limit + 1))
-        sentence = f"has {start} {item}" if event == 0 else _event(rng, start, item, other, limit)[0]
+        sentence = f"has {start} {item}" if event == 0 else _event(rng, start, item, other, limit, kinds)[0]
         sentences.append((event, f"{MONTHS[first_month + event]} {other} {sentence} ."))
 
     # Months in order; within a month the order is random, so that position does not tell whose line it is.
@@ -110,10 +121,10 @@ def make_problem(
     return WordProblem(f"{diary} {asked}", " ".join(thoughts), answer, num_steps)
 
 
-def make_problems(num_problems: int, seed: int, **limits: int) -> list[WordProblem]:
-    """Draw `num_problems` problems; the same seed gives the same problems. `limits` as in `make_problem`."""
+def make_problems(num_problems: int, seed: int, **settings: Any) -> list[WordProblem]:
+    """Draw `num_problems` problems, the same for the same seed; `settings` as in `make_problem`."""
     rng = np.random.default_rng(seed)
-    return [make_problem(rng, **limits) for _ in range(num_problems)]
+    return [make_problem(rng, **settings) for _ in range(num_problems)]
 
 
 def vocabulary() -> list[str]:
@@ -126,7 +137,7 @@ def vocabulary() -> list[str]:
 
 
 def _event(
-    rng: np.random.Generator, total: int, item: str, person: str, limit: int
+    rng: np.random.Generator, total: int, item: str, person: str, limit: int, kinds: Sequence[str]
 ) -> tuple[str, str, str, int]:
     """One event that keeps the total within 0 to MAX_NUMBER: (sentence, thought, sum to check, new total)."""
     possible = {
@@ -136,7 +147,8 @@ def _event(
         "half": total > 0 and total % 2 == 0,
         "double": 0 < total <= MAX_DOUBLED,
     }
-    weights = np.array([w if possible[k] else 0.0 for k, w in zip(EVENT_KINDS, EVENT_WEIGHTS, strict=True)])
+    drawn = [kind for kind in kinds if possible[kind]] or ["subtract"]
+    weights = np.array([w if k in drawn else 0.0 for k, w in zip(EVENT_KINDS, EVENT_WEIGHTS, strict=True)])
     kind = EVENT_KINDS[rng.choice(len(EVENT_KINDS), p=weights / weights.sum())]
     if kind == "add":
         amount = int(rng.integers(1, min(limit, MAX_NUMBER - total) + 1))

@@ -7,20 +7,18 @@ weights of their own run as one batched matrix product, and their logits are ave
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ps_alloc.files import atomic_path
 from ps_train.data.curve_data import CurveBatch, CurveDataModule
-from ps_train.data.curve_table import CurveTable
-from ps_train.metrics import CurveQuality, CurveRows
-from ps_train.predictor import CurvePredictor, CurveSchema, load_predictor
+from ps_train.feature_predictor import FeaturePredictor
+from ps_train.metrics import CurveQuality
+from ps_train.modules.curve_loss import curve_logits, curve_loss
+from ps_train.modules.heads import spread_of
+from ps_train.modules.predictor_module import PredictorModule
+from ps_train.predictor import CurveSchema
 
 
 class MemberLinear(nn.Module):
@@ -39,7 +37,7 @@ class MemberLinear(nn.Module):
         return x @ self.weight + self.bias
 
 
-class CurveNet(CurvePredictor):
+class CurveNet(FeaturePredictor):
     """M MLPs from concatenated features to W curve logits.
 
     Args:
@@ -81,16 +79,14 @@ class CurveNet(CurvePredictor):
     def standardise(self, inputs: Tensor) -> None:
         """Centre and scale each input by its mean and spread over the training rows (N, D)."""
         self.input_mean.copy_(inputs.mean(0))
-        # A constant input carries nothing; dividing by its rounding noise would blow it up at inference.
-        spread = inputs.std(0)
-        self.input_scale.copy_(torch.where(spread > 1e-6, spread, torch.inf))
+        self.input_scale.copy_(spread_of(inputs))
 
     def start_at_mean(self) -> None:
         """Set the output biases to the mean curve's logits."""
         output = self.members[-1]
         assert isinstance(output, MemberLinear)
         with torch.no_grad():
-            output.bias.copy_(self.mean_curve.clamp(1e-3, 1 - 1e-3).logit().expand_as(output.bias))
+            output.bias.copy_(curve_logits(self.mean_curve).expand_as(output.bias))
 
     def member_logits(self, inputs: Tensor) -> Tensor:
         """(B, D) to each member's logits (M, B, W)."""
@@ -103,7 +99,7 @@ class CurveNet(CurvePredictor):
         return self.member_logits(inputs).mean(0)
 
 
-class CurveMLP(pl.LightningModule):
+class CurveMLP(PredictorModule):
     """Trains a `CurveNet` on a `CurveDataModule`.
 
     Sizes, window and backbone come from the data (`fit`), from the checkpoint, or from `predictor`.
@@ -123,6 +119,7 @@ class CurveMLP(pl.LightningModule):
         predictor: A predictor folder to start from: its weights and settings replace the above.
     """
 
+    architecture = CurveNet.architecture
     net: CurveNet
 
     def __init__(
@@ -139,12 +136,12 @@ class CurveMLP(pl.LightningModule):
         budgets: list[float] = [48.0, 96.0, 160.0],  # noqa: B006
         predictor: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(predictor)
         self.save_hyperparameters()
         self.hidden_sizes, self.num_members, self.dropout = hidden_sizes, num_members, dropout
         self.standardise, self.start_at_mean, self.loss = standardise, start_at_mean, loss
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
-        self.budgets, self.predictor = budgets, predictor
+        self.budgets = budgets
 
     # --- building -------------------------------------------------------------------------------------------
 
@@ -160,110 +157,53 @@ class CurveMLP(pl.LightningModule):
             raise ValueError(f"data must be a CurveDataModule, got {type(data).__name__}")
         return data
 
-    def configure_model(self) -> None:
-        """Build the network once the data are known; a checkpoint brings its own description."""
-        if hasattr(self, "net"):
-            return
-        if self.predictor is not None:
-            self._adopt(load_predictor(self.predictor))
-        elif "train" in self.data.tables:
-            self._build(self.data.schema())
-            self._learn_scales(self.data.tables["train"])
+    @property
+    def has_training_data(self) -> bool:
+        """Whether the training table was read."""
+        return "train" in self.data.tables
 
-    def _build(self, schema: CurveSchema) -> None:
-        self._adopt(CurveNet(schema, self.hidden_sizes, self.num_members, self.dropout))
-
-    def _adopt(self, net: CurvePredictor) -> None:
-        if not isinstance(net, CurveNet):
-            raise ValueError(f"predictor must be a curve_mlp, got {net.architecture}")
-        self.net = net
-        self.quality = CurveQuality(net.window, self.budgets)
-        self.predicted = CurveRows()
-
-    def _learn_scales(self, table: CurveTable) -> None:
-        inputs = self.net.stack(table.features)
+    def build(self) -> CurveNet:
+        """A network that knows the scales and the mean curve of the training rows."""
+        net = CurveNet(self.data.schema(), self.hidden_sizes, self.num_members, self.dropout)
+        table = self.data.tables["train"]
         if self.standardise:
-            self.net.standardise(inputs)
-        self.net.mean_curve.copy_(torch.tensor(table.curves.mean(0)))
+            net.standardise(net.stack(table.features))
+        net.mean_curve.copy_(torch.tensor(table.curves.mean(0)))
         if self.start_at_mean:
-            self.net.start_at_mean()
+            net.start_at_mean()
+        return net
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe the network beside its weights."""
-        checkpoint["curve_schema"] = self.net.schema.__dict__.copy()
+    def adopt(self, net: CurveNet) -> None:
+        """Measure curves."""
+        super().adopt(net)
+        self.quality = CurveQuality(net.window, self.budgets)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the network the checkpoint describes where the data have not."""
-        if not hasattr(self, "net"):
-            self._build(CurveSchema(**checkpoint["curve_schema"]))
+    def check_data(self, name: str) -> None:
+        """Refuse tables cut into other windows."""
+        table = self.data.tables[name]
+        self.net.check_window(table.window, table.num_windows, f"the {name} table")
 
     # --- steps ----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: CurveBatch, batch_idx: int) -> Tensor:
         """The members' summed loss, so that each trains as it would alone."""
         logits = self.net.member_logits(batch["inputs"]).float()
-        target = batch["curves"].expand_as(logits)
-        if self.loss == "mse":
-            errors = F.mse_loss(logits.sigmoid(), target, reduction="none")
-        else:
-            errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        weight = batch["n_traces"] / batch["n_traces"].mean()
-        member_loss = (errors * weight[:, None]).mean((1, 2))
+        member_loss = curve_loss(logits, batch["curves"], batch["n_traces"], self.loss)
         self.log("train/loss", member_loss.mean(), on_step=False, on_epoch=True, sync_dist=True)
         return member_loss.sum()
 
-    def _require_net(self) -> None:
-        if not hasattr(self, "net"):
-            raise ValueError("a trained predictor is needed: give --ckpt_path or --model.predictor")
+    def outputs(self, batch: CurveBatch, name: str) -> Tensor:
+        """The members' mean logits (B, W)."""
+        logits: Tensor = self.net(batch["inputs"])
+        return logits.float()
 
-    def _start(self, name: str) -> None:
-        self._require_net()
-        table = self.data.tables[name]
-        self.net.check_window(table.window, table.num_windows, f"the {name} table")
-        self.quality.reset()
+    def scored(self, outputs: Tensor, batch: CurveBatch) -> tuple[Tensor, Tensor]:
+        """Predicted and measured curves."""
+        return outputs.sigmoid(), batch["curves"]
 
-    def _evaluate(self, batch: CurveBatch) -> None:
-        curves = self.net(batch["inputs"]).float().sigmoid()
-        self.quality.update(batch["rows"], curves, batch["curves"])
-
-    def _report(self, name: str) -> None:
-        figures = {f"{name}/{key}": value for key, value in self.quality.compute().items()}
-        self.log_dict(figures, sync_dist=True)
-
-    def on_validation_epoch_start(self) -> None:  # noqa: D102
-        self._start("val")
-
-    def validation_step(self, batch: CurveBatch, batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:  # noqa: D102
-        self._report("val")
-
-    def on_test_epoch_start(self) -> None:  # noqa: D102
-        self._start("test")
-
-    def test_step(self, batch: CurveBatch, batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:  # noqa: D102
-        self._report("test")
-
-    def on_predict_epoch_start(self) -> None:  # noqa: D102
-        self._require_net()
-        self.predicted.reset()
-
-    def predict_step(self, batch: CurveBatch, batch_idx: int) -> Tensor:
-        """Curves of a batch (B, W)."""
-        curves: Tensor = self.net(batch["inputs"]).float().sigmoid()
-        self.predicted.update(batch["rows"], curves, curves)
-        return curves
-
-    def on_predict_epoch_end(self) -> None:
-        """Write `predictions.npy`, every row once and in order, whatever the number of processes."""
-        _, curves, _ = self.predicted.compute()
-        if self.trainer.is_global_zero:
-            with atomic_path(Path(self.trainer.default_root_dir) / "predictions.npy") as path:
-                np.save(path, curves.astype(np.float32))
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Curves (B, W)."""
+        return outputs.sigmoid()
 
     def configure_optimizers(self) -> Any:
         """AdamW (Adam at weight decay 0), with the schedule a step."""
@@ -273,7 +213,3 @@ class CurveMLP(pl.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(steps, 1))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def export(self, folder: Path) -> None:
-        """Write the predictor folder `<folder>/predictor/`."""
-        self.net.save_pretrained(folder / "predictor")

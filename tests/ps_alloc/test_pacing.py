@@ -36,6 +36,43 @@ def test_limits_are_kept_and_zero_windows_are_possible():
     assert pacer.decide([0.1, 0.9, 1.0]) == 2
 
 
+def test_a_quote_and_its_charge_are_a_decision():
+    decided, charged = Pacer(RATE, initial_price=0.01), Pacer(RATE, initial_price=0.01)
+    for curve in stream("sine", np.random.default_rng(6))[:200]:
+        windows = charged.quote(curve)
+        assert windows == charged.quote(curve)
+        assert charged.charge(windows * 16) == 1.0
+        assert windows == decided.decide(curve)
+    assert charged.state_dict() == decided.state_dict()
+
+
+@pytest.mark.parametrize("requests", [1, 3, 10_000])
+@pytest.mark.parametrize("tokens", [0, 16, 256])
+def test_a_refund_undoes_a_charge_even_one_that_took_the_price_to_its_bounds(requests, tokens):
+    pacer = Pacer(RATE, initial_price=0.01)
+    pacer.charge(500, requests=5)
+    before = pacer.state_dict()
+    share = pacer.charge(requests * tokens, requests)
+    assert (share < 1) == (requests == 10_000)
+    assert 0 < pacer.price <= 1
+    pacer.refund(requests * tokens, requests, share)
+    after = pacer.state_dict()
+    assert after.pop("log_price") == pytest.approx(before.pop("log_price"))
+    assert after.pop("price") == pytest.approx(before.pop("price"))
+    assert after == before
+
+
+def test_with_refunds_the_tokens_used_keep_to_the_rate_though_they_come_late():
+    pacer, pending, used = Pacer(RATE), [], 0
+    for curve in stream("i.i.d.", np.random.default_rng(5)):
+        granted = pacer.decide(curve) * 16
+        pending.append(granted // 4)
+        used += granted - granted // 4
+        if len(pending) > 64:  # as many are under way at once
+            pacer.refund(pending.pop(0))
+    assert used / N == pytest.approx(RATE, rel=0.01)
+
+
 def test_a_restored_pacer_goes_on_as_if_nothing_happened():
     curves = stream("jump", np.random.default_rng(2))[:600]
     whole = Pacer(RATE, initial_price=0.01)
@@ -104,8 +141,26 @@ def test_bad_settings_are_refused(arguments, message):
 def test_bad_curves_are_refused_and_not_charged(curve, message):
     pacer = Pacer(64)
     with pytest.raises(ValueError, match=message):
+        pacer.quote(curve)
+    with pytest.raises(ValueError, match=message):
         pacer.decide(curve)
     assert pacer.n_requests == 0
+
+
+def test_what_was_not_granted_cannot_be_refunded():
+    pacer = Pacer(64)
+    pacer.charge(100, requests=2)
+    with pytest.raises(ValueError, match=r"100 tokens to 2 requests, got 101 tokens of 0 requests"):
+        pacer.refund(101)
+    with pytest.raises(ValueError, match=r"got 10 tokens of 3 requests"):
+        pacer.refund(10, requests=3)
+    with pytest.raises(ValueError, match=r"tokens must be at least 0 and at most 2\*\*62, got -1"):
+        pacer.charge(-1)
+    with pytest.raises(ValueError, match=r"requests must be at least 0 and at most 2\*\*62, got -1"):
+        pacer.refund(1, requests=-1)
+    with pytest.raises(ValueError, match=r"share must be a number in \[0, 1\], got 1.5"):
+        pacer.refund(1, share=1.5)
+    assert (pacer.n_requests, pacer.spent_tokens) == (2, 100)
 
 
 def test_a_state_of_another_kind_is_refused():

@@ -53,12 +53,8 @@ def test_no_query_and_no_batch_spends_more_than_its_budget(
 def test_cells_differ_by_their_budgets_alone(
     engine: TransformersEngine, questions: list[Question], tmp_path: Path
 ) -> None:
-    whole = answer_within(
-        questions, uniform(len(questions), 64 * len(questions), window=8, max_windows=8), engine, SAMPLING
-    )
-    half = answer_within(
-        questions, uniform(len(questions), 32 * len(questions), window=8, max_windows=8), engine, SAMPLING
-    )
+    whole = answer_within(questions, [64] * len(questions), engine, SAMPLING)
+    half = answer_within(questions, [32] * len(questions), engine, SAMPLING)
     for a, b in zip(whole, half, strict=True):
         assert b.reasoning_tokens == min(a.reasoning_tokens, 32)
 
@@ -149,15 +145,12 @@ def test_oracles_cannot_run_live(
 
 def test_an_engine_that_overspends_is_a_defect_not_a_result(questions: list[Question]) -> None:
     class Overspending:
-        def reason(self, requests: list, sampling: Sampling) -> list[Reasoning]:
-            return [Reasoning(tuple(range(r.max_tokens + 1)), finished=False) for r in requests]
+        def respond(self, requests: list, sampling: Sampling) -> tuple[list, list]:
+            reasonings = [Reasoning(tuple(range(r.max_tokens + 1)), finished=False) for r in requests]
+            return reasonings, [None] * len(requests)
 
-        def answer(self, questions: list[str], reasonings: list[Reasoning]) -> list:
-            return [None] * len(questions)
-
-    budget = uniform(len(questions), 8 * len(questions), window=8, max_windows=1)
     with pytest.raises(RuntimeError, match="was reasoned about for 9 > 8 tokens"):
-        answer_within(questions, budget, Overspending(), SAMPLING)  # type: ignore[arg-type]
+        answer_within(questions, [8] * len(questions), Overspending(), SAMPLING)  # type: ignore[arg-type]
 
 
 def test_the_run_command_writes_summary_picture_answers_and_allocations(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from ps_eval.engines import load_engine
 from ps_eval.engines.base import Reasoning, ReasoningFormat, Request, Sampling, stream_of, uniforms
 from ps_eval.engines.kv_cache import growing_cache
 from ps_eval.engines.transformers import TransformersEngine, _chooser
+from ps_eval.engines.vllm import ENVIRONMENT
 from ps_train.data.questions import Question
 from ps_train.features import encode_prompts
 
@@ -163,9 +166,32 @@ def test_a_missing_model_is_refused_in_a_sentence(tmp_path: Path) -> None:
         load_engine("transformers", tmp_path / "nothing")
 
 
+def test_a_model_without_weights_is_refused_in_a_sentence(random_reasoner: Path, tmp_path: Path) -> None:
+    shutil.copytree(random_reasoner, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(ValueError, match=r"model must have weights that transformers can load, got .*model"):
+        load_engine("transformers", tmp_path / "model")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_an_engine_that_is_not_installed_says_how_to_install_it(
+    random_reasoner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ENVIRONMENT:  # restored afterwards
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(ValueError, match=r"engine vllm needs vLLM: pip install .*\[vllm\]"):
+        load_engine("vllm", random_reasoner)
+
+
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(ValueError, match="engine must be one of"):
         load_engine("abacus", "model")
+
+
+def test_an_unknown_option_is_refused(random_reasoner: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"must be among batch_size, device, .* unexpected keyword argument 'speed'"
+    ):
+        load_engine("transformers", random_reasoner, speed=9)
 
 
 def test_a_marker_of_several_tokens_is_refused(random_reasoner: Path) -> None:

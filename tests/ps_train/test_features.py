@@ -22,6 +22,7 @@ def reference(backbone: Path, question: str, layer: int) -> np.ndarray:
 def test_features_equal_the_whole_model_run_on_one_unpadded_prompt_at_a_time(backbone, questions):
     features = extract_features(backbone, questions, range(1, NUM_LAYERS + 1), batch_size=7)
     assert list(features) == [f"layer_{n}" for n in range(1, NUM_LAYERS + 1)]
+    assert features["layer_1"].std(0).min() > 1e-3  # prompts without tokens would agree with any reference
     for layer in (1, 3, NUM_LAYERS):
         values = features[f"layer_{layer}"]
         assert values.shape == (len(questions), WIDTH)

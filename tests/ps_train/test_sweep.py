@@ -5,7 +5,8 @@ import json
 import pytest
 from tiny_curves import make_table
 
-from ps_train.sweep import main, parse_layers, sweep_layers
+from ps_train.cli import main
+from ps_train.sweep import parse_layers, sweep_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec")
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*treespec")
 def test_the_sweep_finds_the_layer_that_explains_the_curves_and_writes_both_files(tmp_path, capsys):
     make_table(300).save(tmp_path / "train")  # layer_2 explains the curves, layer_3 is noise
     flags = {"train": tmp_path / "train", "layers": "2-3", "output": tmp_path / "out", "seeds": 2}
-    assert main([f"--{flag}={value}" for flag, value in {**flags, "max_epochs": 25}.items()]) == 0
+    assert main(["sweep"] + [f"--{flag}={value}" for flag, value in {**flags, "max_epochs": 25}.items()]) == 0
     written = json.loads((tmp_path / "out" / "sweep.json").read_text())
     scores = {score["layer"]: score for score in written["scores"]}
     assert scores[2]["window_pearson"] > 0.5
@@ -46,7 +47,7 @@ def test_layers_are_written_as_numbers_and_ranges():
 
 
 def test_bad_requests_are_refused(tmp_path, capsys):
-    assert main(["--train=nowhere", "--layers=2", f"--output={tmp_path}"]) == 2
+    assert main(["sweep", "--train=nowhere", "--layers=2", f"--output={tmp_path}"]) == 2
     assert "a curve table must be a folder with curves.parquet, got nowhere" in capsys.readouterr().err
     with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
         sweep_layers(str(tmp_path), [1], seeds=0)

@@ -100,3 +100,13 @@ def test_the_length_of_the_prompt_says_little_about_the_reasoning_needed() -> No
 @pytest.mark.parametrize("limit", [2, 5])
 def test_a_curriculum_limits_the_steps(limit: int) -> None:
     assert max(p.num_steps for p in make_problems(200, seed=1, max_steps=limit)) == limit
+
+
+def test_a_family_of_problems_has_its_own_events_only() -> None:
+    words = {"sums": ("boxes", "half", "doubles"), "products": ("finds", "buys", "wins", "gets")}
+    sums = make_problems(200, seed=3, kinds=("add", "subtract"))
+    products = make_problems(200, seed=3, kinds=("boxes", "half", "double"))
+    assert not any(word in p.question.split() for p in sums for word in words["sums"])
+    assert not any(word in p.question.split() for p in products for word in words["products"])
+    with pytest.raises(ValueError, match=r"kinds must be among .*, at least one, got \('divide',\)"):
+        make_problems(1, seed=0, kinds=("divide",))

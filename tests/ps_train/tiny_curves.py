@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from ps_train.data.curve_table import CurveTable
@@ -25,21 +24,21 @@ WORDS = [
     "buys",
     "two",
 ]
+WORDS += list("0123456789")
 NUM_LAYERS, WIDTH = 4, 32
 CHAT_TEMPLATE = "{{ messages[0]['content'] }}{% if add_generation_prompt %} <think>{% endif %}"
 
 
 def make_tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        additional_special_tokens=["<think>"],
-        chat_template=chat_template,
+    """One token a word or digit; words outside the list are lost.
+
+    Every word is an added token: of a Qwen2 folder, `AutoTokenizer` keeps those and the template alone.
+    """
+    words = Tokenizer(BPE({word: i for i, word in enumerate(WORDS)}, merges=[]))
+    words.add_tokens([AddedToken(word, normalized=False) for word in WORDS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", chat_template=chat_template
     )
-    return tokenizer
 
 
 def make_table(n: int, seed: int = 0, num_windows: int = 8, window: int = 16, width: int = 12) -> CurveTable:

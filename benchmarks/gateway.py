@@ -1,0 +1,261 @@
+"""What the gateway costs: latency and throughput against the same server without it.
+
+    python benchmarks/gateway.py                                      # a synthetic server that costs nothing
+    .venv-vllm/bin/python benchmarks/gateway.py --vllm                # the real vLLM, embedded reasoner
+
+Closed loop, `--concurrency` clients, every answer `--tokens` long in every arm, every prompt new. Arms are
+interleaved, round by round: `direct` (the budget in the client's body), `gateway` (no predictor: proxying
+alone) and one a predictor. Ratios are of the same round; medians over rounds. On one machine server, gateway
+and clients share its cores, so that throughput falls with whatever the gateway computes: its CPU milliseconds
+a request are given too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import psutil
+from gateway_process import running_gateway
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests" / "real_vllm"))
+BUDGET = 48
+
+
+@dataclass
+class Round:
+    """One arm in one round."""
+
+    seconds: float
+    latencies: list[float]
+    errors: int
+    cpu_ms: float
+    """The gateway's CPU time a request; 0 without one."""
+
+
+async def load(url: str, bodies: list[dict[str, Any]], concurrency: int) -> tuple[float, list[float], int]:
+    """Seconds in all, seconds a request, and how many failed."""
+    todo, latencies, errors = iter(bodies), [], 0
+    timeout, pool = aiohttp.ClientTimeout(total=300), aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(timeout=timeout, connector=pool) as session:
+
+        async def client() -> None:
+            nonlocal errors
+            for body in todo:
+                begin = time.perf_counter()
+                try:
+                    async with session.post(f"{url}/v1/completions", json=body) as response:
+                        content = await response.read()
+                        complete = b"[DONE]" in content if body["stream"] else b'"usage"' in content
+                        errors += response.status != 200 or not complete
+                except (aiohttp.ClientError, TimeoutError):
+                    errors += 1
+                latencies.append(time.perf_counter() - begin)
+
+        begin = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(concurrency)))
+        return time.perf_counter() - begin, latencies, errors
+
+
+def one_round(
+    url: str, process: psutil.Process | None, bodies: list[dict[str, Any]], concurrency: int
+) -> Round:
+    before = process.cpu_times() if process else None
+    seconds, latencies, errors = asyncio.run(load(url, bodies, concurrency))
+    cpu_ms = 0.0
+    if process and before:
+        after = process.cpu_times()
+        cpu_ms = 1000 * (after.user + after.system - before.user - before.system) / len(bodies)
+    return Round(seconds, latencies, errors, cpu_ms)
+
+
+def make_bodies(
+    number: int, seed: int, model: str, tokens: int, stream: bool, budget: int | None
+) -> list[dict[str, Any]]:
+    from ps_train.data.word_problems import make_problems
+
+    own = {} if budget is None else {"thinking_token_budget": budget}
+    return [
+        {
+            "model": model,
+            "prompt": f" {problem.question}<think>",
+            "max_tokens": tokens,
+            "ignore_eos": True,  # as much work in every arm, whatever the budget
+            "temperature": 0.7,
+            "seed": i,
+            "stream": stream,
+            **own,
+        }
+        for i, problem in enumerate(make_problems(number, seed))
+    ]
+
+
+@contextmanager
+def synthetic_server(tokens: int) -> Iterator[str]:
+    """An upstream that answers at once, in a process of its own."""
+    import socket
+    import subprocess
+    import urllib.request
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--serve-synthetic", str(port), "--tokens", str(tokens)]
+    )
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def serve_synthetic(port: int, tokens: int) -> None:
+    import uvicorn
+
+    choice = {"index": 0, "text": " word" * tokens, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 90, "completion_tokens": tokens, "total_tokens": 90 + tokens}
+    whole = json.dumps({"id": "cmpl-1", "model": "m", "choices": [choice], "usage": usage}).encode()
+    event = b'data: {"id":"cmpl-1","choices":[{"index":0,"text":" word","finish_reason":null}]}\n\n'
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", scope["type"] == "http"
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        stream = b'"stream": true' in body
+        kind = b"text/event-stream" if stream else b"application/json"
+        head = [(b"content-type", kind)] + ([] if stream else [(b"content-length", b"%d" % len(whole))])
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        for _ in range(tokens if stream else 0):
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n" if stream else whole})
+
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")
+
+
+def untrained(feature: str, folder: Path) -> str:
+    """A predictor folder whose cost is that of a trained one; its budgets mean nothing."""
+    from ps_train.modules.curve_mlp import CurveNet
+    from ps_train.predictor import CurveSchema
+
+    backbone = str(ROOT / "checkpoints" / "tiny-reasoner")
+    CurveNet(CurveSchema({feature: 128}, 16, 16, backbone), [128], 4).save_pretrained(folder / feature)
+    return str(folder / feature)
+
+
+def report(name: str, rounds: dict[str, list[Round]]) -> None:
+    direct = rounds["direct"]
+    print(f"\n{name}: {sum(len(r.latencies) for r in direct)} requests an arm in {len(direct)} rounds")
+    print(
+        "| arm | requests/s | throughput loss | p50 ms | p99 ms | added p50 | added p99 | CPU ms | errors |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for arm, found in rounds.items():
+        rate = statistics.median(len(r.latencies) / r.seconds for r in found)
+        loss = statistics.median(1 - d.seconds / r.seconds for d, r in zip(direct, found, strict=True))
+        quantiles = {q: [1000 * float(np.quantile(r.latencies, q)) for r in found] for q in (0.5, 0.99)}
+        base = {q: [1000 * float(np.quantile(r.latencies, q)) for r in direct] for q in (0.5, 0.99)}
+        added = {
+            q: statistics.median(a - b for a, b in zip(quantiles[q], base[q], strict=True)) for q in quantiles
+        }
+        cpu = statistics.median(r.cpu_ms for r in found)
+        print(
+            f"| {arm} | {rate:.1f} | {100 * loss:.1f}% | {statistics.median(quantiles[0.5]):.1f} "
+            f"| {statistics.median(quantiles[0.99]):.1f} | {added[0.5]:+.1f} | {added[0.99]:+.1f} "
+            f"| {cpu:.2f} | {sum(r.errors for r in found)} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--vllm", action="store_true", help="before a real vLLM server")
+    parser.add_argument("--requests", type=int, default=1024, help="an arm, in all rounds together")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=96, help="generated for each request")
+    parser.add_argument(
+        "--predictors",
+        nargs="*",
+        default=["checkpoints/tiny-predictor", "checkpoints/tiny-predictor:bfloat16", "layer_2:bfloat16"],
+        help="an arm each: FOLDER or FOLDER:DTYPE; layer_N: untrained, reads the tiny reasoner's block N",
+    )
+    parser.add_argument("--upstream", help="a server that runs already; it must serve `tiny-reasoner`")
+    parser.add_argument("--stream", action="store_true", help="streamed answers alone; by default both")
+    parser.add_argument("--whole", action="store_true", help="whole answers alone; by default both")
+    parser.add_argument("--serve-synthetic", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve_synthetic:
+        serve_synthetic(arguments.serve_synthetic, arguments.tokens)
+        return
+
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        model = "tiny-reasoner"
+        if arguments.upstream:
+            url = arguments.upstream
+        elif arguments.vllm:
+            from vllm_server import running_server
+
+            markers = '{"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}'
+            server = running_server(
+                ROOT / "checkpoints" / model, folder / "vllm.log", "--reasoning-config", markers
+            )
+            url = stack.enter_context(server).url
+        else:
+            url = stack.enter_context(synthetic_server(arguments.tokens))
+        flags = ("--upstream", url, "--tokens-per-request", str(BUDGET), "--predict-timeout", "30")
+        arms: dict[str, tuple[str, psutil.Process | None, int | None]] = {"direct": (url, None, BUDGET)}
+        gateways = []
+        for name in ["", *arguments.predictors]:
+            path, _, dtype = name.partition(":")
+            if path.startswith("layer_"):
+                path = untrained(path, folder)
+            own = ["--predictor", path, "--initial-price", "0.0076"] if name else []
+            own += ["--predictor-dtype", dtype] if dtype else []
+            arm = f"{Path(path).name} {dtype}".strip() if name else "gateway"
+            gateway = stack.enter_context(running_gateway(folder / f"{arm}.log", *flags, *own))
+            arms[arm] = (gateway.url, psutil.Process(gateway.process.pid), None)
+            gateways.append(gateway)
+        each, seed = arguments.requests // arguments.rounds, 1000
+        for stream in [False] * (not arguments.stream) + [True] * (not arguments.whole):
+            rounds: dict[str, list[Round]] = {arm: [] for arm in arms}
+            for number in range(-1, arguments.rounds):  # the first warms up
+                order = list(arms) if number % 2 else list(reversed(arms))
+                for arm in order:
+                    target, process, budget = arms[arm]
+                    seed += 1  # new prompts: the server's prefix cache must help no arm
+                    bodies = make_bodies(each, seed, model, arguments.tokens, stream, budget)
+                    found = one_round(target, process, bodies, arguments.concurrency)
+                    if number >= 0:
+                        rounds[arm].append(found)
+            server_name = "vLLM" if arguments.vllm or arguments.upstream else "synthetic server"
+            report(f"{server_name}, {'streamed' if stream else 'whole'} answers", rounds)
+        reasons = ("unreadable", "timeout", "queue_full", "error")
+        names = [f'ps_gateway_fallbacks_total{{reason="{reason}"}}' for reason in reasons]
+        fallbacks = sum(gateway.metric(name) for gateway in gateways for name in names)
+        print(f"\nrequests without a prediction where there was a predictor: {fallbacks:.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What small batches lose: a budget can only move between queries that are allocated together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ps_alloc import Pacer, allocate
+from ps_eval.experiments.predictors import predict_with
+from ps_eval.experiments.record import Outcome, ResultTable, line_plot, percent
+from ps_train.data.curve_table import CurveTable, score_windows
+
+IntArray = npt.NDArray[np.int64]
+
+
+def batch_size(
+    *,
+    scratch: Path,
+    tables: str,
+    predictor: str,
+    batch_sizes: list[int],
+    budgets: list[int],
+    num_orders: int = 20,
+    overrides: list[str] | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """Accuracy when the test questions arrive in batches that each share their own budget.
+
+    A `Pacer` beside them decides one query at a time that starts at the price of past requests, so that
+    tokens move between queries that never meet.
+
+    Args:
+        scratch: Where trained predictors are kept.
+        tables: Folder with the curve tables `train` and `test`.
+        predictor: A predictor folder, or a `.yaml` to train from.
+        batch_sizes: Queries allocated together.
+        budgets: Mean tokens per query.
+        num_orders: Random orders of arrival to average over.
+        overrides: Further arguments of `ps-train fit`.
+        seed: Of training and of the orders.
+    """
+    test = CurveTable.load(Path(tables) / "test", features=[])
+    curves = predict_with(predictor, Path(tables), scratch, seed=seed, overrides=overrides or []).curves
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(len(test)) for _ in range(num_orders)]
+    sizes = sorted({min(size, len(test)) for size in [*batch_sizes, len(test)]})
+    accuracy = {
+        (size, budget): float(
+            np.mean(
+                [_accuracy(test, order, _in_batches(curves[order], test, size, budget)) for order in orders]
+            )
+        )
+        for size in sizes
+        for budget in budgets
+    }
+    paced = {budget: _paced(curves, test, orders, budget) for budget in budgets}
+    whole = {budget: accuracy[len(test), budget] for budget in budgets}
+    rows = [
+        [
+            f"{size} (the whole set)" if size == len(test) else str(size),
+            *(f"{percent(accuracy[size, b])} ({100 * (accuracy[size, b] - whole[b]):+.1f})" for b in budgets),
+        ]
+        for size in sizes
+    ]
+    rows.append(
+        [
+            "one at a time, paced",
+            *(
+                f"{percent(paced[b][0])} ({100 * (paced[b][0] - whole[b]):+.1f}), {paced[b][1]:.1f} t"
+                for b in budgets
+            ),
+        ]
+    )
+    table = ResultTable(
+        f"Accuracy, % (against the whole set, points), mean of {num_orders} orders; t: tokens per query",
+        ["queries allocated together", *(f"{b} mean tokens" for b in budgets)],
+        rows,
+    )
+    middle = budgets[len(budgets) // 2]
+    close = [s for s in sizes if all(whole[b] - accuracy[s, b] <= 0.005 for b in budgets)]
+    finding = (
+        f"From batches of {close[0]} on, nothing beyond half a point is lost at any budget. "
+        f"At {middle} mean tokens a pacer, which decides each query alone, loses "
+        f"{100 * (whole[middle] - paced[middle][0]):.1f} points, and batches of {sizes[0]} without one "
+        f"{100 * (whole[middle] - accuracy[sizes[0], middle]):.1f}."
+    )
+    figure = line_plot(
+        {f"{b} mean tokens": [100 * (accuracy[s, b] - whole[b]) for s in sizes] for b in budgets},
+        sizes,
+        xlabel="queries allocated together",
+        ylabel="accuracy against the whole set, points",
+        log_x=True,
+        zero_line=True,
+    )
+    return Outcome([table], finding, {"loss": figure})
+
+
+def _in_batches(curves: npt.NDArray[np.floating], test: CurveTable, size: int, budget: int) -> IntArray:
+    """Windows of the rows of `curves`, each batch of `size` sharing `budget` tokens a query."""
+    parts = [
+        allocate(part, budget * len(part), window=test.window).windows
+        for part in (curves[start : start + size] for start in range(0, len(curves), size))
+    ]
+    return np.concatenate(parts)
+
+
+def _paced(
+    curves: npt.NDArray[np.floating], test: CurveTable, orders: Sequence[IntArray], budget: int
+) -> tuple[float, float]:
+    """Accuracy and tokens granted a query by a pacer that starts at the price of the whole allocation."""
+    price = allocate(curves, budget * len(test), window=test.window).price or 1e-6
+    accuracies, tokens = [], []
+    for order in orders:
+        pacer = Pacer(budget, window=test.window, initial_price=min(max(price, 1e-9), 1.0))
+        windows = np.array([pacer.decide(curve) for curve in curves[order]])
+        accuracies.append(_accuracy(test, order, windows))
+        tokens.append(windows.mean() * test.window)
+    return float(np.mean(accuracies)), float(np.mean(tokens))
+
+
+def _accuracy(test: CurveTable, order: IntArray, windows: IntArray) -> float:
+    return float(score_windows(test.curves[order], windows).mean())

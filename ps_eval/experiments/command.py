@@ -1,0 +1,142 @@
+"""`ps-eval experiment`: run one experiment, or all, from their configs, and report."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ps_eval.experiments import EXPERIMENTS
+from ps_eval.experiments.record import RECORD_FILE, ExperimentRecord, Outcome, ResultTable
+from ps_eval.report import write_report
+from ps_eval.summary import collect_run_info
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "experiments"
+ALL = "all"
+QUICK = "quick"
+"""The block of a config whose settings replace the others under `--quick`."""
+
+
+def experiment_command(
+    name: str,
+    *,
+    quick: bool = False,
+    config_file: str | None = None,
+    output: str = "runs/experiments",
+    again: bool = False,
+) -> None:
+    """Run an experiment and write its record, pictures and report; `all` runs every one.
+
+    Stop it at any moment and run it again: with `all`, experiments whose record is there are kept. One that
+    cannot run, for want of its tables say, does not keep the others from running.
+
+    Args:
+        name: Such as accuracy_budget, one of configs/experiments/; or all.
+        quick: Small settings: minutes instead of an hour, figures with more noise.
+        config_file: Settings instead of configs/experiments/NAME.yaml.
+        output: Folder to write into: a folder an experiment, and with `all` a report of all of them.
+        again: With `all`, also run experiments whose record is there.
+
+    Raises:
+        ValueError: If there is no such experiment, or its settings cannot be read or do not fit.
+    """
+    if name != ALL and name not in EXPERIMENTS:
+        raise ValueError(f"name must be {ALL} or one of {', '.join(EXPERIMENTS)}, got {name!r}")
+    if name == ALL and config_file is not None:
+        raise ValueError(f"config_file must be given for one experiment only, got {config_file!r} for {ALL}")
+    root = Path(output) / (QUICK if quick else "full")
+    console = Console()
+    failed: dict[str, str] = {}
+    names = list(EXPERIMENTS) if name == ALL else [name]
+    for one in names:
+        if name == ALL and not again and (root / one / RECORD_FILE).is_file():
+            console.print(f"{one}: kept, {root / one / RECORD_FILE} is there", highlight=False)
+            continue
+        try:
+            _print(run_experiment(one, root, quick=quick, config_file=config_file), console)
+        except ValueError as error:
+            if name != ALL:
+                raise
+            failed[one] = str(error)  # such as tables that are not there: the others need not wait for them
+            console.print(f"{one}: not run, {error}", highlight=False)
+    done = [root / one for one in names if one not in failed]
+    if done:
+        page = write_report(done, root if name == ALL else root / name)
+        console.print(f"Written: {page}", highlight=False)
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(names)} experiments could not run: {', '.join(failed)}; "
+            f"the first because {next(iter(failed.values()))}"
+        )
+
+
+def run_experiment(
+    name: str, root: str | Path, *, quick: bool = False, config_file: str | None = None
+) -> ExperimentRecord:
+    """Run one experiment by name into `<root>/<name>/`.
+
+    Raises:
+        ValueError: As `experiment_command`.
+    """
+    target, question = EXPERIMENTS[name]
+    module, attribute = target.split(":")
+    function = getattr(importlib.import_module(module), attribute)
+    settings = read_settings(function, Path(config_file or CONFIGS / f"{name}.yaml"), quick=quick)
+    command = f"ps-eval experiment {name}" + (" --quick" if quick else "")
+    if config_file is not None:
+        command += f" --config_file {config_file}"
+    start = time.perf_counter()
+    outcome: Outcome = function(scratch=Path(root) / "scratch", **settings)
+    run = collect_run_info(settings, settings.get("seed", 0), {"experiment": time.perf_counter() - start})
+    return ExperimentRecord.write(
+        Path(root) / name, outcome, name=name, question=question, command=command, run=run
+    )
+
+
+def read_settings(function: Callable[..., Outcome], path: Path, *, quick: bool) -> dict[str, Any]:
+    """An experiment's keyword arguments from its YAML file, checked against its signature.
+
+    Raises:
+        ValueError: If the file is missing, is not a YAML mapping, or a setting does not fit the signature.
+    """
+    if not path.is_file():
+        raise ValueError(f"settings must be an existing YAML file, but {path} is not there")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} must hold valid YAML, but {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a YAML mapping, got a {type(content).__name__}")
+    small = content.pop(QUICK, {})
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(function, skip={"scratch"}, fail_untyped=True)
+    try:
+        settings = parser.parse_object({**content, **(small if quick else {})})
+    except ArgumentError as error:
+        raise ValueError(f"{path} must fit the experiment's settings, but {error}") from error
+    return dict(settings.as_dict())
+
+
+def _print(record: ExperimentRecord, console: Console) -> None:
+    console.rule(record.name)
+    console.print(record.question, highlight=False)
+    for table in record.tables:
+        console.print(_as_rich(table))
+    console.print(record.finding, highlight=False)
+
+
+def _as_rich(table: ResultTable) -> Table:
+    shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+    for number, column in enumerate(table.columns):
+        shown.add_column(column, justify="left" if number == 0 else "right")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown

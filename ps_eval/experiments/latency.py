@@ -1,0 +1,90 @@
+"""What deciding costs beside generating, by batch size, and from how many saved tokens on it pays."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ps_alloc import allocate
+from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P
+from ps_eval.engines import load_engine
+from ps_eval.engines.base import Sampling
+from ps_eval.experiments.record import Outcome, ResultTable
+from ps_eval.live import LiveAnswer, answer_within
+from ps_train.data.word_problems import make_problems
+from ps_train.predictor import load_predictor
+
+
+def latency(
+    *,
+    scratch: Path,
+    engines: list[str],
+    batch_sizes: list[int],
+    budget: int,
+    num_repeats: int = 3,
+    seed: int = 0,
+) -> Outcome:
+    """Seconds by phase on the embedded reasoner: predict, allocate, generate; medians of repeats.
+
+    Args:
+        scratch: Not used: nothing is kept.
+        engines: Names of engines, such as transformers, vllm.
+        batch_sizes: Queries predicted, allocated and answered together.
+        budget: Mean tokens per query allowed.
+        num_repeats: Fresh batches a cell.
+        seed: Of the problems.
+    """
+    predictor = load_predictor(PREDICTOR)
+    rows, shares = [], []
+    for name in engines:
+        engine = load_engine(name, REASONER)
+        for size in batch_sizes:
+            measured = []
+            for repeat in range(num_repeats + 1):  # the first warms up
+                problems = make_problems(size, seed + repeat)
+                asked = [p.as_question(f"latency-{repeat}-{i}") for i, p in enumerate(problems)]
+                start = time.perf_counter()
+                curves = predictor.predict_curves([q.question for q in asked])
+                predicted = time.perf_counter()
+                allocation = allocate(curves, budget * size, window=predictor.window)
+                allocated = time.perf_counter()
+                sampling = Sampling(TEMPERATURE, TOP_P, seed)
+                answers = answer_within(asked, allocation.tokens.tolist(), engine, sampling)
+                generated = time.perf_counter()
+                given = [a for a in answers if isinstance(a, LiveAnswer)]
+                tokens = sum(a.reasoning_tokens + a.answer_tokens for a in given)
+                seconds = predicted - start, allocated - predicted, generated - allocated
+                measured.append((*seconds, tokens))
+            predict, choose, generate, tokens_median = np.median(measured[1:], axis=0)
+            share = (predict + choose) / (predict + choose + generate)
+            even = (predict + choose) / (generate / tokens_median) / size
+            shares.append(share)
+            rows.append(
+                [
+                    f"{name}, {size}",
+                    f"{1000 * predict:.1f}",
+                    f"{1000 * choose:.2f}",
+                    f"{1000 * generate:.0f}",
+                    f"{100 * share:.2f}%",
+                    f"{even:.2f}",
+                ]
+            )
+    table = ResultTable(
+        f"Milliseconds a batch at {budget} mean tokens, medians of {num_repeats}",
+        [
+            "engine, batch",
+            "predict",
+            "allocate",
+            "generate",
+            "share of deciding",
+            "break-even, tokens a query",
+        ],
+        rows,
+    )
+    finding = (
+        f"Deciding takes {100 * min(shares):.2f} to {100 * max(shares):.2f}% of the time. Break-even is how "
+        "many generated tokens a query take as long as deciding: saving more than that pays."
+    )
+    return Outcome([table], finding)

@@ -1,0 +1,60 @@
+"""Predictors that an experiment needs: trained from their configs once, then kept in its scratch folder."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ps_eval.replay import predict_table
+from ps_train.cli import main as ps_train
+
+
+class Predicted(NamedTuple):
+    """A predictor's view of a test table."""
+
+    curves: npt.NDArray[np.float32]
+    """(N, W)."""
+    mean_curve: npt.NDArray[np.float32]
+    """(W,) mean curve of its training questions."""
+
+
+def predict_with(
+    source: str, tables: Path, scratch: Path, *, seed: int = 0, overrides: Sequence[str] = ()
+) -> Predicted:
+    """Curves of the test table by a predictor folder, or by one trained from a config on the training table.
+
+    Args:
+        source: A predictor folder, or a `.yaml` for `ps-train fit`.
+        tables: Folder with the curve tables `train` and `test`.
+        scratch: Where trained predictors are kept; one that is there is not trained again.
+        seed: Of the start, the split and the batches of a training.
+        overrides: Further arguments of `ps-train fit`.
+
+    Raises:
+        ValueError: If the predictor cannot be read, or its training fails.
+    """
+    if not source.endswith((".yaml", ".yml")):
+        return Predicted(*predict_table(source, tables / "test"))
+    root = scratch / "predictors" / f"{Path(source).stem}-seed{seed}"
+    if not (root / "predictor" / "config.json").is_file():
+        arguments = ["fit", "--config", source, "--seed_everything", str(seed)]
+        arguments += ["--trainer.default_root_dir", str(root), "--data.init_args.seed", str(seed)]
+        arguments += ["--data.init_args.train", str(tables / "train"), "--data.init_args.test", "null"]
+        _fit(arguments + list(overrides))
+    return Predicted(*predict_table(root / "predictor", tables / "test"))
+
+
+def _fit(arguments: list[str]) -> None:
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice to those who train in earnest
+        code = ps_train([*arguments, "--trainer.enable_progress_bar", "false"])
+    if code:
+        raise ValueError(f"the fit must end well, but `ps-train {' '.join(arguments)}` returned {code}")

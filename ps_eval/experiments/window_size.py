@@ -1,0 +1,98 @@
+"""How fine a budget should be divided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ps_alloc import allocate
+from ps_alloc.allocate import Method
+from ps_eval.demo import REASONER
+from ps_eval.experiments.embedded import coarser, trace_embedded
+from ps_eval.experiments.record import Outcome, ResultTable, line_plot, percent, points
+from ps_eval.experiments.replayed import load_tables, ridge
+from ps_train.data.curve_table import CurveTable
+from ps_train.features import extract_features
+
+FloatArray = npt.NDArray[np.floating]
+
+
+def window_size(
+    *,
+    scratch: Path,
+    tables: str,
+    num_train: int,
+    num_test: int,
+    num_traces: int,
+    budgets: list[int],
+    layer: str | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """Accuracy of predicted allocation by tokens a window: 8, 16, 32 on the embedded reasoner's curves, and
+    16, 32, 64 on real ones. The predictor is ridge regression on hidden states, fitted to each window.
+
+    Args:
+        scratch: Where the traces are kept.
+        tables: Folder with the curve tables `train` and `test`.
+        num_train: Embedded problems to learn from.
+        num_test: Embedded problems to measure on.
+        num_traces: Traces a problem.
+        budgets: Mean tokens per query; multiples of the largest window make all windows equally able.
+        layer: The hidden state of the real tables; by default the last one stored.
+        seed: Of the embedded problems and their traces.
+    """
+    rows = []
+    lines: dict[str, list[float]] = {}
+    train, test = (
+        trace_embedded(scratch, name, number, num_traces, window=8, num_windows=32, seed=own_seed).table
+        for name, number, own_seed in (("train", num_train, seed + 1), ("test", num_test, seed))
+    )
+    features = [extract_features(str(REASONER), t.questions, [4])["layer_4"] for t in (train, test)]
+    real = load_tables(tables, layer)
+    worlds: dict[str, tuple[CurveTable, CurveTable, FloatArray, FloatArray]] = {
+        "embedded": (train, test, features[0], features[1]),
+        "GSM8K": (real.train, real.test, real.train.features[real.layer], real.test.features[real.layer]),
+    }
+    for world, (learn, measure, inputs, new_inputs) in worlds.items():
+        for factor in (1, 2, 4):
+            table = coarser(measure, factor)
+            predicted = ridge(inputs, coarser(learn, factor).curves, new_inputs)
+            name = f"{world}, {table.window} tokens"
+            usable = [b for b in budgets if b >= table.window]
+            ours = {b: _accuracy(predicted, table, b) for b in usable}
+            even = {b: _accuracy(table.curves, table, b, method="uniform") for b in usable}
+            rows.append(
+                [
+                    name,
+                    *(
+                        f"{percent(ours[b])} ({points(ours[b] - even[b])})" if b in ours else "–"
+                        for b in budgets
+                    ),
+                ]
+            )
+            lines[name] = [100 * ours[b] if b in ours else float("nan") for b in budgets]
+    spreads = {
+        world: max(
+            max(v) - min(v)
+            for v in zip(*(line for name, line in lines.items() if name.startswith(world)), strict=True)
+            if not any(x != x for x in v)
+        )
+        for world in worlds
+    }
+    finding = "Accuracy differs between the window sizes by at most " + " and ".join(
+        f"{spread:.1f} points ({world})" for world, spread in spreads.items()
+    )
+    table_out = ResultTable(
+        "Accuracy, % (gain over uniform with the same windows, points)",
+        ["curves, window", *map(str, budgets)],
+        rows,
+    )
+    figure = line_plot(lines, budgets, xlabel="mean tokens per query", ylabel="accuracy, %")
+    return Outcome([table_out], finding + ".", {"accuracy": figure})
+
+
+def _accuracy(curves: FloatArray, table: CurveTable, budget: int, method: Method = "auto") -> float:
+    allocation = allocate(curves, budget * len(table), window=table.window, method=method)
+    return allocation.accuracy_on(table.curves)

@@ -1,0 +1,80 @@
+"""What the gateway tells Prometheus, in a registry of its own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+TOKENS = (0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+PREFIX = "ps_gateway"
+
+OUTCOMES = {
+    "ok": "answered",
+    "rejected": "answered by the upstream with 4xx",
+    "failed": "answered by the upstream with 5xx",
+    "invalid": "400: malformed, or not servable in this mode",
+    "too_large": "413",
+    "slow_request": "408: the body did not arrive in time",
+    "overloaded": "503: too many requests in flight",
+    "unreachable": "502: no connection to the upstream, or it broke before the answer",
+    "timeout": "504: no answer in time",
+    "broken": "the upstream or the time-out broke a response that had begun",
+    "disconnected": "the client went away",
+    "defect": "500: a mistake in the gateway",
+}
+"""Values of the label `outcome`."""
+FALLBACKS = {
+    "unreadable": "no text in the request that the predictor can read",
+    "timeout": "the prediction was not there in time",
+    "queue_full": "too many questions waited for the predictor",
+    "error": "the predictor failed",
+}
+"""Values of the label `reason`, and of the header `x-ps-fallback`."""
+
+
+class GatewayMetrics:
+    """The gateway's counters, gauges and histograms."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            f"{PREFIX}_requests", "Requests ended.", ["route", "outcome"], registry=self.registry
+        )
+        self.fallbacks = Counter(
+            f"{PREFIX}_fallbacks",
+            "Requests that got the uniform budget because there was no prediction.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.over_budget = Counter(
+            f"{PREFIX}_over_budget",
+            "Responses whose usage reports more reasoning tokens than were granted: the upstream does not "
+            "enforce budgets.",
+            registry=self.registry,
+        )
+        self.granted = self._histogram("granted_tokens", "Budget a sequence, in tokens.", TOKENS)
+        self.reasoning = self._histogram(
+            "reasoning_tokens", "Reasoning tokens a sequence really used, where usage tells.", TOKENS
+        )
+        self.prediction_seconds = self._histogram("prediction_seconds", "One batch's prediction.", SECONDS)
+        self.prediction_batch = self._histogram(
+            "prediction_batch_size", "Questions predicted together.", (1, 2, 4, 8, 16, 32, 64, 128, 256)
+        )
+        self.upstream_seconds = self._histogram(
+            "upstream_seconds", "From sending a request on to the end of its response.", SECONDS
+        )
+        self.in_flight = Gauge(f"{PREFIX}_in_flight", "Requests under way.", registry=self.registry)
+        self.price = Gauge(
+            f"{PREFIX}_price", "Correct answers a token must buy at present.", registry=self.registry
+        )
+        self.paced_mean = Gauge(
+            f"{PREFIX}_paced_tokens_mean", "Mean tokens a request so far, as paced.", registry=self.registry
+        )
+
+    def predicted(self, size: int, seconds: float) -> None:
+        """A batch of predictions was made."""
+        self.prediction_batch.observe(size)
+        self.prediction_seconds.observe(seconds)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=self.registry)

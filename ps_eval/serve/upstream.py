@@ -1,0 +1,178 @@
+"""The server behind the gateway: one pool of connections, and its failures as refusals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import aiohttp
+from yarl import URL
+
+from ps_eval.serve.errors import Refusal, invalid
+
+logger = logging.getLogger(__name__)
+Headers = list[tuple[bytes, bytes]]
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"transfer-encoding upgrade".split()
+)
+"""Headers of one connection, not of the message (RFC 9110, section 7.6.1)."""
+SET_HERE = frozenset((b"host", b"content-length", b"expect"))
+KEEP_ALIVE_SECONDS = 3.0
+"""Below the 5 seconds after which uvicorn, under vLLM and SGLang, closes an idle connection."""
+MAX_STALE = 4
+"""Pooled connections tried for one request. The upstream may close one just as it is taken (a busy machine
+makes it likely); without a byte of response the request is sent again, as browsers and Go do."""
+
+
+class Upstream:
+    """Send requests on, byte for byte."""
+
+    def __init__(self, url: str, *, connect_timeout: float = 5.0, max_connections: int = 2048) -> None:
+        """Set where to; connections are made when needed.
+
+        Args:
+            url: The server, without `/v1`, such as `http://127.0.0.1:8000`.
+            connect_timeout: Seconds to establish a connection.
+            max_connections: Most connections at once.
+
+        Raises:
+            ValueError: If it is not an http(s) URL, or one with a query or credentials.
+        """
+        parsed = URL(url)
+        if (
+            parsed.scheme not in ("http", "https")
+            or not parsed.host
+            or parsed.query_string
+            or parsed.fragment
+        ):
+            raise ValueError(f"upstream must be a URL such as http://127.0.0.1:8000, got {url!r}")
+        if parsed.user is not None or parsed.password is not None:
+            raise ValueError("upstream must be a URL without user and password: clients bring their own keys")
+        self.name = str(parsed).rstrip("/")
+        self._connect_timeout = connect_timeout
+        self._max_connections = max_connections
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the pool; the event loop must be running."""
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_reuseconn.append(_note_reuse)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._max_connections, keepalive_timeout=KEEP_ALIVE_SECONDS, ttl_dns_cache=60
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            read_bufsize=2**18,
+            trace_configs=[tracing],
+        )
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def send(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send one request; yields the response when its head is there. Leaving early aborts it.
+
+        Args:
+            method: HTTP method.
+            target: Path and query, encoded, beginning with `/`.
+            headers: From `request_headers`.
+            body: The whole body.
+
+        Raises:
+            Refusal: If the upstream cannot be reached (502), not in time (504), or breaks the connection
+                before the block ends.
+        """
+        assert self._session is not None
+        if not target.startswith("/"):  # else it would be read as part of the host's name
+            raise invalid("the request target must be a path")
+        try:
+            async with await self._open(method, self.name + target, headers, body) as response:
+                yield response
+        except aiohttp.ServerTimeoutError as error:
+            raise self._refusal(
+                504, "timeout", "the upstream server could not be connected to in time", error
+            ) from None
+        except aiohttp.ClientConnectorError as error:
+            raise self._refusal(502, "unreachable", "the upstream server cannot be reached", error) from None
+        except (aiohttp.ClientError, ConnectionError) as error:
+            message = "the upstream server broke the connection before its answer was complete"
+            raise self._refusal(502, "unreachable", message, error) from None
+
+    async def _open(
+        self, method: str, url: str, headers: Iterable[tuple[str, str]], body: bytes
+    ) -> aiohttp.ClientResponse:
+        """The response's head. A connection that turns out to have been closed while idle is no failure."""
+        assert self._session is not None
+        for _ in range(MAX_STALE):
+            connection = SimpleNamespace(reused=False)
+            try:
+                return await self._session.request(
+                    method,
+                    URL(url, encoded=True),
+                    headers=headers,
+                    data=body or None,
+                    allow_redirects=False,
+                    trace_request_ctx=connection,
+                )
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not connection.reused:
+                    raise
+        raise aiohttp.ServerDisconnectedError
+
+    async def is_reachable(self) -> bool:
+        """Whether it answers at all."""
+        try:
+            async with self.send("GET", "/health", [], b""):
+                return True
+        except Refusal:
+            return False
+
+    def _refusal(self, status: int, outcome: str, message: str, error: Exception) -> Refusal:
+        logger.warning("upstream %s: %s (%s)", self.name, message, type(error).__name__)
+        return Refusal(status, outcome, message)
+
+
+async def _note_reuse(session: object, context: SimpleNamespace, parameters: object) -> None:
+    context.trace_request_ctx.reused = True
+
+
+def request_headers(headers: Headers) -> list[tuple[str, str]]:
+    """A client's headers as they are sent on; the pool adds host and length."""
+    return [(name.decode("latin-1"), _text(value)) for name, value in _end_to_end(headers, SET_HERE)]
+
+
+def response_headers(headers: Iterable[tuple[bytes, bytes]], added: Mapping[str, str]) -> Headers:
+    """An upstream's headers as they are sent back, and the gateway's own."""
+    kept = [(name.lower(), value) for name, value in headers]
+    own = [(name.encode(), value.encode()) for name, value in added.items()]
+    return _end_to_end(kept, frozenset()) + own
+
+
+def _end_to_end(headers: Headers, without: frozenset[bytes]) -> Headers:
+    dropped = HOP_BY_HOP | without
+    for name, value in headers:
+        if name == b"connection":
+            dropped |= {part.strip().lower() for part in value.split(b",")}
+    return [(name, value) for name, value in headers if name not in dropped]
+
+
+def _text(value: bytes) -> str:
+    # The client writes headers as UTF-8: a value that is not comes out in its Latin-1 reading.
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

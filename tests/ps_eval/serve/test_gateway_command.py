@@ -1,0 +1,170 @@
+"""`ps-eval serve` as a process: its flags, its real predictor, its end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gateway_process import running_gateway
+from running import UpstreamProcess, eventually
+
+from ps_alloc import allocate
+from ps_eval.cli import main
+from ps_eval.serve.app import Gateway
+from ps_eval.serve.command import price_of_past
+from ps_train.data.questions import save_questions
+from ps_train.data.word_problems import make_problems
+from ps_train.predictor import load_predictor
+
+ROOT = Path(__file__).parents[3]
+PREDICTOR = ROOT / "checkpoints" / "tiny-predictor"
+
+
+@pytest.fixture(autouse=True)
+def keep_torch_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets them for its process, which is not this one."""
+    monkeypatch.setattr("torch.set_num_threads", lambda number: None)
+
+
+def post(url: str, body: dict, **headers: str) -> tuple[dict[str, str], bytes]:
+    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return dict(response.headers), response.read()
+
+
+def test_it_serves_real_predictions_ends_what_is_under_way_and_goes_on_from_its_state(
+    upstream: UpstreamProcess, tmp_path: Path
+) -> None:
+    problems = [p.as_question(f"test-{i}") for i, p in enumerate(make_problems(8, seed=3))]
+    state = tmp_path / "pacer.json"
+    flags = ["--upstream", upstream.url, "--predictor", str(PREDICTOR), "--tokens-per-request", "64"]
+    flags += ["--initial-price", "0.006", "--state", str(state)]
+    with running_gateway(tmp_path / "log", *flags) as gateway:
+        budgets = {}
+        for problem in problems:
+            prompt = f" {problem.question}<think>"
+            headers, _ = post(gateway.url, {"prompt": prompt}, Authorization="Bearer secret-key")
+            budgets[problem.question] = int(headers["x-ps-budget"])
+            assert "x-ps-fallback" not in headers
+        assert len(set(budgets.values())) > 1
+        assert all(budget % 16 == 0 for budget in budgets.values())
+        price = gateway.metric("ps_gateway_price")
+
+        answers: list[bytes] = []
+        late = threading.Thread(
+            target=lambda: answers.append(post(gateway.url, {"prompt": "x"}, **{"X-Delay": "1.5"})[1])
+        )
+        late.start()
+        assert eventually(lambda: gateway.metric("ps_gateway_in_flight") == 1)
+        gateway.process.send_signal(signal.SIGTERM)
+        late.join(20)
+        assert answers  # the request under way was answered
+        assert answers[0].startswith(b'{ "id"')
+        gateway.process.wait(20)
+    saved = json.loads(state.read_text())
+    assert saved["n_requests"] == 9
+    log = (tmp_path / "log").read_text()
+    assert "tokens_per_request=64" in log
+    assert "secret-key" not in log
+    assert problems[0].question not in log
+
+    with running_gateway(tmp_path / "log", *flags) as gateway:
+        assert gateway.metric("ps_gateway_price") == saved["price"]
+        assert gateway.metric("ps_gateway_price") != price
+
+
+def test_the_start_price_is_that_of_allocating_to_past_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = [p.as_question(f"past-{i}") for i, p in enumerate(make_problems(60, seed=4))]
+    save_questions(tmp_path / "past.jsonl", problems)
+    predictor = load_predictor(PREDICTOR)
+    price = price_of_past(predictor, str(tmp_path / "past.jsonl"), 48.5, min_windows=1, max_windows=8)
+    curves = predictor.predict_curves([p.question for p in problems])
+    expected = allocate(curves, int(48.5 * 60), max_windows=8, leftover="keep")
+    assert price == expected.price
+    assert np.mean(expected.tokens) == pytest.approx(48.5, abs=1)
+
+    started: list[Gateway] = []
+    monkeypatch.setattr("ps_eval.serve.command.run_server", lambda gateway, **_: started.append(gateway))
+    flags = ["--upstream", "http://127.0.0.1:1", "--tokens-per-request", "48.5", "--max-windows", "8"]
+    flags += ["--predictor", str(PREDICTOR), "--past-questions", str(tmp_path / "past.jsonl")]
+    assert main(["serve", *flags]) == 0
+    assert started[0].budgets.pacer.price == pytest.approx(price)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--upstream", "localhost:8000"], "upstream must be a URL such as http://127.0.0.1:8000, got"),
+        (["--upstream", "http://a/?b=1"], "upstream must be a URL such as"),
+        (["--upstream", "http://me:secret@a"], "upstream must be a URL without user and password"),
+        (["--port", "70000"], r"port must lie in [0, 65535], got 70000"),
+        (["--tokens-per-request", "8"], "tokens_per_request must pay for min_windows, 16 tokens"),
+        (["--predictor", "./nowhere"], "a predictor must be a folder with config.json, got ./nowhere"),
+        (["--past-questions", "x.jsonl"], "past_questions need a predictor, got none"),
+        (["--max-body-mb", "0"], "max_body_bytes must be above 0, got 0"),
+        (["--timeout", "0"], "timeout must be above 0, got 0.0"),
+        (["--max-in-flight", "0"], "max_in_flight must be above 0, got 0"),
+        (["--predict-timeout", "0"], "predict_timeout must be above 0, got 0.0"),
+        (["--predictor-threads", "0"], "predictor_threads must be at least 1, got 0"),
+    ],
+)
+def test_bad_settings_end_2_with_one_sentence(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--upstream", "http://127.0.0.1:1", "--tokens-per-request", "64", *flags]
+    assert main(["serve", *given]) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--initial-price", "0.01", "--past-questions", "x"],
+            "initial_price and past_questions exclude each",
+        ),
+        (
+            ["--max-batch", "0"],
+            "max_batch and max_queue must be at least 1 and the wait at least 0, got 0, 1024",
+        ),
+        (["--batch-wait", "-1"], "max_batch and max_queue must be at least 1 and the wait at least 0"),
+    ],
+)
+def test_bad_settings_of_a_predictor_end_2_with_one_sentence(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--upstream", "http://127.0.0.1:1", "--tokens-per-request", "64", "--predictor", str(PREDICTOR)]
+    assert main(["serve", *given, *flags]) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_said_in_one_sentence(
+    upstream: UpstreamProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--upstream", upstream.url, "--tokens-per-request", "64", "--port", str(upstream.port)]
+    assert main(["serve", *flags]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+
+
+def test_it_listens_on_this_machine_alone_unless_told_otherwise(
+    upstream: UpstreamProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound: list[Any] = []
+
+    def record(self: Any, sockets: list[Any]) -> None:
+        bound.append(sockets[0].getsockname()[0])
+        sockets[0].close()
+
+    monkeypatch.setattr("uvicorn.Server.run", record)
+    flags = ["--upstream", upstream.url, "--tokens-per-request", "64", "--port", "0"]
+    assert main(["serve", *flags]) == 0
+    assert main(["serve", *flags, "--host", "0.0.0.0"]) == 0
+    assert bound == ["127.0.0.1", "0.0.0.0"]

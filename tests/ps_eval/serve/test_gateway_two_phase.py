@@ -1,0 +1,141 @@
+"""Budgets enforced in two phases, against an upstream that knows no budgets and counts aloud."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable
+
+import pytest
+from running import RunningGateway, UpstreamProcess, eventually
+
+Start = Callable[..., RunningGateway]
+COUNT = {"X-Mode": "count"}
+
+
+def expected(limit: int, budget: int) -> tuple[str, int]:
+    """The text within a budget, and its reasoning tokens; straight from what the counting model does."""
+    words = [f" {n}" for n in range(1, limit + 1)]
+    if limit < budget:  # its end marker is a token too
+        return "".join(words) + f"</think> Answer : {limit}", limit
+    return "".join(words[:budget]) + f"</think> Answer : {budget}", budget
+
+
+def read_stream(content: bytes) -> tuple[str, list[dict]]:
+    lines = [line for line in content.decode().split("\n\n") if line]
+    assert lines[-1] == "data: [DONE]"
+    events = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    return "".join(e["choices"][0]["text"] for e in events if e["choices"]), events
+
+
+@pytest.mark.parametrize("budget", [0, 1, 5, 6, 7, 20])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_reasoning_ends_within_its_budget_and_is_answered(
+    upstream: UpstreamProcess, start_gateway: Start, budget: int, stream: bool
+) -> None:
+    gateway = start_gateway(upstream.url, two_phase=True, pace="used")
+    # The client's own budget is the smallest here: the gateway enforces it on a server that knows none.
+    body = {"prompt": "count to 6<think>", "stream": stream, "thinking_token_budget": budget}
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    status, headers, content = gateway.post(body, headers=COUNT)
+    assert (status, headers["x-ps-budget"]) == (200, str(budget))
+    text, reasoned = expected(6, budget)
+    if stream:
+        got, events = read_stream(content)
+        usage = events[-1]["usage"]
+        assert [e["choices"][0]["finish_reason"] for e in events[:-1]] == [None] * (len(events) - 2) + [
+            "stop"
+        ]
+        assert len({event["id"] for event in events}) == 1
+    else:
+        parsed = json.loads(content)
+        got, usage = parsed["choices"][0]["text"], parsed["usage"]
+        assert parsed["choices"][0]["finish_reason"] == "stop"
+    assert got == text
+    if budget:
+        assert usage["completion_tokens_details"]["reasoning_tokens"] == reasoned
+        assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"]
+        assert eventually(lambda: gateway.pacer.spent_tokens == reasoned)
+    sent = [json.loads(r["body"]) for r in upstream.get("/received")[-2 if budget else -1 :]]
+    assert all("thinking_token_budget" not in body for body in sent)
+
+
+def test_usage_is_streamed_only_to_who_asked(upstream: UpstreamProcess, start_gateway: Start) -> None:
+    gateway = start_gateway(upstream.url, two_phase=True)
+    body = {"prompt": "count to 6<think>", "stream": True, "thinking_token_budget": 3}
+    text, events = read_stream(gateway.post(body, headers=COUNT)[2])
+    assert text == expected(6, 3)[0]
+    assert all("usage" not in event for event in events)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("limits", "text", "reason"),
+    [
+        ({"max_tokens": 4}, " 1 2 3 4", "length"),  # cut by the client itself: it gets what it asked for
+        ({"max_tokens": 8}, " 1 2 3 4 5 6</think> Answer", "length"),
+        ({"stop": " 3"}, " 1 2", "stop"),
+        ({"stop": [" :"]}, " 1 2 3 4 5 6</think> Answer", "stop"),
+    ],
+)
+def test_the_clients_limits_and_stops_are_kept(
+    upstream: UpstreamProcess, start_gateway: Start, stream: bool, limits: dict, text: str, reason: str
+) -> None:
+    gateway = start_gateway(upstream.url, two_phase=True)
+    _, _, content = gateway.post({"prompt": "hard 6<think>", "stream": stream, **limits}, headers=COUNT)
+    if stream:
+        got, events = read_stream(content)
+        choice = events[-1]["choices"][0]
+    else:
+        choice = json.loads(content)["choices"][0]
+        got = choice["text"]
+    assert (got, choice["finish_reason"]) == (text, reason)
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "message"),
+    [
+        (
+            {"messages": []},
+            "/v1/chat/completions",
+            "serve /v1/completions alone: apply the chat template first",
+        ),
+        ({"prompt": ["a", "b"]}, "/v1/completions", "take one prompt of text and n = 1 a request"),
+        ({"prompt": "a", "n": 2}, "/v1/completions", "take one prompt of text and n = 1 a request"),
+        ({"prompt": [1, 2]}, "/v1/completions", "take one prompt of text and n = 1 a request"),
+        ({}, "/v1/completions", "take one prompt of text and n = 1 a request"),
+        ({"prompt": "a", "echo": True}, "/v1/completions", "cannot serve echo"),
+        ({"prompt": "a", "logprobs": 1}, "/v1/completions", "cannot serve logprobs"),
+        ({"prompt": "a", "stop": 3}, "/v1/completions", "stop must be a string or a list of strings"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(
+    upstream: UpstreamProcess, start_gateway: Start, body: dict, path: str, message: str
+) -> None:
+    gateway = start_gateway(upstream.url, two_phase=True)
+    status, _, content = gateway.post(body, path)
+    assert status == 400
+    assert message in json.loads(content)["error"]["message"]
+    assert gateway.pacer.n_requests == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_upstreams_refusals_pass(upstream: UpstreamProcess, start_gateway: Start, stream: bool) -> None:
+    gateway = start_gateway(upstream.url, two_phase=True)
+    status, _, _ = gateway.post({"prompt": "hard", "stream": stream}, headers={"X-Status": "422"})
+    assert status == 422
+    assert gateway.outcomes("rejected") == 1
+    assert gateway.pacer.n_requests == 0
+
+
+def test_an_answer_that_is_no_completion_is_a_502(upstream: UpstreamProcess, start_gateway: Start) -> None:
+    gateway = start_gateway(upstream.url, two_phase=True)
+    status, _, content = gateway.post({"prompt": "hard"}, headers={"X-Mode": "large", "X-Size": "3"})
+    assert status == 502
+    assert json.loads(content)["error"]["message"] == "the upstream server's answer must be a completion"
+    with pytest.raises(
+        http.client.IncompleteRead
+    ) as broken:  # the head was sent: the stream ends in an error
+        gateway.post({"prompt": "hard", "stream": True}, headers={"X-Mode": "events"})
+    assert b"the upstream server's stream ended without a finish_reason" in broken.value.partial

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from completion_server import CompletionServer, running
+
+from ps_eval.cli import main
+from ps_eval.engines import load_engine
+from ps_eval.engines.base import Failure, Reasoning, Request, RequestsFailedError, Sampling, stream_of
+from ps_eval.engines.openai import OpenAIEngine
+from ps_eval.engines.transformers import TransformersEngine
+from ps_eval.live import run_live
+from ps_eval.policies import PolicyInputs
+from ps_eval.probing import measure_curves
+from ps_eval.summary import SUMMARY_FILE, load_summary
+from ps_train.data.curve_table import CURVES_FILE, CurveTable
+from ps_train.data.questions import Question, save_questions
+
+SAMPLING = Sampling(temperature=1.0, top_p=0.95, seed=3)
+
+
+@pytest.fixture
+def server(random_reasoner: Path) -> Iterator[CompletionServer]:
+    # One row a batch: its numbers cannot depend on which requests arrive together.
+    with running(TransformersEngine(random_reasoner, batch_size=1)) as server:
+        yield server
+
+
+def connect(server: CompletionServer, **options: object) -> OpenAIEngine:
+    engine = OpenAIEngine(
+        server.model, base_url=server.url, tokenizer=server.engine.name, **{"timeout": 30, **options}
+    )
+    server.bodies.clear()
+    return engine
+
+
+def requests(questions: list[Question], max_tokens: int = 40) -> list[Request]:
+    return [Request(q.question, max_tokens, stream_of(q.id)) for q in questions]
+
+
+def texts(questions: list[Question]) -> list[str]:
+    return [q.question for q in questions]
+
+
+@pytest.mark.parametrize(("takes_ids", "returns_ids"), [(True, True), (True, False), (False, False)])
+def test_greedy_results_equal_those_of_the_engine_behind_the_server(
+    server: CompletionServer, questions: list[Question], takes_ids: bool, returns_ids: bool
+) -> None:
+    server.takes_ids, server.returns_ids = takes_ids, returns_ids
+    engine, reference = connect(server), server.engine
+    greedy = Sampling(temperature=0)
+    ours, theirs = (e.reason(requests(questions, 48), greedy) for e in (engine, reference))
+    assert list(ours) == list(theirs)
+    traces = reference.reason(requests(questions, 96), SAMPLING)
+    assert {r.finished for r in traces} == {True, False}
+    assert engine.answer(texts(questions), traces) == reference.answer(texts(questions), traces)
+    cuts = [0, 16, 48, 96]
+    assert engine.probe(texts(questions), traces, cuts) == reference.probe(texts(questions), traces, cuts)
+
+
+def test_every_request_carries_its_own_budget_and_none_is_exceeded(
+    server: CompletionServer, questions: list[Question]
+) -> None:
+    engine = connect(server)
+    budgets = [0, 1, 7, 16, 33, 64, 2, 0, 50, 5, 48, 3]
+    asked = [Request(q.question, b, stream_of(q.id)) for q, b in zip(questions, budgets, strict=True)]
+    reasonings = engine.reason(asked, SAMPLING)
+    assert sorted(b["max_tokens"] for b in server.bodies) == sorted(b for b in budgets if b)
+    for reasoning, budget in zip(reasonings, budgets, strict=True):
+        assert isinstance(reasoning, Reasoning)
+        assert len(reasoning.token_ids) <= budget
+        assert reasoning.finished or len(reasoning.token_ids) == budget
+
+
+def test_a_smaller_budget_gives_a_prefix_of_the_same_trace(
+    server: CompletionServer, questions: list[Question]
+) -> None:
+    engine = connect(server)
+    long, short = (engine.reason(requests(questions, budget), SAMPLING) for budget in (50, 20))
+    assert [r.cut(20) for r in long] == list(short)
+    assert len(set(long)) == len(questions)
+
+
+def test_overloads_breakdowns_disconnects_and_time_outs_are_retried_to_the_same_results(
+    server: CompletionServer, questions: list[Question]
+) -> None:
+    expected = connect(server).reason(requests(questions), SAMPLING)
+    engine = connect(server, timeout=4.0)
+    faults = [429, 500, "disconnect", "hang", 503, 408]
+    server.faults.extend(faults)
+    assert engine.reason(requests(questions), SAMPLING) == expected
+    assert not server.faults
+    assert len(server.bodies) >= len(questions) + len(faults)  # a slow machine can time out once more
+
+
+def test_no_more_requests_are_under_way_than_allowed(
+    server: CompletionServer, questions: list[Question]
+) -> None:
+    engine = connect(server, batch_size=3)
+    server.delay = 0.05
+    done: list[int] = []
+    engine.reason(requests(questions, 2), SAMPLING, done.append)
+    assert server.most_at_once == 3
+    assert sum(done) == len(questions)
+
+
+def test_a_refused_request_is_a_failure_with_its_reason_and_the_rest_goes_on(
+    server: CompletionServer, questions: list[Question]
+) -> None:
+    engine = connect(server)
+    expected = engine.reason(requests(questions), SAMPLING)
+    refuse(server, questions[4])
+    found = engine.reason(requests(questions), SAMPLING)
+    assert [i for i, r in enumerate(found) if isinstance(r, Failure)] == [4]
+    assert "400" in found[4].reason
+    assert "refused" in found[4].reason
+    assert [r for i, r in enumerate(found) if i != 4] == [r for i, r in enumerate(expected) if i != 4]
+    assert engine.answer(texts(questions), found)[4] == found[4]
+    assert engine.probe(texts(questions), found, [8, 16])[4] == found[4]
+
+
+def refuse(server: CompletionServer, question: Question, phase: str = "reasoning") -> None:
+    """Refuse the requests about a question: from the reasoning on, or its answers alone."""
+    format = server.engine.format
+    answers = (format.max_forced_tokens, format.max_answer_tokens)
+    (prompt,) = encoded(server, question)
+    server.refuses = lambda body: (
+        body["prompt"][: len(prompt)] == prompt and (phase == "reasoning" or body["max_tokens"] in answers)
+    )
+
+
+def encoded(server: CompletionServer, *questions: Question) -> list[list[int]]:
+    from ps_train.features import encode_prompts
+
+    return encode_prompts(server.engine.tokenizer, texts(list(questions)))
+
+
+@pytest.mark.parametrize("phase", ["reasoning", "answer"])
+def test_a_run_with_failures_keeps_the_rest_has_no_summary_and_is_completed_by_the_next(
+    server: CompletionServer, questions: list[Question], tmp_path: Path, phase: str
+) -> None:
+    def run(name: str) -> list:
+        return run_live(
+            questions,
+            connect(server),
+            PolicyInputs(len(questions), 8, 8),
+            budgets=[16, 24],
+            policies=["uniform"],
+            output=tmp_path / name,
+            sampling=SAMPLING,
+        )
+
+    whole = run("whole")
+    refuse(server, questions[7], phase)
+    with pytest.raises(RequestsFailedError, match=r"2 of 24 failed, uniform-16/diary-7 first: .*refused"):
+        run("cut")
+    lines = (tmp_path / "cut" / "failed.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["uniform-16/diary-7", "uniform-24/diary-7"]
+    server.refuses = lambda body: False
+    assert run("cut") == whole
+    assert all(body["prompt"][: len(p)] == p for p in encoded(server, questions[7]) for body in server.bodies)
+    assert sorted(f.name for f in (tmp_path / "cut").rglob("*.jsonl")) == [
+        "asked_questions.jsonl",
+        "uniform-16.jsonl",
+        "uniform-24.jsonl",
+    ]
+    for name in ("answers/uniform-16.jsonl", "answers/uniform-24.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_trace_with_failures_keeps_the_rest_and_is_completed_by_the_next(
+    server: CompletionServer, questions: list[Question], tmp_path: Path
+) -> None:
+    settings = {"num_traces": 2, "window": 8, "num_windows": 3, "questions_per_chunk": 5}
+
+    def trace(name: str) -> CurveTable:
+        return measure_curves(questions, connect(server), tmp_path / name, sampling=SAMPLING, **settings)
+
+    whole = trace("whole")
+    refuse(server, questions[7], "answer")
+    with pytest.raises(RequestsFailedError, match=r"1 of 12 failed, diary-7 first"):
+        trace("cut")
+    assert not (tmp_path / "cut" / CURVES_FILE).exists()
+    server.refuses = lambda body: False
+    cut = trace("cut")
+    assert (cut.curves == whole.curves).all()
+    assert cut.ids == whole.ids
+    assert all(body["prompt"][: len(p)] == p for p in encoded(server, questions[7]) for body in server.bodies)
+    assert not (tmp_path / "cut" / "failed.jsonl").exists()
+
+
+def test_a_server_that_fails_everything_ends_the_run_at_once(
+    server: CompletionServer, questions: list[Question], tmp_path: Path
+) -> None:
+    engine = connect(server, max_retries=0)
+    server.refuses = lambda body: True
+    with pytest.raises(RequestsFailedError, match=r"12 of 36 failed"):
+        run_live(
+            questions,
+            engine,
+            PolicyInputs(len(questions), 8, 8),
+            budgets=[8, 16, 24],
+            policies=["uniform"],
+            output=tmp_path,
+        )
+    assert len(server.bodies) == len(questions)
+    with pytest.raises(RequestsFailedError, match=r"5 of 12 failed"):
+        measure_curves(questions, engine, tmp_path / "trace", num_traces=1, questions_per_chunk=5)
+
+
+def test_the_commands_run_on_a_server_and_the_key_is_sent_but_written_nowhere(
+    server: CompletionServer,
+    questions: list[Question],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    save_questions(tmp_path / "questions.jsonl", questions)
+    arguments = ["--questions", str(tmp_path / "questions.jsonl"), "--model", server.model]
+    arguments += ["--engine", "openai", "--engine-options.tokenizer", str(server.engine.name)]
+    run = ["run", *arguments, "--budgets", "16", "--output", str(tmp_path / "run")]
+    refuse(server, questions[0])
+    assert main(run) == 2
+    printed = capsys.readouterr()
+    assert "error: 1 of 12 failed, uniform-16/diary-0 first: " in printed.err
+    assert not (tmp_path / "run" / SUMMARY_FILE).exists()
+    server.refuses = lambda body: False
+    assert main(run) == 0
+    assert [row.n for row in load_summary(tmp_path / "run").rows] == [12]
+
+    trace = [
+        "trace",
+        *arguments,
+        "--num-traces",
+        "1",
+        "--num-windows",
+        "2",
+        "--output",
+        str(tmp_path / "trace"),
+    ]
+    assert main(trace) == 0
+    assert CurveTable.load(tmp_path / "trace").metadata["engine"] == "openai"
+
+    assert server.keys == {"Bearer sk-very-secret"}
+    written = [f for f in tmp_path.rglob("*") if f.is_file()]
+    assert len(written) > 10
+    assert not [f for f in written if b"sk-very-secret" in f.read_bytes()]
+    assert "sk-very-secret" not in printed.err + printed.out
+
+
+def test_ctrl_c_stops_at_once_and_sends_no_more(server: CompletionServer, questions: list[Question]) -> None:
+    engine = connect(server, batch_size=2)
+    server.delay = 0.3
+    # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engine.reason(requests(questions * 20), SAMPLING)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    sent = len(server.bodies)
+    assert sent < 20
+    timer.join(1)
+    assert len(server.bodies) == sent
+
+
+def test_a_server_that_returns_too_much_has_failed(
+    server: CompletionServer, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = connect(server)
+    complete = CompletionServer.complete
+    monkeypatch.setattr(
+        CompletionServer, "complete", lambda self, body: complete(self, {**body, "max_tokens": 30})
+    )
+    found = engine.reason(requests(questions, 8), SAMPLING)
+    assert any(isinstance(r, Failure) for r in found)
+    for result in found:
+        if isinstance(result, Failure):
+            assert result.reason.endswith("max_tokens was 8")
+        else:
+            assert len(result.token_ids) < 8
+
+
+def test_an_unknown_model_is_refused(server: CompletionServer) -> None:
+    with pytest.raises(ValueError, match=r"model must be one that http://.* serves, got 'other': .*no model"):
+        OpenAIEngine("other", base_url=server.url, tokenizer=server.engine.name)
+
+
+def test_no_address_is_refused(random_reasoner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(ValueError, match="base_url must be given, as an engine option or in OPENAI_BASE_URL"):
+        load_engine("openai", random_reasoner)
+
+
+def test_an_address_where_nobody_answers_is_refused(random_reasoner: Path) -> None:
+    with pytest.raises(ValueError, match="base_url must be a server that completes prompts, got http://127"):
+        load_engine("openai", random_reasoner, base_url="http://127.0.0.1:9/v1", max_retries=0)
+
+
+def test_a_batch_size_below_one_is_refused(random_reasoner: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        load_engine("openai", random_reasoner, batch_size=0)

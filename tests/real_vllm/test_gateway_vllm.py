@@ -1,0 +1,142 @@
+"""`ps-eval serve` before the real vLLM server: budgets exact, all else as the server says it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from vllm_server import VLLMServer
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+
+from gateway_process import GatewayProcess, running_gateway  # noqa: E402
+
+from ps_train.data.word_problems import make_problems  # noqa: E402
+
+THINK_END = 4
+QUESTIONS = [problem.question for problem in make_problems(24, seed=31)]
+PREDICTOR = ("--predictor", str(ROOT / "checkpoints" / "tiny-predictor"), "--predict-timeout", "60")
+
+
+@pytest.fixture(scope="module")
+def gateway(vllm_server: VLLMServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    log = tmp_path_factory.mktemp("gateway") / "log"
+    flags = ("--upstream", vllm_server.url, "--tokens-per-request", "48", "--initial-price", "0.0076")
+    with running_gateway(log, *flags, *PREDICTOR) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def two_phase(vllm_server: VLLMServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    log = tmp_path_factory.mktemp("two-phase") / "log"
+    flags = ("--upstream", vllm_server.url, "--tokens-per-request", "48", "--enforce", "two-phase")
+    with running_gateway(
+        log, *flags, "--reasoning-format", str(ROOT / "checkpoints" / "tiny-reasoner")
+    ) as process:
+        yield process
+
+
+def post(url: str, path: str, body: dict) -> tuple[int, dict[str, str], bytes]:
+    request = urllib.request.Request(
+        url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return response.status, dict(response.headers), response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), error.read()
+
+
+def chat(model: str, question: str, **more: object) -> dict:
+    body = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0}
+    return {**body, "max_tokens": 300, "return_token_ids": True, **more}
+
+
+def completion(model: str, question: str, **more: object) -> dict:
+    return {"model": model, "prompt": f" {question}<think>", "temperature": 0, "max_tokens": 300, **more}
+
+
+def test_predicted_budgets_differ_and_none_is_exceeded_under_load(
+    vllm_server: VLLMServer, gateway: GatewayProcess
+) -> None:
+    bodies = [chat(vllm_server.model, question) for question in QUESTIONS]
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda body: post(gateway.url, "/v1/chat/completions", body), bodies))
+    budgets = []
+    for status, headers, content in answers:
+        assert status == 200
+        assert "x-ps-fallback" not in headers
+        budgets.append(int(headers["x-ps-budget"]))
+        (choice,) = json.loads(content)["choices"]
+        assert choice["token_ids"].index(THINK_END) <= budgets[-1]
+        assert choice["finish_reason"] == "stop"
+    assert len(set(budgets)) > 2
+
+
+def test_the_answer_is_the_servers_own_under_the_same_budget_whole_and_streamed(
+    vllm_server: VLLMServer, gateway: GatewayProcess
+) -> None:
+    def text(content: bytes) -> str:
+        lines = [line[6:] for line in content.decode().split("\n\n") if line and line != "data: [DONE]"]
+        return "".join(json.loads(line)["choices"][0]["text"] for line in lines)
+
+    for question in QUESTIONS[:4]:
+        body = completion(vllm_server.model, question)
+        _, headers, through = post(gateway.url, "/v1/completions", body)
+        own = {**body, "thinking_token_budget": int(headers["x-ps-budget"])}
+        direct = json.loads(post(vllm_server.url, "/v1/completions", own)[2])
+        whole = json.loads(through)
+        assert whole["choices"] == direct["choices"]
+        assert whole["usage"] == direct["usage"]
+        status, _, streamed = post(gateway.url, "/v1/completions", {**own, "stream": True})
+        assert status == 200
+        assert streamed.endswith(b"data: [DONE]\n\n")
+        assert text(streamed) == direct["choices"][0]["text"]
+
+
+def test_all_else_passes_models_and_the_servers_own_refusals(
+    vllm_server: VLLMServer, gateway: GatewayProcess
+) -> None:
+    models = post(gateway.url, "/tokenize", {"model": vllm_server.model, "prompt": " Apr Sam"})
+    assert json.loads(models[2])["count"] == 2
+    with urllib.request.urlopen(f"{gateway.url}/v1/models", timeout=60) as response:
+        assert json.load(response)["data"][0]["id"] == vllm_server.model
+    status, _, content = post(gateway.url, "/v1/completions", {"model": "another", "prompt": "x"})
+    assert (status, json.loads(content)["error"]["code"]) == (404, 404)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_two_phases_give_what_the_native_budget_gives(
+    vllm_server: VLLMServer, two_phase: GatewayProcess, stream: bool
+) -> None:
+    """The reasoner answers after a bare end marker as after the forced prefix: both ways must agree."""
+    for question in QUESTIONS[:6]:
+        for budget in (1, 16, 40, 250):
+            own = completion(vllm_server.model, question, thinking_token_budget=budget, seed=1)
+            native = json.loads(post(vllm_server.url, "/v1/completions", own)[2])
+            asked = {**own, "stream": stream, "stream_options": {"include_usage": True} if stream else None}
+            status, headers, content = post(two_phase.url, "/v1/completions", asked)
+            assert (status, headers["x-ps-budget"]) == (200, str(min(budget, 48)))
+            if budget > 48:
+                continue
+            if stream:
+                lines = [line[6:] for line in content.decode().split("\n\n") if line]
+                events = [json.loads(line) for line in lines if line != "[DONE]"]
+                text = "".join(event["choices"][0]["text"] for event in events[:-1])
+                usage = events[-1]["usage"]
+            else:
+                parsed = json.loads(content)
+                text, usage = parsed["choices"][0]["text"], parsed["usage"]
+            assert text == native["choices"][0]["text"]
+            assert usage["completion_tokens_details"]["reasoning_tokens"] <= budget
+            assert (
+                abs(usage["completion_tokens"] - native["usage"]["completion_tokens"]) <= 1
+            )  # the last <eos>

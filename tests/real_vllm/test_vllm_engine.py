@@ -1,0 +1,167 @@
+"""The vLLM engine against the transformers engine, on the same models in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REASONER
+
+from ps_eval.engines import load_engine
+from ps_eval.engines.base import Engine, Reasoning, ReasoningFormat, Request, Sampling, stream_of
+from ps_eval.engines.transformers import TransformersEngine
+from ps_eval.engines.vllm import VLLMEngine
+from ps_train.data.questions import Question
+from ps_train.data.word_problems import make_problems
+
+SAMPLING = Sampling(temperature=0.7, top_p=0.95, seed=3)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return load_engine("vllm", REASONER, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def reference() -> TransformersEngine:
+    return TransformersEngine(REASONER, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Question]:
+    return [p.as_question(f"diary-{i}") for i, p in enumerate(make_problems(48, seed=5))]
+
+
+def requests(questions: list[Question], budgets: list[int]) -> list[Request]:
+    return [Request(q.question, b, stream_of(q.id)) for q, b in zip(questions, budgets, strict=True)]
+
+
+def texts(questions: list[Question]) -> list[str]:
+    return [q.question for q in questions]
+
+
+def test_greedy_reasoning_answers_and_probes_equal_the_transformers_engine_token_for_token(
+    engine: Engine, reference: TransformersEngine, questions: list[Question]
+) -> None:
+    asked = requests(questions, [256, 64, 40, 16, 1, 0] * 8)
+    ours, theirs = (e.reason(asked, Sampling(temperature=0)) for e in (engine, reference))
+    assert list(ours) == list(theirs)
+    assert {r.finished for r in theirs} == {True, False}
+    assert engine.answer(texts(questions), ours) == reference.answer(texts(questions), theirs)
+    whole = reference.reason(requests(questions, [256] * 48), Sampling(temperature=0))
+    cuts = list(range(0, 257, 16))
+    assert engine.probe(texts(questions), whole, cuts) == reference.probe(texts(questions), whole, cuts)
+
+
+def test_greedy_text_of_smollm2_equals_the_transformers_engine_token_for_token(
+    smollm2: Path, questions: list[Question]
+) -> None:
+    # It is no reasoning model: what ends its reply stands for the end of its reasoning.
+    format = ReasoningFormat("<|im_end|>", "\n\nThe answer is ", max_forced_tokens=6, max_answer_tokens=4)
+    engines: list[Engine] = [
+        VLLMEngine(smollm2, format=format, dtype="float32", max_model_len=512),
+        TransformersEngine(smollm2, format=format, dtype="float32"),
+    ]
+    asked = requests(questions[:8], [40, 24, 9, 1, 0, 40, 17, 3])
+    ours, theirs = (e.reason(asked, Sampling(temperature=0)) for e in engines)
+    assert list(ours) == list(theirs)
+    first, second = (e.answer(texts(questions[:8]), theirs) for e in engines)
+    assert first == second
+
+
+def test_no_reasoning_exceeds_its_budget_and_no_answer_is_lost_where_it_is_spent(
+    engine: Engine, questions: list[Question]
+) -> None:
+    budgets = [0, 1, 7, 16, 33, 64, 2, 256] * 6
+    reasonings = engine.reason(requests(questions, budgets), SAMPLING)
+    for reasoning, budget in zip(reasonings, budgets, strict=True):
+        assert isinstance(reasoning, Reasoning)
+        assert len(reasoning.token_ids) <= budget
+        assert reasoning.finished or len(reasoning.token_ids) == budget
+    answers = engine.answer(texts(questions), reasonings)
+    assert all("Answer :" in answer.text for answer in answers)
+    assert [answer.forced for answer in answers] == [not r.finished for r in reasonings]
+
+
+def test_a_smaller_budget_gives_a_prefix_of_the_same_trace_in_any_batch(
+    engine: Engine, questions: list[Question]
+) -> None:
+    long = engine.reason(requests(questions, [120] * 48), SAMPLING)
+    short = engine.reason(requests(questions, [45] * 48)[::-1], SAMPLING)[::-1]
+    alone = engine.reason(requests(questions, [45] * 48)[:1], SAMPLING)
+    assert [r.cut(45) for r in long] == list(short)
+    assert alone[0] == short[0]
+
+
+def test_other_streams_and_other_seeds_draw_other_reasonings(
+    engine: Engine, questions: list[Question]
+) -> None:
+    question = questions[0].question
+    by_stream = engine.reason([Request(question, 60, s) for s in range(8)], Sampling(2.0, 1.0, 0))
+    by_seed = [engine.reason([Request(question, 60, 0)], Sampling(2.0, 1.0, s))[0] for s in range(4)]
+    assert len(set(by_stream)) >= 6
+    assert len(set(by_seed)) >= 3
+    assert by_seed[0] == by_stream[0]
+
+
+def test_sampling_follows_the_models_distribution(
+    engine: Engine, reference: TransformersEngine, questions: list[Question]
+) -> None:
+    draws = 3000
+    asked = [Request(questions[0].question, 3, stream) for stream in range(draws)]
+    counts = []
+    for e in (engine, reference):
+        found = [r.token_ids for r in e.reason(asked, Sampling(1.0, 0.9))]
+        counts.append({ids: found.count(ids) for ids in set(found)})
+    for ids in counts[0].keys() | counts[1].keys():
+        a, b = (c.get(ids, 0) / draws for c in counts)
+        assert abs(a - b) <= 4.5 * np.sqrt(2 * max(a, b) / draws), ids
+
+
+def test_a_budget_beyond_the_models_length_is_refused(engine: Engine, questions: list[Question]) -> None:
+    with pytest.raises(
+        ValueError, match=r"max_model_len must hold a prompt and its budget, 2\d\d\d tokens, got 1024"
+    ):
+        engine.reason(requests(questions[:1], [2000]), SAMPLING)
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"engine_options must be arguments of vllm.LLM, got .*'speed': 9"):
+        load_engine("vllm", REASONER, speed=9)
+
+
+def test_a_batch_size_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        VLLMEngine(REASONER, batch_size=0)
+
+
+def test_a_missing_model_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model must be a folder or a model name"):
+        load_engine("vllm", tmp_path / "nothing")
+
+
+@pytest.fixture(scope="module")
+def native() -> Engine:
+    return load_engine("vllm-native", REASONER, dtype="float32")
+
+
+def test_native_budgets_equal_two_phases_in_one_pass(
+    native: Engine, reference: TransformersEngine, questions: list[Question]
+) -> None:
+    asked = requests(questions, [0, 1, 7, 16, 33, 64, 90, 256] * 6)
+    reasonings, answers = native.respond(asked, Sampling(temperature=0))
+    expected, forced = reference.respond(asked, Sampling(temperature=0))
+    assert list(reasonings) == list(expected)
+    assert [a.forced for a in answers] == [a.forced for a in forced]
+    # The model's own words after the marker are those of the forced prefix here, and then its answer.
+    assert all(ours.text.startswith(theirs.text[:-2]) for ours, theirs in zip(answers, forced, strict=True))
+    assert np.mean([a.text == b.text for a, b in zip(answers, forced, strict=True)]) > 0.9
+
+
+@pytest.mark.parametrize("start", [" ?<think>", "<pad>"])  # two tokens; not in the prompt
+def test_native_budgets_that_are_not_exact_are_refused(start: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"must keep thinking budgets to the token .* budget of \d+ gave \d+"
+    ):
+        load_engine("vllm-native", REASONER, dtype="float32", thinking_start=start)
