@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ps_alloc.diffusion import (
@@ -79,12 +79,6 @@ class Schedule:
                 refresh_unstable=self.refresh_unstable,
             )
         return {"none": NoCache, "prefix": PrefixCache, "dual": DualCache}[self.cache]()
-
-    def differences(self) -> str:
-        """The settings that differ from the default's, for tables."""
-        default = Schedule()
-        changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
-        return ", ".join(f"{name}={getattr(self, name)}" for name in changed) or "default"
 
 
 STATIC = Schedule()

@@ -24,7 +24,6 @@ def test_the_whole_system_decodes_and_reports() -> None:
     assert metrics["tokens"] == (text.index(EOS) if EOS in text else 40)
     assert metrics["rows_per_token"] == metrics["rows"] / metrics["tokens"]
     assert metrics["full_passes"] == metrics["rows"] / 44
-    assert metrics["full_passes"] < metrics["nfe"] + 2 * metrics["nfe"]
     assert 0 < metrics["cache_hit_rate"] < 1
     assert 8 <= metrics["avg_block_size"] <= 64
     assert metrics["tokens_per_second"] > 0
