@@ -200,7 +200,7 @@ def main() -> None:
         default=["checkpoints/tiny-predictor", "checkpoints/tiny-predictor:bfloat16", "layer_2:bfloat16"],
         help="an arm each: FOLDER or FOLDER:DTYPE; layer_N: untrained, reads the tiny reasoner's block N",
     )
-    parser.add_argument("--max-batch", type=int, default=64, help="most questions predicted together")
+    parser.add_argument("--max-batch", type=int, default=8, help="most questions predicted together")
     parser.add_argument("--upstream", help="a server that runs already; it must serve `tiny-reasoner`")
     parser.add_argument("--stream", action="store_true", help="streamed answers alone; by default both")
     parser.add_argument("--whole", action="store_true", help="whole answers alone; by default both")
