@@ -74,7 +74,7 @@ def main() -> None:
     model = load_diffusion_model(arguments.model)
     with show_progress("batches decoded", len(chunks) * len(grid)) as advance:
         cells = measure(model, chunks, grid, arguments.gen_length, arguments.output, advance)
-    print_rows(summarise_cells(cells, "static-dual"), "static-dual", Console(width=140))
+    print_rows(summarise_cells(cells, "static-dual"), "static-dual", Console())
 
 
 if __name__ == "__main__":

@@ -201,31 +201,26 @@ def summarise_cells(
 
 
 def print_rows(rows: Sequence[dict[str, Any]], reference: str, console: Console) -> None:
-    """Print the rows as a table."""
-    console.print(f"accuracy in %, gain in points and speed against {reference}; n = {rows[0]['n']}")
+    """Print the rows as a table; below a gain or a speed stands its interval."""
+    console.print(
+        f"accuracy in %, gain in points and speed against {reference}; ms, passes and tokens taken back a "
+        f"response; n = {rows[0]['n']}",
+        highlight=False,
+    )
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in (
-        "schedule",
-        "accuracy",
-        "gain",
-        "speed",
-        "ms",
-        "passes",
-        "rows/token",
-        "block",
-        "taken back",
-    ):
-        table.add_column(column, justify="left" if column == "schedule" else "right", no_wrap=True)
+    table.add_column("schedule", no_wrap=True)
+    for column in ("accuracy", "gain", "speed", "ms", "passes", "rows/token", "back"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
+        gain, gain_low, gain_high = (100 * row[key] for key in ("gain", "gain_low", "gain_high"))
         table.add_row(
             row["schedule"],
             f"{100 * row['accuracy']:.1f}",
-            f"{100 * row['gain']:+.1f} [{100 * row['gain_low']:+.1f}, {100 * row['gain_high']:+.1f}]",
-            f"{row['speed']:.2f} [{row['speed_low']:.2f}, {row['speed_high']:.2f}]",
+            f"{gain:+.1f}\n{gain_low:.1f}, {gain_high:.1f}",
+            f"{row['speed']:.2f}\n{row['speed_low']:.2f}, {row['speed_high']:.2f}",
             f"{row['ms_per_response']:.0f}",
             f"{row['nfe']:.1f}",
             f"{row['rows_per_token']:.1f}",
-            f"{row['avg_block_size']:.1f}",
             f"{row['remasked']:.2f}",
         )
     console.print(table)
