@@ -38,7 +38,7 @@ test-slow: $(VENV)/.installed  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow --timeout=1800
 
 test-vllm: $(VENV_VLLM)/.installed  ## the tests on the real vLLM engine and its server, CPU build
-	$(BIN_VLLM)/python -m pytest tests/vllm --timeout=600
+	$(BIN_VLLM)/python -m pytest tests/real_vllm --timeout=600
 
 lint: $(VENV)/.installed  ## style and types, as CI checks them
 	$(BIN)/ruff check .

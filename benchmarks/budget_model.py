@@ -12,10 +12,10 @@ queries.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file
@@ -31,6 +31,7 @@ SPLITS = 500
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder with budgets.json and predictor/")
+    parser.add_argument("--checkpoint", help="calibrated in this checkpoint instead of predictor/")
     parser.add_argument("--train", required=True)
     parser.add_argument("--test", required=True)
     arguments = parser.parse_args()
@@ -51,8 +52,17 @@ def main() -> None:
     console = Console()
     console.print(errors)
 
-    weights = load_file(arguments.run / "predictor" / "model.safetensors")
-    settings = json.loads((arguments.run / "predictor" / "config.json").read_text())["settings"]
+    if arguments.checkpoint:
+        checkpoint = torch.load(arguments.checkpoint, map_location="cpu", weights_only=True)
+        weights = {
+            name.removeprefix("net."): value.numpy()
+            for name, value in checkpoint["state_dict"].items()
+            if "calibration" in name
+        }
+        settings = checkpoint["predictor"]["settings"]
+    else:
+        weights = load_file(arguments.run / "predictor" / "model.safetensors")
+        settings = read_json(arguments.run / "predictor" / "config.json")["settings"]
     heads = np.array(predictions["quantiles" if predictions["levels"] else "budgets"])[rows]
     all_heads = np.concatenate([weights["calibration_predicted"].reshape(-1, *heads.shape[1:]), heads])
     all_needed = np.concatenate([weights["calibration_needed"], needed])

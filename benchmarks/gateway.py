@@ -200,6 +200,7 @@ def main() -> None:
         default=["checkpoints/tiny-predictor", "checkpoints/tiny-predictor:bfloat16", "layer_2:bfloat16"],
         help="an arm each: FOLDER or FOLDER:DTYPE; layer_N: untrained, reads the tiny reasoner's block N",
     )
+    parser.add_argument("--max-batch", type=int, default=8, help="most questions predicted together")
     parser.add_argument("--upstream", help="a server that runs already; it must serve `tiny-reasoner`")
     parser.add_argument("--stream", action="store_true", help="streamed answers alone; by default both")
     parser.add_argument("--whole", action="store_true", help="whole answers alone; by default both")
@@ -232,6 +233,7 @@ def main() -> None:
             if path.startswith("layer_"):
                 path = untrained(path, folder)
             own = ["--predictor", path, "--initial-price", "0.0076"] if name else []
+            own += ["--max-batch", str(arguments.max_batch)] if name else []
             own += ["--predictor-dtype", dtype] if dtype else []
             arm = f"{Path(path).name} {dtype}".strip() if name else "gateway"
             gateway = stack.enter_context(running_gateway(folder / f"{arm}.log", *flags, *own))
@@ -245,8 +247,11 @@ def main() -> None:
                 for arm in order:
                     target, process, budget = arms[arm]
                     seed += 1  # new prompts: the server's prefix cache must help no arm
-                    bodies = make_bodies(each, seed, model, arguments.tokens, stream, budget)
+                    size = each if number >= 0 else arguments.concurrency
+                    bodies = make_bodies(size, seed, model, arguments.tokens, stream, budget)
                     found = one_round(target, process, bodies, arguments.concurrency)
+                    rate = size / found.seconds
+                    print(f"round {number}, {arm}: {rate:.1f} requests/s", file=sys.stderr, flush=True)
                     if number >= 0:
                         rounds[arm].append(found)
             server_name = "vLLM" if arguments.vllm or arguments.upstream else "synthetic server"

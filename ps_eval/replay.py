@@ -176,20 +176,26 @@ def predict_table(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """A saved predictor's (N, W) curves of a table's questions, and its training questions' (W,) mean curve.
 
-    It reads the table's own features where those it needs are there, else the questions' text.
+    It reads the table's own hidden states where those it needs are there, else the questions' text.
 
     Raises:
         ValueError: If the predictor is missing or damaged, or has other windows than the table.
     """
     # Imports torch, which a replay of ready predictions does not need.
+    from ps_train.features import TEXT
     from ps_train.predictor import load_predictor
+    from ps_train.text_features import text_features
 
     loaded = load_predictor(predictor)
-    needed = list(loaded.schema.features)
-    stored = needed if set(needed) <= set(feature_names(table)) else []
-    questions = CurveTable.load(table, features=stored)
+    states = [name for name in loaded.schema.features if name != TEXT]
+    ready = bool(states) and set(states) <= set(feature_names(table))
+    questions = CurveTable.load(table, features=states if ready else [])
     loaded.check_window(questions.window, questions.num_windows, str(table))
-    curves = loaded.predict_curves(questions.features if stored else questions.questions)
+    if ready:
+        features = {**questions.features, TEXT: text_features(questions.questions)}
+        curves = loaded.predict_curves(features)
+    else:
+        curves = loaded.predict_curves(questions.questions)
     return curves, loaded.mean_curve.cpu().numpy()
 
 

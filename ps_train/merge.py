@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from transformers import AutoModel, PreTrainedModel
 
 from ps_train.features import load_backbone
 from ps_train.predictor import build_predictor, load_predictor
@@ -34,10 +36,8 @@ def merge_command(*, predictor: str, output: str, backbone: str | None = None) -
         net.backbone.save_adapter(Path(temporary) / "adapter")
         adapted = PeftModel.from_pretrained(model, str(Path(temporary) / "adapter"))
         merged = adapted.merge_and_unload(safe_merge=True)
-    merged.to(net.backbone.settings.torch_dtype)
-    if hasattr(merged.config, "quantization_config"):
-        del merged.config.quantization_config  # it tells of the .gguf file that was read
-    merged.save_pretrained(folder / BACKBONE_FOLDER)
+    plain_model = _without_quantizer(merged.to(net.backbone.settings.torch_dtype))
+    plain_model.save_pretrained(folder / BACKBONE_FOLDER)
     tokenizer.save_pretrained(folder / BACKBONE_FOLDER)
 
     config["schema"]["backbone"] = str(folder / BACKBONE_FOLDER)
@@ -48,3 +48,14 @@ def merge_command(*, predictor: str, output: str, backbone: str | None = None) -
     }
     plain.load_state_dict(learned)
     plain.save_pretrained(folder)
+
+
+def _without_quantizer(model: PreTrainedModel) -> PreTrainedModel:
+    """The weights in a model that can be saved: transformers does not write one read from a .gguf file."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain: PreTrainedModel = AutoModel.from_config(config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    return plain

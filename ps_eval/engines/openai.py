@@ -27,7 +27,7 @@ class OpenAIEngine(TokenEngine):
 
     What is exact depends on the server, which is asked at loading:
 
-    - It takes and returns token ids (vLLM from 0.10.2): as exact as an engine in this process.
+    - It takes and returns token ids (vLLM, tested with 0.32): as exact as an engine in this process.
     - It takes token ids and returns text (SGLang): the text is encoded again. Where that gives other tokens
       than the model generated, a cut falls elsewhere by as many; no budget is ever exceeded.
     - It takes text only: so it is with the prompts, too.
@@ -122,13 +122,15 @@ class OpenAIEngine(TokenEngine):
                 body = self._body(prompt, limit, stop_ids, sampling, stream)
                 async with slots:
                     try:
-                        choice = (await client.completions.create(**body)).choices[0]
+                        completion = await client.completions.create(**body)
                     except openai.OpenAIError as error:
                         return Failure(self._reason(error))
                     finally:
                         if progress:
                             progress(1)
-                return self._generated(choice, limit, stop_ids)
+                if not completion.choices:  # the client checks no reply's form
+                    return Failure("the server's reply has no choices")
+                return self._generated(completion.choices[0], limit, stop_ids)
 
             # Ctrl-C cancels the group: requests under way are dropped, waiting ones are never sent.
             async with self._client() as client, asyncio.TaskGroup() as group:

@@ -37,6 +37,8 @@ class VLLMEngine(TokenEngine):
     request of its own, whose prompt is in the prefix cache already. A stream's tokens depend on its seed
     alone, so a smaller budget gives a prefix of the same reasoning, as far as the model's numbers do not
     depend on the batch: in float32 they do not, in bfloat16 they can.
+
+    Keep one in a process: when an engine is garbage-collected, vLLM 0.32 ends the others, too.
     """
 
     kind = "vllm"

@@ -47,7 +47,7 @@ def serve_command(
     state: str | None = None,
     predict_timeout: float = 0.5,
     batch_wait: float = 0.002,
-    max_batch: int = 64,
+    max_batch: int = 8,
     max_queue: int = 1024,
     predictor_threads: int = 1,
     predictor_dtype: Literal["float32", "bfloat16"] = "float32",

@@ -22,7 +22,7 @@ class MicroBatcher:
         predict: Predict,
         *,
         wait_seconds: float = 0.002,
-        max_batch: int = 64,
+        max_batch: int = 8,
         max_queue: int = 1024,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -134,11 +135,11 @@ class Upstream:
         raise aiohttp.ServerDisconnectedError
 
     async def is_reachable(self) -> bool:
-        """Whether it answers at all."""
+        """Whether it answers at all, and soon."""
         try:
-            async with self.send("GET", "/health", [], b""):
+            async with asyncio.timeout(self._connect_timeout), self.send("GET", "/health", [], b""):
                 return True
-        except Refusal:
+        except (Refusal, TimeoutError):
             return False
 
     def _refusal(self, status: int, outcome: str, message: str, error: Exception) -> Refusal:

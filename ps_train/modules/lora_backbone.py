@@ -215,7 +215,8 @@ class LoraBackbone(nn.Module):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             written = Path(temporary) / folder.name
-            peft_model.save_pretrained(str(written), safe_serialization=True)
+            # Left to itself, peft looks on the Hub whether the frozen embedding was resized.
+            peft_model.save_pretrained(str(written), safe_serialization=True, save_embedding_layers=False)
             (written / "README.md").unlink(missing_ok=True)  # an empty model card
             if folder.exists():
                 shutil.rmtree(folder)

@@ -32,7 +32,7 @@ class CompletionServer:
     """Accepts token-id prompts and fields that are not OpenAI's; else it answers 400."""
     returns_ids: bool = True
     faults: deque[int | str] = field(default_factory=deque)
-    """What happens to the next requests instead of an answer: a status, `disconnect` or `hang`."""
+    """What happens to the next requests instead of an answer: a status, `disconnect`, `hang` or `empty`."""
     refuses: Callable[[Body], bool] = lambda body: False
     """Requests that are answered with 400 whatever is tried."""
     delay: float = 0.0
@@ -95,6 +95,8 @@ def running(engine: TransformersEngine) -> Iterator[CompletionServer]:
             if fault in ("hang", "disconnect"):
                 self.close_connection = True
                 self.connection.close()
+            elif fault == "empty":
+                self.reply(200, {})
             elif isinstance(fault, int):
                 self.reply(fault, {"error": {"message": f"injected {fault}"}})
             elif body["model"] != state.model:

@@ -119,7 +119,7 @@ def test_bad_input_is_refused(
     output = tmp_path / "out"
     flag = {"diffuse": "schedule", "ablate": "schedules"}[command]
     for change, message in (
-        ({flag: "fastest"}, "a schedule must be one of one-by-one, static-none"),
+        ({flag: "fastest"}, "a schedule must be one of one-by-one, one-by-one-b4, static-none"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"model": tmp_path / "no"}, "model must be a diffusion model's folder or Hub id"),
     ):
@@ -164,7 +164,7 @@ def test_every_named_schedule_decodes(name: str) -> None:
 
 
 def test_an_unknown_schedule_is_refused() -> None:
-    with pytest.raises(ValueError, match="a schedule must be one of one-by-one, static-none"):
+    with pytest.raises(ValueError, match="a schedule must be one of one-by-one, one-by-one-b4, static-none"):
         schedule_named("fastest")
 
 

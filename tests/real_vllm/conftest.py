@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -26,6 +27,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(
                 pytest.mark.skip(reason="needs vLLM, in an environment of its own: make test-vllm")
             )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_engine_a_process() -> None:
+    """No engine of an earlier module is left: when vLLM's is collected, it ends all others in the process."""
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _no_engine_left_by_a_test() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from conftest import REASONER
 
 from ps_eval.engines import load_engine
-from ps_eval.engines.base import Engine, Reasoning, ReasoningFormat, Request, Sampling, stream_of
+from ps_eval.engines.base import Engine, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.engines.vllm import VLLMEngine
 from ps_train.data.questions import Question
@@ -52,22 +52,6 @@ def test_greedy_reasoning_answers_and_probes_equal_the_transformers_engine_token
     whole = reference.reason(requests(questions, [256] * 48), Sampling(temperature=0))
     cuts = list(range(0, 257, 16))
     assert engine.probe(texts(questions), whole, cuts) == reference.probe(texts(questions), whole, cuts)
-
-
-def test_greedy_text_of_smollm2_equals_the_transformers_engine_token_for_token(
-    smollm2: Path, questions: list[Question]
-) -> None:
-    # It is no reasoning model: what ends its reply stands for the end of its reasoning.
-    format = ReasoningFormat("<|im_end|>", "\n\nThe answer is ", max_forced_tokens=6, max_answer_tokens=4)
-    engines: list[Engine] = [
-        VLLMEngine(smollm2, format=format, dtype="float32", max_model_len=512),
-        TransformersEngine(smollm2, format=format, dtype="float32"),
-    ]
-    asked = requests(questions[:8], [40, 24, 9, 1, 0, 40, 17, 3])
-    ours, theirs = (e.reason(asked, Sampling(temperature=0)) for e in engines)
-    assert list(ours) == list(theirs)
-    first, second = (e.answer(texts(questions[:8]), theirs) for e in engines)
-    assert first == second
 
 
 def test_no_reasoning_exceeds_its_budget_and_no_answer_is_lost_where_it_is_spent(
@@ -139,29 +123,3 @@ def test_a_batch_size_below_one_is_refused() -> None:
 def test_a_missing_model_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model must be a folder or a model name"):
         load_engine("vllm", tmp_path / "nothing")
-
-
-@pytest.fixture(scope="module")
-def native() -> Engine:
-    return load_engine("vllm-native", REASONER, dtype="float32")
-
-
-def test_native_budgets_equal_two_phases_in_one_pass(
-    native: Engine, reference: TransformersEngine, questions: list[Question]
-) -> None:
-    asked = requests(questions, [0, 1, 7, 16, 33, 64, 90, 256] * 6)
-    reasonings, answers = native.respond(asked, Sampling(temperature=0))
-    expected, forced = reference.respond(asked, Sampling(temperature=0))
-    assert list(reasonings) == list(expected)
-    assert [a.forced for a in answers] == [a.forced for a in forced]
-    # The model's own words after the marker are those of the forced prefix here, and then its answer.
-    assert all(ours.text.startswith(theirs.text[:-2]) for ours, theirs in zip(answers, forced, strict=True))
-    assert np.mean([a.text == b.text for a, b in zip(answers, forced, strict=True)]) > 0.9
-
-
-@pytest.mark.parametrize("start", [" ?<think>", "<pad>"])  # two tokens; not in the prompt
-def test_native_budgets_that_are_not_exact_are_refused(start: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"must keep thinking budgets to the token .* budget of \d+ gave \d+"
-    ):
-        load_engine("vllm-native", REASONER, dtype="float32", thinking_start=start)
