@@ -203,13 +203,13 @@ def summarise_cells(
 def print_rows(rows: Sequence[dict[str, Any]], reference: str, console: Console) -> None:
     """Print the rows as a table; below a gain or a speed stands its interval."""
     console.print(
-        f"accuracy in %, gain in points and speed against {reference}; ms, passes and tokens taken back a "
-        f"response; n = {rows[0]['n']}",
+        f"accuracy in %, gain in points and speed against {reference}; ms, passes, rows a token and tokens "
+        f"taken back a response; n = {rows[0]['n']}",
         highlight=False,
     )
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("schedule", no_wrap=True)
-    for column in ("accuracy", "gain", "speed", "ms", "passes", "rows/token", "back"):
+    for column in ("acc.", "gain", "speed", "ms", "passes", "rows", "back"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         gain, gain_low, gain_high = (100 * row[key] for key in ("gain", "gain_low", "gain_high"))

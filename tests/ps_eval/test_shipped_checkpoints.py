@@ -97,5 +97,5 @@ def test_the_diffusion_model_decodes_better_in_order_and_worse_in_haste() -> Non
         np.mean([a.correct for a in answer_batch(model, questions, schedule, 96)[0]])
         for schedule in (SCHEDULES["ours"], SCHEDULES["static-dual-0.5"])
     )
-    assert careful >= 0.35
-    assert hasty < careful
+    assert careful >= 0.45  # its model card says 0.68; four standard errors are 0.23
+    assert hasty <= careful - 0.1  # about 0.4 expected
