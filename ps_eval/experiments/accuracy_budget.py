@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from ps_eval.experiments.policy_rows import Contest, Rows, gain_text, tokens_saved
 from ps_eval.experiments.record import Claim, Outcome, ResultTable, line_plot, percent, points
-from ps_eval.plots import draw_accuracy
 from ps_eval.summary import SummaryRow
 
 PAPER = "Predictive Scheduling (arXiv 2602.01237)"
@@ -68,7 +67,7 @@ def accuracy_budget(
             table("Tokens a query that uniform would need on top, for the same accuracy", learned, saved),
         ],
         finding,
-        {"accuracy": draw_accuracy([row for row in rows.values() if row.policy != "oracle"])},
+        {"gain": _gain_plot(rows, [p for p in policies[1:] if not p.endswith("myopic")], budgets)},
         [_gain_claim(rows, learned), _oracle_claim(rows, learned, budgets)],
     )
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ps_alloc import allocate
 from ps_eval.experiments.embedded import WINDOW, EmbeddedTraces, shipped_curves, trace_embedded
-from ps_eval.experiments.record import Claim, Outcome, ResultTable, line_plot, percent, points
+from ps_eval.experiments.record import Claim, Outcome, ResultTable, curve_plot, percent, points
 
 IntArray = npt.NDArray[np.int64]
 
@@ -97,13 +97,12 @@ def early_stopping(
         f"combination at best {points(together[best_both])} points against predicted budgets at equal tokens",
         "holds" if together[best_both] > 0.005 else "does not hold",
     )
-    grid = sorted(budgets)
-    lines = {
-        "uniform": [100 * _at(uniform, b) for b in grid],
-        "predicted": [100 * _at(hull, b) for b in grid],
-        "stopping": [100 * _at(stopped, b) for b in grid],
+    rules = {"uniform": uniform, "predicted": hull, "stopping": stopped}
+    measured = {
+        name: ([s.total for s in rule.values()], [100 * s.accuracy for s in rule.values()])
+        for name, rule in rules.items()
     }
-    figure = line_plot(lines, grid, xlabel="tokens per query, probes included", ylabel="accuracy, %")
+    figure = curve_plot(measured, xlabel="tokens per query, probes included", ylabel="accuracy, %")
     return Outcome([table], finding, {"accuracy": figure}, [claim])
 
 

@@ -121,17 +121,26 @@ def line_plot(
     zero_line: bool = False,
 ) -> Figure:
     """One panel, a line a name: (len(x),) values each."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)  # a canvas of our own: pyplot's global state stays out of it
-    panel = figure.subplots()
-    for name, values in lines.items():
-        panel.plot(x, values, marker="o", markersize=4, label=name)
+    figure = curve_plot({n: (x, v) for n, v in lines.items()}, xlabel=xlabel, ylabel=ylabel)
+    (panel,) = figure.axes
     if zero_line:
         panel.axhline(0, color="#7f7f7f", linewidth=1)
     if log_x:
         panel.set_xscale("log")
         panel.set_xticks(list(x), [f"{value:g}" for value in x])
         panel.minorticks_off()
+    return figure
+
+
+def curve_plot(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str, ylabel: str
+) -> Figure:
+    """One panel, a line a name through measured points of its own: (x, y), equally long."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)  # a canvas of our own: pyplot's global state stays out of it
+    panel = figure.subplots()
+    for name, (x, y) in curves.items():
+        panel.plot(x, y, marker="o", markersize=4, label=name)
     panel.set(xlabel=xlabel, ylabel=ylabel)
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
