@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from rich.console import Console
 
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
+from ps_eval.fitting import fit_quietly
 from ps_eval.live import run_live
 from ps_eval.plots import plot_accuracy
 from ps_eval.policies import LIVE_POLICIES, POLICIES
@@ -19,7 +18,6 @@ from ps_eval.progress import show_progress
 from ps_eval.replay import PLOT_FILE, predict_table, replay
 from ps_eval.run import predicted_inputs, scheduling_cost
 from ps_eval.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
-from ps_train.cli import main as ps_train
 from ps_train.data.questions import Question, save_questions
 from ps_train.data.word_problems import make_problems
 
@@ -133,21 +131,12 @@ def _questions(name: str, number: int, seed: int) -> list[Question]:
 
 def _fit_small(folder: Path) -> None:
     """`ps-train fit` on the demo's own training table; quiet, and only once."""
-    for library in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(library).setLevel(logging.ERROR)
     root = folder / "learn"
     if (root / "predictor" / "config.json").is_file():
         return
-    arguments = ["fit", "--config", str(PREDICTOR_CONFIG), "--trainer.default_root_dir", str(root)]
+    arguments = ["--config", str(PREDICTOR_CONFIG), "--trainer.default_root_dir", str(root)]
     arguments += ["--data.train", str(folder / "train"), "--data.backbone", str(REASONER)]
-    arguments += ["--data.cache", str(folder / "features")]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice to those who train in earnest
-        code = ps_train([*arguments, "--trainer.enable_progress_bar", "false"])
-    if code:
-        raise ValueError(
-            f"the demo's fit must end well, but `ps-train {' '.join(arguments)}` returned {code}"
-        )
+    fit_quietly([*arguments, "--data.cache", str(folder / "features")], "the demo's fit")
 
 
 def _agreement(live: list[SummaryRow], replayed: list[SummaryRow]) -> str:

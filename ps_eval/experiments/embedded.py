@@ -39,16 +39,6 @@ class EmbeddedTraces:
     probe_tokens: float
     """Tokens that one forced probe decodes, on average."""
 
-    def coarser(self, factor: int) -> EmbeddedTraces:
-        """The same traces probed at every `factor`-th window only."""
-        keep = slice(factor - 1, None, factor)
-        return replace(
-            self,
-            table=coarser(self.table, factor),
-            answers=self.answers[..., keep],
-            correct=self.correct[..., keep],
-        )
-
 
 def coarser(table: CurveTable, factor: int) -> CurveTable:
     """The curve table with windows `factor` times as long."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ps_eval.fitting import fit_quietly
 from ps_eval.replay import predict_table
-from ps_train.cli import main as ps_train
 
 
 class Predicted(NamedTuple):
@@ -43,18 +41,8 @@ def predict_with(
         return Predicted(*predict_table(source, tables / "test"))
     root = scratch / "predictors" / f"{Path(source).stem}-seed{seed}"
     if not (root / "predictor" / "config.json").is_file():
-        arguments = ["fit", "--config", source, "--seed_everything", str(seed)]
+        arguments = ["--config", source, "--seed_everything", str(seed)]
         arguments += ["--trainer.default_root_dir", str(root), "--data.init_args.seed", str(seed)]
         arguments += ["--data.init_args.train", str(tables / "train"), "--data.init_args.test", "null"]
-        _fit(arguments + list(overrides))
+        fit_quietly([*arguments, *overrides])
     return Predicted(*predict_table(root / "predictor", tables / "test"))
-
-
-def _fit(arguments: list[str]) -> None:
-    for library in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice to those who train in earnest
-        code = ps_train([*arguments, "--trainer.enable_progress_bar", "false"])
-    if code:
-        raise ValueError(f"the fit must end well, but `ps-train {' '.join(arguments)}` returned {code}")

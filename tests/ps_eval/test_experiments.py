@@ -15,8 +15,9 @@ from ps_eval.experiments.batch_size import batch_size
 from ps_eval.experiments.command import CONFIGS, read_settings, run_experiment
 from ps_eval.experiments.early_stopping import spend
 from ps_eval.experiments.embedded import EmbeddedTraces
-from ps_eval.experiments.multi_trace import vote_accuracy
+from ps_eval.experiments.multi_trace import multi_trace, vote_accuracy
 from ps_eval.experiments.policy_rows import tokens_saved
+from ps_eval.experiments.predictors import predict_with
 from ps_eval.experiments.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
 from ps_eval.experiments.replayed import RIDGE_PENALTY, length_curves, load_tables, ridge
 from ps_eval.experiments.robustness import POLICIES, noise_tolerance, starvation
@@ -377,3 +378,15 @@ def test_votes_are_those_of_a_counter(traced: EmbeddedTraces) -> None:
             counts = Counter(a for a in traced.answers[i, :, w] if a > 0).most_common()
             if len(counts) == 1 or (counts and counts[0][1] > counts[1][1]):
                 assert votes[i, w, 1] == pytest.approx(float(counts[0][0] == 1))
+
+
+def test_more_samples_than_traces_are_refused_before_anything_is_traced(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"sample_counts must not exceed num_traces \(4\), got 5"):
+        multi_trace(scratch=tmp_path, num_problems=2, num_traces=4, sample_counts=[1, 5], budgets=[48])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fit_that_fails_is_named(tmp_path: Path) -> None:
+    config = str(CONFIGS.parent / "gsm8k" / "curve_mlp.yaml")
+    with pytest.raises(ValueError, match=r"the fit must end well, but `ps-train fit .*` returned 2"):
+        predict_with(config, tmp_path / "no-tables", tmp_path / "scratch")
