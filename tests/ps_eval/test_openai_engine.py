@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -62,6 +63,15 @@ def test_greedy_results_equal_those_of_the_engine_behind_the_server(
     assert engine.answer(texts(questions), traces) == reference.answer(texts(questions), traces)
     cuts = [0, 16, 48, 96]
     assert engine.probe(texts(questions), traces, cuts) == reference.probe(texts(questions), traces, cuts)
+
+
+def test_it_works_where_an_event_loop_runs_already_as_in_a_notebook(
+    server: CompletionServer, questions: list[Question]
+) -> None:
+    async def cell() -> list[Reasoning | Failure]:
+        return list(connect(server).reason(requests(questions), SAMPLING))
+
+    assert asyncio.run(cell()) == list(connect(server).reason(requests(questions), SAMPLING))
 
 
 def test_every_request_carries_its_own_budget_and_none_is_exceeded(

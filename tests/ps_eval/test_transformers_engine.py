@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
 
-from ps_eval.engines import load_engine
+from ps_eval.engines import load_engine, load_pool
 from ps_eval.engines.base import Reasoning, ReasoningFormat, Request, Sampling, stream_of, uniforms
 from ps_eval.engines.kv_cache import growing_cache
 from ps_eval.engines.transformers import TransformersEngine, _chooser
@@ -185,6 +186,14 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it(
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(ValueError, match="engine must be one of"):
         load_engine("abacus", "model")
+    with pytest.raises(ValueError, match="engine ray is for ps-eval trace alone"):
+        load_engine("ray", "model")
+
+
+def test_a_ray_cluster_needs_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # not to be imported, installed or not
+    with pytest.raises(ValueError, match=r"engine ray needs Ray Data: pip install .*\[ray\]"):
+        load_pool("ray", "model")
 
 
 def test_an_unknown_option_is_refused(random_reasoner: Path) -> None:
