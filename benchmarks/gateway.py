@@ -2,6 +2,7 @@
 
     python benchmarks/gateway.py                                      # a synthetic server that costs nothing
     .venv-vllm/bin/python benchmarks/gateway.py --vllm                # the real vLLM, embedded reasoner
+    .venv-vllm/bin/python benchmarks/gateway.py --vllm --pin          # the server on a core of its own
 
 Closed loop, `--concurrency` clients, every answer `--tokens` long in every arm, every prompt new. Arms are
 interleaved, round by round: `direct` (the budget in the client's body), `gateway` (no predictor: proxying
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -85,7 +87,7 @@ def one_round(
 def make_bodies(
     number: int, seed: int, model: str, tokens: int, stream: bool, budget: int | None
 ) -> list[dict[str, Any]]:
-    from ps_train.data.word_problems import make_problems
+    from ps_train.data.problem_families import make_problems
 
     own = {} if budget is None else {"thinking_token_budget": budget}
     return [
@@ -202,6 +204,7 @@ def main() -> None:
     )
     parser.add_argument("--max-batch", type=int, default=8, help="most questions predicted together")
     parser.add_argument("--upstream", help="a server that runs already; it must serve `tiny-reasoner`")
+    parser.add_argument("--pin", action="store_true", help="server on core 0, gateways and clients on 1")
     parser.add_argument("--stream", action="store_true", help="streamed answers alone; by default both")
     parser.add_argument("--whole", action="store_true", help="whole answers alone; by default both")
     parser.add_argument("--serve-synthetic", type=int, help=argparse.SUPPRESS)
@@ -213,6 +216,8 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model = "tiny-reasoner"
+        if arguments.pin:
+            os.sched_setaffinity(0, {0})  # processes keep the cores of the one that starts them
         if arguments.upstream:
             url = arguments.upstream
         elif arguments.vllm:
@@ -225,6 +230,8 @@ def main() -> None:
             url = stack.enter_context(server).url
         else:
             url = stack.enter_context(synthetic_server(arguments.tokens))
+        if arguments.pin:
+            os.sched_setaffinity(0, {1})
         flags = ("--upstream", url, "--tokens-per-request", str(BUDGET), "--predict-timeout", "30")
         arms: dict[str, tuple[str, psutil.Process | None, int | None]] = {"direct": (url, None, BUDGET)}
         gateways = []

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-ANSWER_VERSION = 1
+ANSWER_VERSION = 2
 """Raised whenever extraction or grading changes: accuracies of different versions do not compare."""
 
 _NUMBER = r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?"
 # A forced answer may stop before the brace closes.
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)(?:\}|$)")
 _MARKED = re.compile(r"(?:####|answer(?:\s+is)?\s*:?)\s*(" + _NUMBER + ")", re.IGNORECASE)
+_MARKED_WORD = re.compile(r"(?:####|answer(?:\s+is)?\s*:)\s*(\w+)", re.IGNORECASE)
 
 
 def extract_answer(text: str) -> str | None:
     r"""The answer a text states: the last `\boxed{…}`, else after `Answer :` or `####`, else its last number.
+
+    A text without any number may state one word instead, after `Answer :` or `####`.
 
     Returns:
         The answer as written, or None where the text states none.
@@ -27,7 +30,10 @@ def extract_answer(text: str) -> str | None:
     if marked:
         return str(marked[-1])
     numbers = re.findall(_NUMBER, text)
-    return str(numbers[-1]) if numbers else None
+    if numbers:
+        return str(numbers[-1])
+    words = _MARKED_WORD.findall(text)
+    return str(words[-1]) if words else None
 
 
 def reference_answer(answer: str) -> str:

@@ -18,8 +18,8 @@ from ps_eval.progress import show_progress
 from ps_eval.replay import PLOT_FILE, predict_table, replay
 from ps_eval.run import predicted_inputs, scheduling_cost
 from ps_eval.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
+from ps_train.data.problem_families import make_problems
 from ps_train.data.questions import Question, save_questions
-from ps_train.data.word_problems import make_problems
 
 ROOT = Path(__file__).parents[1]
 REASONER = ROOT / "checkpoints" / "tiny-reasoner"

@@ -7,13 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
-from ps_eval.engines import load_engine
+from ps_eval.engines import load_pool
 from ps_eval.engines.base import Sampling
 from ps_eval.probing import measure_curves
 from ps_eval.progress import show_progress
 from ps_train.data.curve_table import save_features
+from ps_train.data.problem_families import DIARY, make_problems
 from ps_train.data.questions import load_questions, save_questions
-from ps_train.data.word_problems import MAX_DISTRACTORS, MAX_STEPS, make_problems
+from ps_train.data.word_problems import MAX_DISTRACTORS, MAX_STEPS
 from ps_train.features import extract_features
 
 
@@ -51,7 +52,7 @@ def trace_command(
         seed: Seed of the chains of thought.
         limit: Only the first questions.
         layers: Also store the prompts' hidden states after these blocks, such as 8,16.
-        engine: What runs the model: transformers, vllm, vllm-native or openai (a server).
+        engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
         engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         batch_size: Sequences decoded at once.
         questions_per_chunk: Questions traced and saved together.
@@ -60,11 +61,11 @@ def trace_command(
         ValueError: If the questions or the model cannot be read, or the folder was begun with other settings.
     """
     asked = load_questions(questions, limit)
-    loaded = load_engine(engine, model, batch_size=batch_size, **(engine_options or {}))
+    pool = load_pool(engine, model, batch_size=batch_size, **(engine_options or {}))
     with show_progress("questions traced", len(asked)) as progress:
         table = measure_curves(
             asked,
-            loaded,
+            pool,
             output,
             num_traces=num_traces,
             window=window,
@@ -86,8 +87,9 @@ def make_problems_command(
     seed: int = 1,
     max_steps: int = MAX_STEPS,
     max_distractors: int = MAX_DISTRACTORS,
+    families: tuple[str, ...] = (DIARY,),
 ) -> None:
-    """Write diary word problems, the embedded reasoner's world, as a question set.
+    """Write word problems, the embedded models' world, as a question set.
 
     Args:
         output: The JSONL file.
@@ -95,9 +97,11 @@ def make_problems_command(
         seed: Another seed gives other problems.
         max_steps: Most steps of a problem, up to 8; the embedded diffusion model is for 3.
         max_distractors: Most sentences about others; the embedded diffusion model is for 2.
+        families: Of problems, in turns: diary, or handovers, which checkpoints/tiny-reasoner-two-families
+            solves as well.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range or there is no such family.
     """
     if num_problems < 1:
         raise ValueError(f"num_problems must be at least 1, got {num_problems}")
@@ -105,5 +109,7 @@ def make_problems_command(
         raise ValueError(f"max_steps must lie in 1..{MAX_STEPS}, got {max_steps}")
     if max_distractors < 0:
         raise ValueError(f"max_distractors must be at least 0, got {max_distractors}")
-    problems = make_problems(num_problems, seed, max_steps=max_steps, max_distractors=max_distractors)
-    save_questions(Path(output), [p.as_question(f"diary-{seed}-{i}") for i, p in enumerate(problems)])
+    limits = {"max_steps": max_steps, "max_distractors": max_distractors}
+    problems = make_problems(num_problems, seed, families, **limits)
+    named = [p.as_question(f"{families[i % len(families)]}-{seed}-{i}") for i, p in enumerate(problems)]
+    save_questions(Path(output), named)

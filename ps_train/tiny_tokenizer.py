@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import AddedToken, Tokenizer, decoders
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from ps_train.data.word_problems import THINK_END, THINK_START, vocabulary
+from ps_train.data.problem_families import DIARY, vocabulary
+from ps_train.data.word_problems import THINK_END, THINK_START
 
 PAD, EOS, UNKNOWN, MASK = "<pad>", "<eos>", "<unk>", "<mask>"
 # The prompt ends with <think>: the last prompt token is where reasoning starts, as in DeepSeek-R1's template.
@@ -16,16 +19,22 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(families: Sequence[str] = (DIARY,)) -> PreTrainedTokenizerFast:
     """One token a word (with the space before it), a marker, or a number; numbers have consecutive ids.
 
     `AutoTokenizer` turns any Qwen2 folder into `Qwen2Tokenizer`, whatever class its files name, and keeps
     only the vocabulary, the merges and the added tokens. So every word is an *added token* with its space in
     it: both classes then split and join text in the same way (tests/ps_train/test_tiny_tokenizer.py). Words
     outside the vocabulary are lost.
+
+    Args:
+        families: The problems whose words it knows.
+
+    Raises:
+        ValueError: If there is no such family.
     """
     markers = [PAD, EOS, UNKNOWN, THINK_START, THINK_END]
-    tokens = [*markers, *(f" {word}" for word in vocabulary())]
+    tokens = [*markers, *(f" {word}" for word in vocabulary(families))]
     tokenizer = Tokenizer(BPE({token: i for i, token in enumerate(tokens)}, merges=[], unk_token=UNKNOWN))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_tokens([AddedToken(t, normalized=False, special=t in (PAD, EOS, UNKNOWN)) for t in tokens])

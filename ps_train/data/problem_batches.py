@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ps_train.data.word_problems import WordProblem, make_problems
+from ps_train.data.problem_families import DIARY, make_problems
+from ps_train.data.word_problems import WordProblem
 
 VALIDATION_SEED = 9_000_000
 """Far from any seed that a user would give for problems to be tested on."""
@@ -38,13 +39,15 @@ class ListDataset(Dataset[Any]):
 
 
 class ProblemDataModule(pl.LightningDataModule):
-    """Diary word problems; every epoch draws problems never seen before.
+    """Word problems; every epoch draws problems never seen before.
 
     An epoch is a function of (seed, epoch), so a run resumed at an epoch's end continues as if uninterrupted.
     Under DDP each process takes every n-th batch. Subclasses say which problems (`limits`), how one becomes
     tokens (`encode`) and how some become a batch (`collate`, a NamedTuple of tensors).
     """
 
+    families: Sequence[str] = (DIARY,)
+    """Of the problems, in `problem_families`."""
     batches_per_epoch: int
     tokens_per_batch: int
     val_problems: int
@@ -75,7 +78,9 @@ class ProblemDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Lists of fresh problems, for a `validation_step` that generates their solutions."""
-        problems = make_problems(self.val_problems, VALIDATION_SEED + self.seed, **self.val_limits())
+        problems = make_problems(
+            self.val_problems, VALIDATION_SEED + self.seed, self.families, **self.val_limits()
+        )
         world = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         return DataLoader(ListDataset(problems[rank::world]), batch_size=128, collate_fn=list)
@@ -92,7 +97,7 @@ class ProblemDataModule(pl.LightningDataModule):
         limits = self.limits(epoch)
         groups: list[list[Any]] = []
         while len(groups) < num_batches:
-            problems = make_problems(PROBLEMS_PER_POOL, int(rng.integers(2**31)), **limits)
+            problems = make_problems(PROBLEMS_PER_POOL, int(rng.integers(2**31)), self.families, **limits)
             examples = [self.encode(p, rng) for p in problems]
             # The last group of a pool is short of tokens; it is dropped.
             pool = list(_group_by_length(examples, self.tokens_per_batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ps_train.data.problem_batches import Example, ProblemDataModule
+from ps_train.data.problem_families import DIARY
 from ps_train.data.word_problems import MAX_STEPS, WordProblem
 from ps_train.features import encode_prompts
 from ps_train.tiny_tokenizer import build_tokenizer
@@ -48,7 +50,7 @@ class _Example:
 
 
 class ReasonerDataModule(ProblemDataModule):
-    """Solutions and forced-answer branches of diary word problems, for `TinyReasoner`."""
+    """Solutions and forced-answer branches of word problems, for `TinyReasoner`."""
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class ReasonerDataModule(ProblemDataModule):
         branch_weight: float = 0.3,
         val_problems: int = 256,
         seed: int = 0,
+        families: Sequence[str] = (DIARY,),
     ) -> None:
         """Set up.
 
@@ -72,9 +75,10 @@ class ReasonerDataModule(ProblemDataModule):
             branch_weight: Weight of a branch token in the loss; solution tokens weigh 1.
             val_problems: Problems in the validation set.
             seed: First of the seeds from which epochs are drawn.
+            families: Of problems, in turns (`problem_families`).
 
         Raises:
-            ValueError: If `tokens_per_batch` cannot hold one long problem.
+            ValueError: If `tokens_per_batch` cannot hold one long problem, or there is no such family.
         """
         super().__init__()
         if tokens_per_batch < 512:
@@ -90,7 +94,8 @@ class ReasonerDataModule(ProblemDataModule):
         self.branch_weight = branch_weight
         self.val_problems = val_problems
         self.seed = seed
-        self.tokenizer = build_tokenizer()
+        self.families = tuple(families)
+        self.tokenizer = build_tokenizer(self.families)
 
     def limits(self, epoch: int) -> dict[str, int]:
         """In the first `curriculum_epochs` problems grow; then they are as `make_problem` draws them."""

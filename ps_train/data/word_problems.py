@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -53,7 +52,7 @@ class WordProblem:
     question: str
     reasoning: str
     """What a perfect solver thinks between `<think>` and `</think>`."""
-    answer: int
+    answer: str
     num_steps: int
     """Events that matter: 1 to `MAX_STEPS`."""
 
@@ -64,7 +63,7 @@ class WordProblem:
 
     def as_question(self, identifier: str) -> Question:
         """The problem as one line of a question set."""
-        return Question(identifier, self.question, str(self.answer))
+        return Question(identifier, self.question, self.answer)
 
 
 def make_problem(
@@ -118,16 +117,10 @@ def make_problem(
     order = sorted(range(len(sentences)), key=lambda i: (sentences[i][0], tie_breaks[i]))
     diary = " ".join(sentences[i][1] for i in order)
     asked = f"How many {item} does {person} have in {MONTHS[first_month + num_steps]} ?"
-    return WordProblem(f"{diary} {asked}", " ".join(thoughts), answer, num_steps)
+    return WordProblem(f"{diary} {asked}", " ".join(thoughts), str(answer), num_steps)
 
 
-def make_problems(num_problems: int, seed: int, **settings: Any) -> list[WordProblem]:
-    """Draw `num_problems` problems, the same for the same seed; `settings` as in `make_problem`."""
-    rng = np.random.default_rng(seed)
-    return [make_problem(rng, **settings) for _ in range(num_problems)]
-
-
-def vocabulary() -> list[str]:
+def diary_words() -> list[str]:
     """Every word a problem or its solution can contain, numbers last and in order."""
     sentences = "has finds buys wins gets loses sells gives drops packs boxes of away half doubles the"
     questions = "How many does have in ? ."

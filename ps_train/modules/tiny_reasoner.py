@@ -1,8 +1,9 @@
-"""The embedded reasoner: a tiny Qwen2 trained from scratch on diary word problems."""
+"""The embedded reasoners: tiny Qwen2 models trained on word problems."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -10,9 +11,10 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.nn import functional
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from ps_alloc.files import write_json
+from ps_train.data.problem_families import DIARY
 from ps_train.data.reasoner_data import ReasonerBatch
 from ps_train.data.word_problems import FORCED_PREFIX, MAX_NUMBER, THINK_END, WordProblem
 from ps_train.features import encode_prompts
@@ -40,6 +42,8 @@ class TinyReasoner(pl.LightningModule):
         warmup_steps: int = 50,
         flat_share: float = 0.6,
         final_share: float = 0.02,
+        families: Sequence[str] = (DIARY,),
+        init_from: str | None = None,
     ) -> None:
         """Set up.
 
@@ -53,9 +57,13 @@ class TinyReasoner(pl.LightningModule):
             warmup_steps: Optimizer steps of linear warm-up.
             flat_share: Share of training at the peak rate, before the cosine decay.
             final_share: Last learning rate as a share of the peak.
+            families: Of problems whose words it knows (`problem_families`); those of the data, or more.
+            init_from: Folder of a tiny reasoner to train on, of the same sizes, that knows fewer families or
+                the same; by default random weights.
 
         Raises:
-            ValueError: If a head would be narrower than 32.
+            ValueError: If a head would be narrower than 32, there is no such family, or the model of
+                `init_from` has other sizes or words.
         """
         super().__init__()
         if hidden_size // num_heads < 32:
@@ -63,7 +71,7 @@ class TinyReasoner(pl.LightningModule):
                 f"hidden_size / num_heads must be at least 32 for vLLM, got {hidden_size} / {num_heads}"
             )
         self.save_hyperparameters()
-        self.tokenizer = build_tokenizer()
+        self.tokenizer = build_tokenizer(families)
         config = Qwen2Config(
             vocab_size=len(self.tokenizer),
             hidden_size=hidden_size,
@@ -81,6 +89,29 @@ class TinyReasoner(pl.LightningModule):
         self.model = Qwen2ForCausalLM(config)
         (zero,) = self.tokenizer.encode(" 0")
         initialise_numbers(self.model.model.embed_tokens, first_id=zero)
+        if init_from is not None:
+            self._start_from(init_from)
+
+    def _start_from(self, folder: str) -> None:
+        """Take over a smaller vocabulary's model; words that it has not keep their random embeddings."""
+        known = AutoTokenizer.from_pretrained(folder)
+        words = self.tokenizer.get_vocab()
+        if strangers := sorted(word for word, i in known.get_vocab().items() if words.get(word) != i):
+            raise ValueError(
+                f"init_from must name a model whose words are all known, with the same ids, "
+                f"got {strangers[0]!r} in {folder}"
+            )
+        model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+        own, theirs = ([getattr(m.config, size) for size in sizes] for m in (self.model, model))
+        if own != theirs:
+            raise ValueError(
+                f"init_from must name a model of the same sizes, {', '.join(sizes)} = {own}, "
+                f"got {theirs} in {folder}"
+            )
+        weights = model.state_dict()
+        for name, tensor in self.model.state_dict().items():
+            tensor[: len(weights[name])] = weights[name]
 
     def training_step(self, batch: ReasonerBatch, batch_idx: int) -> torch.Tensor:
         """Weighted mean cross-entropy of the batch's labels."""

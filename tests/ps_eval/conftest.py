@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ps_eval.engines.transformers import TransformersEngine
+from ps_train.data.problem_families import make_problems
 from ps_train.data.questions import Question
-from ps_train.data.word_problems import make_problems
 from ps_train.modules.tiny_reasoner import TinyReasoner
 
 

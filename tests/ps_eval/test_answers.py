@@ -14,6 +14,10 @@ from ps_eval.answers import extract_answer, is_correct, reference_answer
         ("The answer is 7, since 3 + 4 is 7 and 9 is not", "7"),
         ("#### -5", "-5"),
         ("no number at all", None),
+        ("</think> Answer : Ana", "Ana"),
+        ("so the answer is: Ana.", "Ana"),
+        ("the answer is Ana", None),  # without a colon the next word may be any
+        ("Answer : Ana, who has 3", "3"),  # a number, where there is one, as ever
         ("\\boxed{", None),
     ],
 )

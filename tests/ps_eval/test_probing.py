@@ -20,8 +20,8 @@ from ps_eval.probing import measure_curves
 from ps_eval.run_folder import QUESTIONS_FILE
 from ps_eval.trace_file import TRACES_FILE, TraceFile
 from ps_train.data.curve_table import CurveTable
+from ps_train.data.problem_families import make_problems
 from ps_train.data.questions import Question, load_questions, save_questions
-from ps_train.data.word_problems import make_problems
 
 SETTINGS = {"num_traces": 2, "window": 8, "num_windows": 4, "questions_per_chunk": 5}
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)
@@ -181,3 +181,18 @@ def test_problems_can_be_kept_short(tmp_path: Path) -> None:
     assert main(["make-problems", "--output", str(output), *short]) == 0
     expected = make_problems(20, 4, max_steps=2, max_distractors=0)
     assert [q.question for q in load_questions(output)] == [p.question for p in expected]
+
+
+def test_problems_can_be_of_another_family_or_of_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "problems.jsonl"
+    both = ["--families", "diary,handovers", "--num-problems", "6"]
+    assert main(["make-problems", "--output", str(output), *both]) == 0
+    written = load_questions(output)
+    assert [q.id.split("-")[0] for q in written] == ["diary", "handovers"] * 3
+    assert ["Who" in q.question for q in written] == [False, True] * 3
+    output.unlink()
+    assert main(["make-problems", "--output", str(output), "--families", "riddles"]) == 2
+    assert "families must be among ('diary', 'handovers')" in capsys.readouterr().err
+    assert not output.exists()

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ps_train.cli import main
 from ps_train.data import problem_batches
 from ps_train.data.diffusion_data import DiffusionDataModule, encode_example
-from ps_train.data.word_problems import make_problems
+from ps_train.data.problem_families import make_problems
 from ps_train.modules.tiny_diffusion import TinyDiffusion
 from ps_train.modules.tiny_reasoner import TinyReasoner
 from ps_train.tiny_tokenizer import MASK, build_diffusion_tokenizer, build_tokenizer

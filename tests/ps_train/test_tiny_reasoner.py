@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ps_train.cli import main
 from ps_train.data import problem_batches
+from ps_train.data.problem_families import make_problems
 from ps_train.data.reasoner_data import ReasonerBatch, ReasonerDataModule, collate, encode_example
-from ps_train.data.word_problems import MAX_NUMBER, make_problems
+from ps_train.data.word_problems import MAX_NUMBER
 from ps_train.modules.tiny_reasoner import TinyReasoner, initialise_numbers
 from ps_train.tiny_tokenizer import build_tokenizer
 
@@ -128,6 +129,35 @@ def test_the_shipped_recipe_trains_exports_and_resumes(tmp_path: Path) -> None:
     assert model.config.vocab_size == len(tokenizer)
     trained = torch.load(last, weights_only=True)["state_dict"]["model.model.norm.weight"]
     assert torch.equal(model.model.norm.weight, trained)
+
+
+def test_a_reasoner_of_more_families_goes_on_from_one_of_fewer(module: TinyReasoner, tmp_path: Path) -> None:
+    module.export(tmp_path)
+    sizes = {"num_layers": 2, "hidden_size": 32, "num_heads": 1, "mlp_size": 32}
+    both = TinyReasoner(**sizes, families=["diary", "handovers"], init_from=str(tmp_path / "model")).eval()
+    assert len(both.tokenizer) > len(module.tokenizer)
+    ids = torch.tensor([module.tokenizer.encode(" Apr Sam has 17 eggs .")])
+    with torch.inference_mode():
+        before, after = module.model(input_ids=ids).logits, both.model(input_ids=ids).logits
+    torch.testing.assert_close(after[..., : before.shape[-1]], before)
+    with pytest.raises(ValueError, match=r"the same sizes, .* = \[2, 32, 1, 64\], got \[2, 32, 1, 32\]"):
+        TinyReasoner(
+            num_layers=2, hidden_size=32, num_heads=1, mlp_size=64, init_from=str(tmp_path / "model")
+        )
+    both.export(tmp_path / "both")
+    with pytest.raises(ValueError, match="whose words are all known, with the same ids, got ' Who'"):
+        TinyReasoner(**sizes, init_from=str(tmp_path / "both" / "model"))
+
+
+def test_the_recipe_of_two_families_trains_on_from_the_shipped_reasoner(tmp_path: Path) -> None:
+    arguments = ["--config", str(CONFIG.with_name("reasoner_two_families.yaml"))]
+    arguments += ["--trainer.default_root_dir", str(tmp_path), "--trainer.strategy", "auto"]
+    arguments += ["--trainer.devices", "1", "--trainer.max_epochs", "1", "--data.batches_per_epoch", "2"]
+    arguments += ["--data.tokens_per_batch", "512", "--data.val_problems", "2"]
+    arguments += ["--model.init_from", str(CONFIG.parents[2] / "checkpoints" / "tiny-reasoner")]
+    assert main(["fit", *arguments]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert len(tokenizer.encode(" Who passes")) == 2
 
 
 def test_the_shipped_recipe_is_for_two_processes() -> None:

@@ -11,14 +11,21 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from ps_train.data.word_problems import make_problems, vocabulary
+from ps_train.data.problem_families import make_problems, vocabulary
 from ps_train.features import encode_prompts
 from ps_train.tiny_tokenizer import build_tokenizer
 
 
+@pytest.fixture(params=[("diary",), ("diary", "handovers")], ids=lambda families: "+".join(families))
+def families(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return request.param
+
+
 @pytest.fixture(params=["as built", "AutoTokenizer on a Qwen2 folder", "PreTrainedTokenizerFast"])
-def tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> PreTrainedTokenizerBase:
-    built = build_tokenizer()
+def tokenizer(
+    request: pytest.FixtureRequest, families: tuple[str, ...], tmp_path: Path
+) -> PreTrainedTokenizerBase:
+    built = build_tokenizer(families)
     if request.param == "as built":
         return built
     built.save_pretrained(tmp_path)
@@ -27,16 +34,27 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> PreTrainedToken
     return loader.from_pretrained(tmp_path)
 
 
-def test_every_word_and_marker_is_one_token_with_the_same_id(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokens = ["<pad>", "<eos>", "<unk>", "<think>", "</think>", *(f" {word}" for word in vocabulary())]
+def test_every_word_and_marker_is_one_token_with_the_same_id(
+    tokenizer: PreTrainedTokenizerBase, families: tuple[str, ...]
+) -> None:
+    tokens = [
+        "<pad>",
+        "<eos>",
+        "<unk>",
+        "<think>",
+        "</think>",
+        *(f" {word}" for word in vocabulary(families)),
+    ]
     assert len(tokenizer) == len(tokens)
     for number, token in enumerate(tokens):
         assert tokenizer.encode(token, add_special_tokens=False) == [number]
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1)
 
 
-def test_a_problem_and_its_solution_survive_encoding_and_decoding(tokenizer: PreTrainedTokenizerBase) -> None:
-    for problem in make_problems(20, seed=0):
+def test_a_problem_and_its_solution_survive_encoding_and_decoding(
+    tokenizer: PreTrainedTokenizerBase, families: tuple[str, ...]
+) -> None:
+    for problem in make_problems(20, 0, families):
         text = f" {problem.question}<think> {problem.reasoning}{problem.ending}<eos>"
         ids = tokenizer.encode(text, add_special_tokens=False)
         assert len(ids) == len(text.replace("<", " <").split())

@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ps_train.data.problem_families import make_problems, vocabulary
 from ps_train.data.word_problems import (
     MAX_NUMBER,
     MAX_STEPS,
     MONTHS,
     WordProblem,
     make_problem,
-    make_problems,
-    vocabulary,
 )
 
 OPERATIONS = {
@@ -53,7 +52,7 @@ def solve(question: str) -> int:
 @given(st.integers(0, 10_000))
 def test_the_answer_is_what_the_diary_says(seed: int) -> None:
     problem = make_problem(np.random.default_rng(seed))
-    assert problem.answer == solve(problem.question)
+    assert problem.answer == str(solve(problem.question))
 
 
 @given(st.integers(0, 10_000))
@@ -62,7 +61,7 @@ def test_every_equation_of_the_reasoning_holds_and_the_last_gives_the_answer(see
     equations = re.findall(r"(\d+) ([-+x/]) (\d+) = (\d+)", problem.reasoning)
     for a, operation, b, result in equations:
         assert OPERATIONS[operation](int(a), int(b)) == int(result)
-    assert int(equations[-1][3]) == problem.answer
+    assert equations[-1][3] == problem.answer
 
 
 @given(st.integers(0, 10_000))

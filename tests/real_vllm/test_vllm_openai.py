@@ -14,8 +14,8 @@ from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.live import run_live
 from ps_eval.policies import PolicyInputs
 from ps_eval.probing import measure_curves
+from ps_train.data.problem_families import make_problems
 from ps_train.data.questions import Question
-from ps_train.data.word_problems import make_problems
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.95, seed=3)
 
