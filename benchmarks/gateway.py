@@ -4,11 +4,12 @@
     .venv-vllm/bin/python benchmarks/gateway.py --vllm                # the real vLLM, embedded reasoner
     .venv-vllm/bin/python benchmarks/gateway.py --vllm --pin          # the server on a core of its own
 
-Closed loop, `--concurrency` clients, every answer `--tokens` long in every arm, every prompt new. Arms are
-interleaved, round by round: `direct` (the budget in the client's body), `gateway` (no predictor: proxying
-alone) and one a predictor. Ratios are of the same round; medians over rounds. On one machine server, gateway
-and clients share its cores, so that throughput falls with whatever the gateway computes: its CPU milliseconds
-a request are given too.
+Closed loop, `--concurrency` clients, every answer `--tokens` long in every arm, every prompt new. (Then all
+clients come at once, each time the server has ended a batch; `--vary` draws lengths, the same in every arm.)
+Arms are interleaved, round by round: `direct` (the budget in the client's body), `gateway` (no predictor:
+proxying alone) and one a predictor. Ratios are of the same round; medians over rounds. On one machine server,
+gateway and clients share its cores, so that throughput falls with whatever the gateway computes: its CPU
+milliseconds a request are given too.
 """
 
 from __future__ import annotations
@@ -85,16 +86,17 @@ def one_round(
 
 
 def make_bodies(
-    number: int, seed: int, model: str, tokens: int, stream: bool, budget: int | None
+    number: int, seed: int, model: str, tokens: int, vary: bool, stream: bool, budget: int | None
 ) -> list[dict[str, Any]]:
     from ps_train.data.problem_families import make_problems
 
     own = {} if budget is None else {"thinking_token_budget": budget}
+    lengths = np.random.default_rng(0).integers(tokens // 2, 3 * tokens // 2 + 1, number)
     return [
         {
             "model": model,
             "prompt": f" {problem.question}<think>",
-            "max_tokens": tokens,
+            "max_tokens": int(lengths[i]) if vary else tokens,
             "ignore_eos": True,  # as much work in every arm, whatever the budget
             "temperature": 0.7,
             "seed": i,
@@ -204,6 +206,9 @@ def main() -> None:
     )
     parser.add_argument("--max-batch", type=int, default=8, help="most questions predicted together")
     parser.add_argument("--upstream", help="a server that runs already; it must serve `tiny-reasoner`")
+    parser.add_argument(
+        "--vary", action="store_true", help="answers of half to one and a half times --tokens, no lockstep"
+    )
     parser.add_argument("--pin", action="store_true", help="server on core 0, gateways and clients on 1")
     parser.add_argument("--stream", action="store_true", help="streamed answers alone; by default both")
     parser.add_argument("--whole", action="store_true", help="whole answers alone; by default both")
@@ -255,7 +260,7 @@ def main() -> None:
                     target, process, budget = arms[arm]
                     seed += 1  # new prompts: the server's prefix cache must help no arm
                     size = each if number >= 0 else arguments.concurrency
-                    bodies = make_bodies(size, seed, model, arguments.tokens, stream, budget)
+                    bodies = make_bodies(size, seed, model, arguments.tokens, arguments.vary, stream, budget)
                     found = one_round(target, process, bodies, arguments.concurrency)
                     rate = size / found.seconds
                     print(f"round {number}, {arm}: {rate:.1f} requests/s", file=sys.stderr, flush=True)

@@ -39,6 +39,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "ps_eval.experiments.problem_family:problem_family",
         "Does a predictor that learned one family of problems serve another?",
     ),
+    "other_domain": (
+        "ps_eval.experiments.other_domain:other_domain",
+        "Does it work where nothing is calculated, and does a predictor carry over to there?",
+    ),
     "noise_tolerance": (
         "ps_eval.experiments.robustness:noise_tolerance",
         "How wrong may predictions be before uniform is better?",

@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P
+from ps_eval.demo import PREDICTOR, REASONER, ROOT, TEMPERATURE, TOP_P
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
 from ps_eval.probing import measure_curves
 from ps_eval.progress import show_progress
 from ps_eval.trace_file import TRACES_FILE, read_traces
 from ps_train.data.curve_table import CurveTable
-from ps_train.data.word_problems import EVENT_KINDS, make_problems
+from ps_train.data.problem_families import DIARY, make_problems
 from ps_train.predictor import load_predictor
 
+TWO_FAMILIES = ROOT / "checkpoints" / "tiny-reasoner-two-families"
+"""The embedded reasoner that also solves handover problems."""
 WINDOW = 16
 """Tokens a window of the shipped predictor."""
 
@@ -53,25 +55,29 @@ def trace_embedded(
     *,
     window: int = WINDOW,
     num_windows: int = 16,
-    kinds: Sequence[str] = EVENT_KINDS,
+    kinds: Sequence[str] | None = None,
+    family: str = DIARY,
+    reasoner: Path = REASONER,
     seed: int,
 ) -> EmbeddedTraces:
-    """Trace fresh diary problems with the embedded reasoner; what is in `scratch` already is kept.
+    """Trace fresh problems with an embedded reasoner; what is in `scratch` already is kept.
 
     Args:
         scratch: Where traces are kept.
-        name: Tells problem sets apart that differ in `kinds` or in their use.
+        name: Tells problem sets apart that differ in `kinds`, family, reasoner or use.
         num_problems: N.
         num_traces: T.
         window: Tokens between probes.
         num_windows: W.
-        kinds: The events of the problems (`make_problem`).
+        kinds: The events of diary problems (`make_problem`); by default all.
+        family: Of the problems (`problem_families`).
+        reasoner: The model's folder.
         seed: Of the problems and of their traces.
     """
-    made = make_problems(num_problems, seed, kinds=kinds)
+    made = make_problems(num_problems, seed, [family], **({} if kinds is None else {"kinds": kinds}))
     problems = [p.as_question(f"{name}-{seed}-{i}") for i, p in enumerate(made)]
     folder = scratch / f"traces-{name}-{num_problems}x{num_traces}-window{window}-seed{seed}"
-    engine = load_engine("transformers", REASONER)
+    engine = load_engine("transformers", reasoner)
     with show_progress(f"{name} problems traced", num_problems) as progress:
         table = measure_curves(
             problems,

@@ -16,6 +16,7 @@ from ps_eval.experiments.command import CONFIGS, read_settings, run_experiment
 from ps_eval.experiments.early_stopping import spend
 from ps_eval.experiments.embedded import EmbeddedTraces
 from ps_eval.experiments.multi_trace import multi_trace, vote_accuracy
+from ps_eval.experiments.other_domain import _joined, other_domain
 from ps_eval.experiments.policy_rows import tokens_saved
 from ps_eval.experiments.predictors import predict_with
 from ps_eval.experiments.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
@@ -390,3 +391,23 @@ def test_a_fit_that_fails_is_named(tmp_path: Path) -> None:
     config = str(CONFIGS.parent / "gsm8k" / "curve_mlp.yaml")
     with pytest.raises(ValueError, match=r"the fit must end well, but `ps-train fit .*` returned 2"):
         predict_with(config, tmp_path / "no-tables", tmp_path / "scratch")
+
+
+def test_tables_of_two_families_are_joined_row_by_row() -> None:
+    first, second = make_table(5, 1), make_table(3, 2)
+    joined = _joined(first, second)
+    assert joined.ids == first.ids + second.ids
+    assert joined.questions[5:] == second.questions
+    np.testing.assert_array_equal(joined.curves, np.concatenate([first.curves, second.curves]))
+    assert not joined.features
+
+
+@pytest.mark.slow
+def test_the_other_domain_is_traced_learned_and_allocated(tmp_path: Path) -> None:
+    outcome = other_domain(scratch=tmp_path, num_train=24, num_test=12, num_traces=1, few=4, budgets=[48, 64])
+    uniform, gains = outcome.tables
+    assert [row[0] for row in uniform.rows] == ["diary", "handovers", "both, mixed"]
+    learned = [row[1] for row in gains.rows if row[0] == "handovers"][3:]
+    assert learned == ["24 handovers", "24 diary", "24 diary and 4 handovers", "24 of each"]
+    again = other_domain(scratch=tmp_path, num_train=24, num_test=12, num_traces=1, few=4, budgets=[48, 64])
+    assert again.tables == outcome.tables  # from what is kept
