@@ -38,9 +38,9 @@ def test_the_reasoner_solves_most_unseen_problems(reasoner: TransformersEngine) 
     assert all(r.finished for r in reasonings)
 
 
-@pytest.mark.parametrize(("family", "at_least"), [("diary", 0.85), ("handovers", 0.95)])
+@pytest.mark.parametrize(("family", "at_least"), [("diary", 0.79), ("handovers", 0.95)])
 def test_the_reasoner_of_two_families_solves_both(family: str, at_least: float) -> None:
-    """Its model card says 0.94 and 1.00."""
+    """Its model card says 0.924 and 1.00; four standard errors of the first are 0.13."""
     engine = TransformersEngine(TWO_FAMILIES, batch_size=64)
     problems = make_problems(64, 404, (family,))
     reasonings = engine.reason([Request(p.question, 256) for p in problems], Sampling(temperature=0))
