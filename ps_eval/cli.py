@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "make-problems": (
         "ps_eval.trace:make_problems_command",
-        "Write diary word problems, the embedded reasoner's world, as a question set.",
+        "Write word problems, the embedded models' world, as a question set.",
     ),
     "trace": (
         "ps_eval.trace:trace_command",
