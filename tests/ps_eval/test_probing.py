@@ -14,7 +14,8 @@ import pytest
 
 from ps_eval.answers import extract_answer, is_correct
 from ps_eval.cli import main
-from ps_eval.engines.base import Request, Sampling, stream_of
+from ps_eval.engines.base import Engine, Request, Sampling, stream_of
+from ps_eval.engines.pool import OneEngine
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.probing import measure_curves
 from ps_eval.run_folder import QUESTIONS_FILE
@@ -123,6 +124,34 @@ def test_an_id_that_means_another_question_now_is_refused(
         with pytest.raises(ValueError, match=r"it was begun with, but 'diary-1' has another text or answer"):
             measure_curves([questions[0], changed], engine, tmp_path, sampling=SAMPLING, **SETTINGS)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class RecordingPool(OneEngine):
+    """Remembers which questions were asked together."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.asked: list[list[str]] = []
+
+    def map(self, function, tasks):
+        self.asked += [[q.id for q in task] for task in tasks]
+        return super().map(function, tasks)
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_a_cut_chunk_is_asked_again_whole_unless_its_numbers_do_not_repeat_anyway(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path, repeatable: bool
+) -> None:
+    measure_curves(questions, engine, tmp_path, sampling=SAMPLING, **SETTINGS)
+    size = SETTINGS["questions_per_chunk"]
+    traces = tmp_path / "traces.jsonl"
+    kept = traces.read_text().splitlines(keepends=True)[: size + 1]
+    traces.write_text("".join(kept))
+    pool = RecordingPool(engine)
+    pool.repeatable = repeatable
+    measure_curves(questions, pool, tmp_path, sampling=SAMPLING, **SETTINGS)
+    chunks = [[q.id for q in questions[i : i + size]] for i in range(0, len(questions), size)]
+    assert pool.asked == ([*chunks[1:]] if repeatable else [chunks[1][1:], *chunks[2:]])
 
 
 def test_more_questions_may_follow_the_first(
