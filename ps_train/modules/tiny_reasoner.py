@@ -113,6 +113,15 @@ class TinyReasoner(pl.LightningModule):
         for name, tensor in self.model.state_dict().items():
             tensor[: len(weights[name])] = weights[name]
 
+    def on_fit_start(self) -> None:
+        """Check that the tokenizer knows the data's words: it would lose others in silence."""
+        families = getattr(getattr(self.trainer, "datamodule", None), "families", ())
+        if strangers := sorted(set(families) - set(self.hparams["families"])):
+            raise ValueError(
+                f"families of the model must hold those of the data, got {list(self.hparams['families'])} "
+                f"without {strangers[0]!r}"
+            )
+
     def training_step(self, batch: ReasonerBatch, batch_idx: int) -> torch.Tensor:
         """Weighted mean cross-entropy of the batch's labels."""
         logits = self.model(

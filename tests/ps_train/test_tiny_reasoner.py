@@ -160,6 +160,16 @@ def test_the_recipe_of_two_families_trains_on_from_the_shipped_reasoner(tmp_path
     assert len(tokenizer.encode(" Who passes")) == 2
 
 
+def test_problems_whose_words_the_model_has_not_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config", str(CONFIG), "--trainer.default_root_dir", str(tmp_path), *SMALL]
+    arguments += ["--trainer.strategy", "auto", "--trainer.devices", "1", "--trainer.max_epochs", "1"]
+    assert main(["fit", *arguments, "--data.families", "[diary,handovers]"]) == 2
+    message = "families of the model must hold those of the data, got ['diary'] without 'handovers'"
+    assert message in capsys.readouterr().err
+
+
 def test_the_shipped_recipe_is_for_two_processes() -> None:
     trainer = yaml.safe_load(CONFIG.read_text())["trainer"]
     assert (trainer["strategy"], trainer["devices"]) == ("ddp", 2)
