@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch.nn import functional
 from transformers import PreTrainedModel, Qwen2ForCausalLM
 
 from ps_train.data.diffusion_data import DiffusionBatch
 from ps_train.data.word_problems import WordProblem
 from ps_train.features import encode_prompts
-from ps_train.modules.optimization import adamw_flat_then_cosine
+from ps_train.modules.tiny_model import TinyModel
 from ps_train.tiny_tokenizer import build_diffusion_tokenizer
 
 
-class TinyDiffusion(pl.LightningModule):
+class TinyDiffusion(TinyModel):
     """Masked-diffusion training of a `Qwen2ForCausalLM`, made from an autoregressive one as Dream was.
 
     Attention becomes bidirectional (`config.is_causal=False`), and the logits stay shifted by one: those at
@@ -99,23 +97,7 @@ class TinyDiffusion(pl.LightningModule):
         texts = [self.tokenizer.decode(response) for response in responses]
         endings = [p.ending + self.tokenizer.eos_token for p in batch]
         correct = sum(ending in text for ending, text in zip(endings, texts, strict=True))
-        self.log(
-            "val_accuracy",
-            correct / len(batch),
-            batch_size=len(batch),
-            on_epoch=True,
-            sync_dist=True,
-            prog_bar=True,
-        )
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """As the tiny reasoner's."""
-        names = ("learning_rate", "weight_decay", "warmup_steps", "flat_share", "final_share")
-        return adamw_flat_then_cosine(
-            self.parameters(),
-            int(self.trainer.estimated_stepping_batches),
-            **{name: self.hparams[name] for name in names},
-        )
+        self.log_accuracy(correct, len(batch))
 
     def export(self, root: Path) -> None:
         """Write `<root>/model/`: a Hugging Face folder; its config names the mask token and the shift."""

@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
@@ -18,13 +16,13 @@ from ps_train.data.problem_families import DIARY
 from ps_train.data.reasoner_data import ReasonerBatch
 from ps_train.data.word_problems import FORCED_PREFIX, MAX_NUMBER, THINK_END, WordProblem
 from ps_train.features import encode_prompts
-from ps_train.modules.optimization import adamw_flat_then_cosine
+from ps_train.modules.tiny_model import TinyModel
 from ps_train.tiny_tokenizer import build_tokenizer
 
 MAX_SOLUTION_TOKENS = 300
 
 
-class TinyReasoner(pl.LightningModule):
+class TinyReasoner(TinyModel):
     """Next-token training of a `Qwen2ForCausalLM` on solutions and forced-answer branches.
 
     Validation generates solutions to fresh problems greedily and logs the share answered correctly as
@@ -151,23 +149,7 @@ class TinyReasoner(pl.LightningModule):
         correct = sum(
             p.ending + self.tokenizer.eos_token in text for p, text in zip(batch, texts, strict=True)
         )
-        self.log(
-            "val_accuracy",
-            correct / len(batch),
-            batch_size=len(batch),
-            on_epoch=True,
-            sync_dist=True,
-            prog_bar=True,
-        )
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with warm-up, a flat stretch and a cosine decay."""
-        names = ("learning_rate", "weight_decay", "warmup_steps", "flat_share", "final_share")
-        return adamw_flat_then_cosine(
-            self.parameters(),
-            int(self.trainer.estimated_stepping_batches),
-            **{name: self.hparams[name] for name in names},
-        )
+        self.log_accuracy(correct, len(batch))
 
     def export(self, root: Path) -> None:
         """Write `<root>/model/`: a Hugging Face folder that transformers and vLLM load."""
