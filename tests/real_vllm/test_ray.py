@@ -42,6 +42,12 @@ def pool() -> Iterator[EnginePool]:
     ray.shutdown()
 
 
+def ps_eval(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a user runs it."""
+    run = [sys.executable, "-c", "import sys; from ps_eval.cli import main; sys.exit(main(sys.argv[1:]))"]
+    return subprocess.run([*run, *arguments], capture_output=True, text=True, timeout=500)
+
+
 def process_of(engine: Engine, task: int) -> int:
     return os.getpid()
 
@@ -109,9 +115,7 @@ def test_two_vllm_workers_trace_as_one_vllm_engine_does(questions: list[Question
         command = ["trace", "--questions", str(tmp_path / "questions.jsonl"), "--model", str(REASONER)]
         command += ["--num-traces", "2", "--num-windows", "8", "--questions-per-chunk", "8"]
         command += ["--temperature", "0.7", "--top-p", "1", "--output", str(tmp_path / name)]
-        command += [*way, "--engine-options.dtype", "float32"]
-        run = [sys.executable, "-c", "import sys; from ps_eval.cli import main; sys.exit(main(sys.argv[1:]))"]
-        done = subprocess.run([*run, *command], capture_output=True, text=True, timeout=500)
+        done = ps_eval(*command, *way, "--engine-options.dtype", "float32")
         assert done.returncode == 0, done.stderr[-3000:]
         assert "16 curves" in done.stdout
     for name in FILES:
@@ -148,8 +152,7 @@ def test_an_address_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     command = ["trace", "--questions", str(tmp_path / "questions.jsonl"), "--model", str(REASONER)]
     command += ["--output", str(tmp_path / "table"), "--engine", "ray"]
     command += ["--engine-options.address", "nowhere"]
-    run = [sys.executable, "-c", "import sys; from ps_eval.cli import main; sys.exit(main(sys.argv[1:]))"]
-    done = subprocess.run([*run, *command], capture_output=True, text=True, timeout=280)
+    done = ps_eval(*command)
     assert done.returncode != 0
     assert "engine_options.address must be a Ray cluster, got 'nowhere': Invalid address" in done.stderr
     assert "Traceback" not in done.stderr
