@@ -15,8 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ps_train.data.budget_labels import needed_budgets
-from ps_train.data.curve_table import CurveTable, score_windows
+from ps_train.budget.labels import needed_budgets
+from ps_train.curve_table import CurveTable, score_windows
 
 
 def main() -> None:

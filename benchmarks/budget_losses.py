@@ -21,15 +21,15 @@ from rich.progress import track
 from rich.table import Table
 
 from ps_alloc.difficulty import difficulty_curves
-from ps_train.budget_metrics import mean_absolute_error
-from ps_train.data.budget_labels import needed_budgets
-from ps_train.data.curve_table import CurveTable
-from ps_train.data.split import validation_rows
-from ps_train.metrics import allocation_gain
-from ps_train.modules.budget_head import BudgetHead
-from ps_train.modules.budget_net import LEVELS, make_calibrator
-from ps_train.modules.budget_regressor import mean_curves
-from ps_train.modules.budget_targets import BudgetTarget, make_target
+from ps_train.budget.head import BudgetHead
+from ps_train.budget.labels import needed_budgets
+from ps_train.budget.metrics import mean_absolute_error
+from ps_train.budget.net import LEVELS, make_calibrator
+from ps_train.budget.regressor import mean_curves
+from ps_train.budget.targets import BudgetTarget, make_target
+from ps_train.common.split import validation_rows
+from ps_train.curve.metrics import allocation_gain
+from ps_train.curve_table import CurveTable
 
 RATES = (0.1, 0.3, 0.5)
 GAIN_AT = (32, 48, 64, 96, 160)

@@ -22,8 +22,8 @@ from safetensors.numpy import load_file
 
 from ps_alloc.conformal import BudgetCalibrator
 from ps_alloc.files import read_json
-from ps_train.budget_metrics import budget_quality
-from ps_train.data.budgets import load_budgets
+from ps_train.budget.budgets import load_budgets
+from ps_train.budget.metrics import budget_quality
 
 SPLITS = 500
 

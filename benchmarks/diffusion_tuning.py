@@ -21,7 +21,7 @@ from ps_eval.diffusion.ablate import measure, print_rows, summarise_cells
 from ps_eval.diffusion.models import load_diffusion_model
 from ps_eval.diffusion.schedules import STATIC, Schedule
 from ps_eval.progress import show_progress
-from ps_train.data.questions import load_questions
+from ps_train.questions import load_questions
 
 LEAN = replace(STATIC, cache="tiered", refresh_unstable=False)
 

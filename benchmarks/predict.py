@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ps_alloc import allocate
-from ps_train.data.curve_table import CurveTable
-from ps_train.features import extract_features, load_backbone, num_layers
+from ps_train.common.features import extract_features, load_backbone, num_layers
+from ps_train.curve_table import CurveTable
 from ps_train.predictor import load_predictor
 
 

@@ -3,8 +3,8 @@
     python benchmarks/predictors.py configs/gsm8k/curve_mlp.yaml configs/gsm8k/paper_mlp.yaml --seeds 0 1 2
 
 For each config: `ps-train fit` and `ps-train predict` a seed, then every policy on the test table by
-`ps_eval.replay`. Prints medians over the seeds as Markdown; the interval is that of the median seed's gain. A
-seed whose predictions are there already is not trained again.
+`ps_eval.spending.replay`. Prints medians over the seeds as Markdown; the interval is that of the median
+seed's gain. A seed whose predictions are there already is not trained again.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 import yaml
 
 from ps_alloc.files import write_json
-from ps_eval.replay import replay
+from ps_eval.spending.replay import replay
 from ps_train.cli import main as ps_train
-from ps_train.data.curve_table import CurveTable
-from ps_train.metrics import curve_quality
+from ps_train.curve.metrics import curve_quality
+from ps_train.curve_table import CurveTable
 from ps_train.predictor import load_predictor
 
 BUDGETS = [32, 48, 64, 96, 128, 160, 192, 224, 256]

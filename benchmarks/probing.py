@@ -15,7 +15,7 @@ import time
 from ps_eval.demo import REASONER, TEMPERATURE, TOP_P
 from ps_eval.engines.base import Reasoning, Request, Sampling
 from ps_eval.engines.vllm import VLLMEngine
-from ps_train.data.problem_families import make_problems
+from ps_train.embedded.problem_families import make_problems
 
 
 def one_round(engine: VLLMEngine, texts: list[str], cuts: list[int], seed: int) -> tuple[float, float, list]:

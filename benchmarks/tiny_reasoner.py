@@ -13,8 +13,8 @@ import argparse
 import numpy as np
 from scipy.stats import spearmanr
 
-from ps_train.data.curve_table import CurveTable
-from ps_train.data.word_problems import MAX_DISTRACTORS
+from ps_train.curve_table import CurveTable
+from ps_train.embedded.word_problems import MAX_DISTRACTORS
 
 
 def num_others(question: str) -> int:

@@ -16,24 +16,27 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Walk the whole path on the embedded reasoner: trace, learn, decide, spend; live beside replay.",
     ),
     "make-problems": (
-        "ps_eval.trace:make_problems_command",
+        "ps_eval.measuring.trace:make_problems_command",
         "Write word problems, the embedded models' world, as a question set.",
     ),
     "trace": (
-        "ps_eval.trace:trace_command",
+        "ps_eval.measuring.trace:trace_command",
         "Sample chains of thought and probe them for answers: questions to a curve table.",
     ),
     "run": (
-        "ps_eval.run:run_command",
+        "ps_eval.spending.run:run_command",
         "Answer questions under allocated budgets, once for each policy and mean budget.",
     ),
-    "replay": ("ps_eval.replay:replay_command", "Measure policies × budgets on the curves of a curve table."),
+    "replay": (
+        "ps_eval.spending.replay:replay_command",
+        "Measure policies × budgets on the curves of a curve table.",
+    ),
     "experiment": (
         "ps_eval.experiments.command:experiment_command",
         "Run an experiment and write its record, pictures and report; `all` runs every one.",
     ),
     "report": (
-        "ps_eval.report:report_command",
+        "ps_eval.reporting.report:report_command",
         "Collect run folders into one self-contained HTML page, and a Markdown file beside it.",
     ),
     "serve": (
@@ -49,7 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Compare schedules of diffusion decoding: accuracy, cost and speed on the same questions.",
     ),
     "import-paper": (
-        "ps_eval.import_paper:import_paper",
+        "ps_eval.measuring.import_paper:import_paper",
         "Convert the paper's published CSV files into curve tables.",
     ),
 }

@@ -10,16 +10,16 @@ from rich.console import Console
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
 from ps_eval.fitting import fit_quietly
-from ps_eval.live import run_live
-from ps_eval.plots import plot_accuracy
-from ps_eval.policies import LIVE_POLICIES, POLICIES
-from ps_eval.probing import measure_curves
+from ps_eval.measuring.probing import measure_curves
 from ps_eval.progress import show_progress
-from ps_eval.replay import PLOT_FILE, predict_table, replay
-from ps_eval.run import predicted_inputs, scheduling_cost
-from ps_eval.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
-from ps_train.data.problem_families import make_problems
-from ps_train.data.questions import Question, save_questions
+from ps_eval.reporting.plots import plot_accuracy
+from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
+from ps_eval.spending.live import run_live
+from ps_eval.spending.policies import LIVE_POLICIES, POLICIES
+from ps_eval.spending.replay import PLOT_FILE, predict_table, replay
+from ps_eval.spending.run import predicted_inputs, scheduling_cost
+from ps_train.embedded.problem_families import make_problems
+from ps_train.questions import Question, save_questions
 
 ROOT = Path(__file__).parents[1]
 REASONER = ROOT / "checkpoints" / "tiny-reasoner"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ps_alloc.files import atomic_path, read_json, write_json
 from ps_eval.engines.base import RequestsFailedError
-from ps_train.data.questions import Question, load_questions, save_questions
+from ps_train.questions import Question, load_questions, save_questions
 
 ALLOCATIONS_FOLDER = "allocations"
 """Holds `<policy>-<budget>.json` of each cell of a live run or a replay."""

@@ -10,10 +10,10 @@ import numpy as np
 from rich.console import Console
 
 from ps_alloc.files import atomic_path
-from ps_train.data.budget_labels import needed_budgets
-from ps_train.data.budgets import BudgetSet
-from ps_train.data.curve_table import CurveTable
-from ps_train.data.difficulty import CLASS_NAMES, DifficultyThresholds
+from ps_train.budget.budgets import BudgetSet
+from ps_train.budget.labels import needed_budgets
+from ps_train.curve_table import CurveTable
+from ps_train.difficulty.labels import CLASS_NAMES, DifficultyThresholds
 
 
 def make_budgets_command(

@@ -29,10 +29,10 @@ WEIGHTS_FILE = "model.safetensors"
 ADAPTER_FOLDER = "adapter"
 
 ARCHITECTURES = {
-    "curve_mlp": "ps_train.modules.curve_mlp:CurveNet",
-    "curve_lora": "ps_train.modules.curve_lora:CurveLoraNet",
-    "budget_lora": "ps_train.modules.budget_net:BudgetNet",
-    "difficulty_lora": "ps_train.modules.difficulty_lora:DifficultyNet",
+    "curve_mlp": "ps_train.curve.mlp:CurveNet",
+    "curve_lora": "ps_train.curve.lora:CurveLoraNet",
+    "budget_lora": "ps_train.budget.net:BudgetNet",
+    "difficulty_lora": "ps_train.difficulty.lora:DifficultyNet",
 }
 """`architecture` in config.json to the class that reads the folder; imported when asked for."""
 
@@ -64,8 +64,8 @@ class CurveSchema:
 class CurvePredictor(nn.Module, ModelHubMixin):
     """A predictor of accuracy curves, kept in a folder.
 
-    Subclasses give `architecture`, `settings` and `predict_curves`: `ps_train.feature_predictor` reads
-    features of a frozen language model, `ps_train.text_predictor` the questions themselves.
+    Subclasses give `architecture`, `settings` and `predict_curves`: `ps_train.common.feature_predictor` reads
+    features of a frozen language model, `ps_train.common.text_predictor` the questions themselves.
     """
 
     architecture: ClassVar[str]

@@ -20,9 +20,9 @@ from rich.progress import track
 from rich.table import Table
 
 from ps_alloc.files import atomic_path, write_json
-from ps_train.data.curve_data import CurveDataModule
-from ps_train.metrics import flattened_pearson, per_window_pearson
-from ps_train.modules.curve_mlp import CurveMLP
+from ps_train.curve.data import CurveDataModule
+from ps_train.curve.metrics import flattened_pearson, per_window_pearson
+from ps_train.curve.mlp import CurveMLP
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from ps_eval.diffusion.models import DiffusionModel, load_diffusion_model
 from ps_eval.diffusion.plots import plot_frontier, plot_histories
 from ps_eval.diffusion.schedules import SCHEDULES, Schedule, schedule_named
 from ps_eval.progress import show_progress
+from ps_eval.reporting.statistics import paired_bootstrap
+from ps_eval.reporting.summary import PhaseTimer, collect_run_info
 from ps_eval.run_folder import remember_questions, remember_settings
-from ps_eval.statistics import paired_bootstrap
-from ps_eval.summary import PhaseTimer, collect_run_info
-from ps_train.data.questions import Question, load_questions
+from ps_train.questions import Question, load_questions
 
 SETTINGS_FILE = "ablation_settings.json"
 CELLS_FOLDER = "cells"

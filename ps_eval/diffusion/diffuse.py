@@ -13,7 +13,7 @@ from ps_eval.diffusion.measure import Answered, answer_batch
 from ps_eval.diffusion.models import load_diffusion_model
 from ps_eval.diffusion.schedules import schedule_named
 from ps_eval.progress import show_progress
-from ps_train.data.questions import load_questions
+from ps_train.questions import load_questions
 
 
 def diffuse_command(

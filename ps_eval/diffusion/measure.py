@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from ps_eval.answers import extract_answer, is_correct
 from ps_eval.diffusion.calls import metrics
 from ps_eval.diffusion.generate import PolicyMaker, decode
 from ps_eval.diffusion.models import DiffusionModel
-from ps_train.data.questions import Question
-from ps_train.features import encode_prompts
+from ps_eval.grading.answers import extract_answer, is_correct
+from ps_train.common.features import encode_prompts
+from ps_train.questions import Question
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ps_eval.experiments.policy_rows import Contest, Rows, gain_text, tokens_saved
 from ps_eval.experiments.record import Claim, Outcome, ResultTable, line_plot, percent, points
-from ps_eval.summary import SummaryRow
+from ps_eval.reporting.summary import SummaryRow
 
 PAPER = "Predictive Scheduling (arXiv 2602.01237)"
 NOT_LEARNED = ("uniform", "oracle", "honest_oracle")

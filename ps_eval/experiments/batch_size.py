@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ps_alloc import Pacer, allocate
 from ps_eval.experiments.predictors import predict_with
 from ps_eval.experiments.record import Outcome, ResultTable, line_plot, percent
-from ps_train.data.curve_table import CurveTable, score_windows
+from ps_train.curve_table import CurveTable, score_windows
 
 IntArray = npt.NDArray[np.int64]
 

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from ps_eval.experiments import EXPERIMENTS
 from ps_eval.experiments.record import RECORD_FILE, ExperimentRecord, Outcome, ResultTable
-from ps_eval.report import write_report
-from ps_eval.summary import collect_run_info
+from ps_eval.reporting.report import write_report
+from ps_eval.reporting.summary import collect_run_info
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "experiments"
 ALL = "all"

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from ps_eval.demo import PREDICTOR, REASONER, ROOT, TEMPERATURE, TOP_P
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
-from ps_eval.probing import measure_curves
+from ps_eval.measuring.probing import measure_curves
+from ps_eval.measuring.trace_file import TRACES_FILE, read_traces
 from ps_eval.progress import show_progress
-from ps_eval.trace_file import TRACES_FILE, read_traces
-from ps_train.data.curve_table import CurveTable
-from ps_train.data.problem_families import DIARY, make_problems
+from ps_train.curve_table import CurveTable
+from ps_train.embedded.problem_families import DIARY, make_problems
 from ps_train.predictor import load_predictor
 
 TWO_FAMILIES = ROOT / "checkpoints" / "tiny-reasoner-two-families"

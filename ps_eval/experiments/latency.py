@@ -12,8 +12,8 @@ from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
 from ps_eval.experiments.record import Outcome, ResultTable
-from ps_eval.live import LiveAnswer, answer_within
-from ps_train.data.problem_families import make_problems
+from ps_eval.spending.live import LiveAnswer, answer_within
+from ps_train.embedded.problem_families import make_problems
 from ps_train.predictor import load_predictor
 
 

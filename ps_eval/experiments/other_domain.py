@@ -15,10 +15,10 @@ from ps_eval.experiments.policy_rows import LENGTH, Contest, gain_text
 from ps_eval.experiments.predictors import predict_with
 from ps_eval.experiments.record import Outcome, ResultTable, points
 from ps_eval.experiments.replayed import length_curves
-from ps_eval.plots import LABELS
-from ps_train.data.curve_table import CurveTable
-from ps_train.data.problem_families import DIARY, FAMILIES, HANDOVERS
-from ps_train.metrics import per_window_pearson
+from ps_eval.reporting.plots import LABELS
+from ps_train.curve.metrics import per_window_pearson
+from ps_train.curve_table import CurveTable
+from ps_train.embedded.problem_families import DIARY, FAMILIES, HANDOVERS
 
 
 def other_domain(

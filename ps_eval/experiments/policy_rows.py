@@ -12,9 +12,9 @@ import numpy.typing as npt
 from ps_eval.experiments.predictors import Predicted, predict_with
 from ps_eval.experiments.record import points
 from ps_eval.experiments.replayed import length_curves
-from ps_eval.replay import replay
-from ps_eval.summary import SummaryRow
-from ps_train.data.curve_table import CurveTable
+from ps_eval.reporting.summary import SummaryRow
+from ps_eval.spending.replay import replay
+from ps_train.curve_table import CurveTable
 
 Rows = dict[tuple[str, int], SummaryRow]
 """(policy, budget) to its row."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_eval.fitting import fit_quietly
-from ps_eval.replay import predict_table
+from ps_eval.spending.replay import predict_table
 
 
 class Predicted(NamedTuple):

@@ -11,9 +11,9 @@ from ps_eval.demo import REASONER
 from ps_eval.experiments.embedded import shipped_curves, trace_embedded
 from ps_eval.experiments.record import Outcome, ResultTable, points
 from ps_eval.experiments.replayed import ridge
-from ps_train.data.curve_table import CurveTable
-from ps_train.features import extract_features
-from ps_train.metrics import allocation_gain, per_window_pearson
+from ps_train.common.features import extract_features
+from ps_train.curve.metrics import allocation_gain, per_window_pearson
+from ps_train.curve_table import CurveTable
 
 FAMILIES = {
     "sums": ("add", "subtract"),

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ps_alloc.files import atomic_path, read_json, write_json
-from ps_eval.summary import RunInfo, build
+from ps_eval.reporting.summary import RunInfo, build
 
 RECORD_FILE = "experiment.json"
 Verdict = Literal["holds", "does not hold", "holds only if", "not tested"]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ps_train.data.curve_table import CurveTable, feature_names
+from ps_train.curve_table import CurveTable, feature_names
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from ps_alloc import Guard, PlattCalibrator, allocate
 from ps_alloc.difficulty import allocate_by_difficulty, fit_class_curves
 from ps_eval.experiments.record import Claim, Outcome, ResultTable, line_plot, points
 from ps_eval.experiments.replayed import Tables, load_tables, ridge
-from ps_train.data.curve_table import CurveTable, score_windows
-from ps_train.metrics import per_window_pearson
+from ps_train.curve.metrics import per_window_pearson
+from ps_train.curve_table import CurveTable, score_windows
 
 Array = npt.NDArray[np.float64]
 POLICIES = ("myopic", "hull, leftover kept", "hull", "hull + Platt", "hull + Platt + guard")

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from ps_eval.experiments.record import Claim, Outcome, ResultTable, line_plot, points
 from ps_eval.experiments.replayed import Tables, length_curves, load_tables, ridge
-from ps_train.data.curve_table import CurveTable
-from ps_train.metrics import allocation_gain, per_window_pearson
-from ps_train.text_features import text_features
+from ps_train.common.text_features import text_features
+from ps_train.curve.metrics import allocation_gain, per_window_pearson
+from ps_train.curve_table import CurveTable
 
 FloatArray = npt.NDArray[np.floating]
 

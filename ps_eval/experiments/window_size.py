@@ -13,8 +13,8 @@ from ps_eval.demo import REASONER
 from ps_eval.experiments.embedded import coarser, trace_embedded
 from ps_eval.experiments.record import Outcome, ResultTable, line_plot, percent, points
 from ps_eval.experiments.replayed import load_tables, ridge
-from ps_train.data.curve_table import CurveTable
-from ps_train.features import extract_features
+from ps_train.common.features import extract_features
+from ps_train.curve_table import CurveTable
 
 FloatArray = npt.NDArray[np.floating]
 

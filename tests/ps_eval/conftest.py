@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ps_eval.engines.transformers import TransformersEngine
-from ps_train.data.problem_families import make_problems
-from ps_train.data.questions import Question
-from ps_train.modules.tiny_reasoner import TinyReasoner
+from ps_train.embedded.problem_families import make_problems
+from ps_train.embedded.tiny_reasoner import TinyReasoner
+from ps_train.questions import Question
 
 
 @pytest.fixture(scope="session")

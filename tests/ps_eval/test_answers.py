@@ -1,6 +1,6 @@
 import pytest
 
-from ps_eval.answers import extract_answer, is_correct, reference_answer
+from ps_eval.grading.answers import extract_answer, is_correct, reference_answer
 
 
 @pytest.mark.parametrize(

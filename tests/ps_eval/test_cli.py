@@ -67,7 +67,7 @@ def test_the_overview_imports_no_heavy_library() -> None:
 
 
 def test_a_replay_of_ready_predictions_imports_no_torch() -> None:
-    code = "import sys, ps_eval.replay; assert 'torch' not in sys.modules"
+    code = "import sys, ps_eval.spending.replay; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

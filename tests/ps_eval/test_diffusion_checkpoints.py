@@ -14,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ps_eval.diffusion import generate_with_adaptive_scheduling, load_diffusion_model
 from ps_eval.diffusion.models import as_diffusion_model, llada_config
-from ps_train.tiny_tokenizer import build_diffusion_tokenizer
+from ps_train.embedded.tiny_tokenizer import build_diffusion_tokenizer
 
 D, HEADS, LAYERS, INNER, VOCABULARY = 32, 4, 2, 48, 60
 LLADA = {

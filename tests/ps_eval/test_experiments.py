@@ -23,9 +23,9 @@ from ps_eval.experiments.record import Claim, ExperimentRecord, Outcome, ResultT
 from ps_eval.experiments.replayed import RIDGE_PENALTY, length_curves, load_tables, ridge
 from ps_eval.experiments.robustness import POLICIES, noise_tolerance, starvation
 from ps_eval.experiments.training_data import distribution_shift, inputs, label_noise, training_size
-from ps_eval.summary import RunInfo, SummaryRow
-from ps_train.data.curve_table import CurveTable
-from ps_train.metrics import allocation_gain
+from ps_eval.reporting.summary import RunInfo, SummaryRow
+from ps_train.curve.metrics import allocation_gain
+from ps_train.curve_table import CurveTable
 
 W, WINDOW = 6, 16
 RUN = RunInfo({}, None, {}, 0, {})
@@ -151,7 +151,7 @@ def test_bad_names_end_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_policy_tables_run_on_a_given_predictor(tables: Path, tmp_path: Path) -> None:
-    from ps_train.modules.curve_mlp import CurveNet
+    from ps_train.curve.mlp import CurveNet
     from ps_train.predictor import CurveSchema
 
     CurveNet(CurveSchema({"layer_2": 2}, W, WINDOW), [4]).save_pretrained(tmp_path / "predictor")
@@ -279,7 +279,7 @@ def test_inputs_and_shift_report_every_cell(tables: Path, tmp_path: Path) -> Non
 
 
 def test_a_batch_of_one_is_uniform_and_the_whole_set_loses_nothing(tables: Path, tmp_path: Path) -> None:
-    from ps_train.modules.curve_mlp import CurveNet
+    from ps_train.curve.mlp import CurveNet
     from ps_train.predictor import CurveSchema
 
     CurveNet(CurveSchema({"layer_2": 2}, W, WINDOW), [4]).save_pretrained(tmp_path / "predictor")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ps_eval.cli import main
-from ps_eval.import_paper import import_paper
-from ps_train.data.curve_table import CurveTable
+from ps_eval.measuring.import_paper import import_paper
+from ps_train.curve_table import CurveTable
 
 QUESTIONS = ("Ann has 3 pens,\nand buys 2.  How many?", 'A "box" holds 4.', "How old is Bo’s dog?")
 CURVES = ((0.0, 0.12000000000000002, 1.0), (0.5, 0.25, 0.75), (0.01, 0.0, 0.03))

@@ -12,10 +12,10 @@ from ps_alloc.baselines import uniform
 from ps_eval.cli import main
 from ps_eval.engines.base import Reasoning, Sampling
 from ps_eval.engines.transformers import TransformersEngine
-from ps_eval.live import answer_within, run_live
-from ps_eval.policies import PolicyInputs
-from ps_eval.summary import load_summary
-from ps_train.data.questions import Question, save_questions
+from ps_eval.reporting.summary import load_summary
+from ps_eval.spending.live import answer_within, run_live
+from ps_eval.spending.policies import PolicyInputs
+from ps_train.questions import Question, save_questions
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ps_alloc.cli import main as ps_alloc
 from ps_eval.cli import main as ps_eval
-from ps_eval.summary import load_summary
+from ps_eval.reporting.summary import load_summary
 from ps_train.cli import main as ps_train
 
 CONFIG = Path(__file__).parents[2] / "configs" / "gsm8k" / "curve_mlp.yaml"

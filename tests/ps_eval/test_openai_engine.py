@@ -16,12 +16,12 @@ from ps_eval.engines import load_engine
 from ps_eval.engines.base import Failure, Reasoning, Request, RequestsFailedError, Sampling, stream_of
 from ps_eval.engines.openai import OpenAIEngine
 from ps_eval.engines.transformers import TransformersEngine
-from ps_eval.live import run_live
-from ps_eval.policies import PolicyInputs
-from ps_eval.probing import measure_curves
-from ps_eval.summary import SUMMARY_FILE, load_summary
-from ps_train.data.curve_table import CURVES_FILE, CurveTable
-from ps_train.data.questions import Question, save_questions
+from ps_eval.measuring.probing import measure_curves
+from ps_eval.reporting.summary import SUMMARY_FILE, load_summary
+from ps_eval.spending.live import run_live
+from ps_eval.spending.policies import PolicyInputs
+from ps_train.curve_table import CURVES_FILE, CurveTable
+from ps_train.questions import Question, save_questions
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.95, seed=3)
 
@@ -146,7 +146,7 @@ def refuse(server: CompletionServer, question: Question, phase: str = "reasoning
 
 
 def encoded(server: CompletionServer, *questions: Question) -> list[list[int]]:
-    from ps_train.features import encode_prompts
+    from ps_train.common.features import encode_prompts
 
     return encode_prompts(server.engine.tokenizer, texts(list(questions)))
 

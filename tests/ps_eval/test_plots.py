@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from ps_eval.plots import COLOURS, LABELS, draw_accuracy, plot_accuracy
-from ps_eval.policies import POLICIES
-from ps_eval.summary import SummaryRow
+from ps_eval.reporting.plots import COLOURS, LABELS, draw_accuracy, plot_accuracy
+from ps_eval.reporting.summary import SummaryRow
+from ps_eval.spending.policies import POLICIES
 
 
 def make_rows(mode: str = "replay", policies: tuple[str, ...] = ("uniform", "hull")) -> list[SummaryRow]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ps_alloc import allocate
-from ps_eval.policies import (
+from ps_eval.spending.policies import (
     LIVE_POLICIES,
     POLICIES,
     STOCHASTIC_POLICIES,

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ps_eval.answers import extract_answer, is_correct
 from ps_eval.cli import main
 from ps_eval.engines.base import Engine, Request, Sampling, stream_of
 from ps_eval.engines.pool import OneEngine
 from ps_eval.engines.transformers import TransformersEngine
-from ps_eval.probing import measure_curves
+from ps_eval.grading.answers import extract_answer, is_correct
+from ps_eval.measuring.probing import measure_curves
+from ps_eval.measuring.trace_file import TRACES_FILE, TraceFile
 from ps_eval.run_folder import QUESTIONS_FILE
-from ps_eval.trace_file import TRACES_FILE, TraceFile
-from ps_train.data.curve_table import CurveTable
-from ps_train.data.problem_families import make_problems
-from ps_train.data.questions import Question, load_questions, save_questions
+from ps_train.curve_table import CurveTable
+from ps_train.embedded.problem_families import make_problems
+from ps_train.questions import Question, load_questions, save_questions
 
 SETTINGS = {"num_traces": 2, "window": 8, "num_windows": 4, "questions_per_chunk": 5}
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)

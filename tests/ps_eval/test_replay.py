@@ -8,13 +8,13 @@ import torch
 
 from ps_alloc import Allocation
 from ps_eval.cli import main
-from ps_eval.policies import POLICIES
-from ps_eval.replay import N_DRAWS, predict_table, replay
-from ps_eval.summary import load_summary
-from ps_train.data.curve_table import CurveTable, score_windows
-from ps_train.modules.curve_mlp import CurveNet
+from ps_eval.reporting.summary import load_summary
+from ps_eval.spending.policies import POLICIES
+from ps_eval.spending.replay import N_DRAWS, predict_table, replay
+from ps_train.common.text_features import NUM_TEXT_FEATURES, text_features
+from ps_train.curve.mlp import CurveNet
+from ps_train.curve_table import CurveTable, score_windows
 from ps_train.predictor import CurveSchema, load_predictor
-from ps_train.text_features import NUM_TEXT_FEATURES, text_features
 
 N, W, WINDOW = 80, 6, 8
 

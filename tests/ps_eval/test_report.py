@@ -9,9 +9,9 @@ import pytest
 
 from ps_eval.cli import main
 from ps_eval.experiments.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
-from ps_eval.report import write_report
-from ps_eval.summary import RunInfo
-from ps_train.data.curve_table import CurveTable
+from ps_eval.reporting.report import write_report
+from ps_eval.reporting.summary import RunInfo
+from ps_train.curve_table import CurveTable
 
 HARDWARE = {"cpu": "a <fast> one", "cores": 2}
 RUN = RunInfo({"python": "3.11"}, "abc123", {"budgets": [32]}, 7, HARDWARE, {"x": 1.5})

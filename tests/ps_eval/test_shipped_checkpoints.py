@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ps_eval import demo
-from ps_eval.answers import extract_answer, is_correct
 from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P, demo_command
 from ps_eval.diffusion.measure import answer_batch
 from ps_eval.diffusion.models import load_diffusion_model
@@ -16,10 +15,11 @@ from ps_eval.diffusion.schedules import SCHEDULES
 from ps_eval.engines.base import Request, Sampling
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.experiments.embedded import TWO_FAMILIES
-from ps_eval.live import run_live
-from ps_eval.run import predicted_inputs
-from ps_eval.summary import PhaseTimer, load_summary
-from ps_train.data.problem_families import make_problems
+from ps_eval.grading.answers import extract_answer, is_correct
+from ps_eval.reporting.summary import PhaseTimer, load_summary
+from ps_eval.spending.live import run_live
+from ps_eval.spending.run import predicted_inputs
+from ps_train.embedded.problem_families import make_problems
 
 DIFFUSION = REASONER.parent / "tiny-diffusion"
 

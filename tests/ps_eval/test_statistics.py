@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from ps_eval import statistics
-from ps_eval.statistics import paired_bootstrap
+from ps_eval.reporting import statistics
+from ps_eval.reporting.statistics import paired_bootstrap
 
 
 def make_scores(n_rows: int = 3, n_questions: int = 120, seed: int = 0) -> np.ndarray:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ps_eval import summary as summary_module
-from ps_eval.summary import (
+from ps_eval.reporting import summary as summary_module
+from ps_eval.reporting.summary import (
     PhaseTimer,
     RunInfo,
     Summary,

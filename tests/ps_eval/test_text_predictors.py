@@ -10,14 +10,14 @@ import torch
 
 from ps_alloc.difficulty import difficulty_curves
 from ps_eval.cli import main
-from ps_eval.policies import POLICIES
-from ps_eval.summary import load_summary
-from ps_train.data.curve_table import CurveTable
-from ps_train.data.questions import Question, save_questions
-from ps_train.modules.curve_lora import CurveLoraNet
-from ps_train.modules.difficulty_lora import DifficultyNet
+from ps_eval.reporting.summary import load_summary
+from ps_eval.spending.policies import POLICIES
+from ps_train.common.text_predictor import TextPredictor
+from ps_train.curve.lora import CurveLoraNet
+from ps_train.curve_table import CurveTable
+from ps_train.difficulty.lora import DifficultyNet
 from ps_train.predictor import CurveSchema, load_predictor
-from ps_train.text_predictor import TextPredictor
+from ps_train.questions import Question, save_questions
 
 W, WINDOW = 4, 16
 

@@ -12,7 +12,7 @@ from torchmetrics.functional.regression import (
     mean_squared_error,
 )
 
-from ps_train.budget_metrics import BudgetQuality, budget_quality, pinball_loss, whole_windows
+from ps_train.budget.metrics import BudgetQuality, budget_quality, pinball_loss, whole_windows
 
 LEVELS = (0.1, 0.5, 0.9)
 

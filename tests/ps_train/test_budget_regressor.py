@@ -15,14 +15,14 @@ import yaml
 
 from ps_alloc import Allocation, allocate
 from ps_alloc.cli import read_predictions
-from ps_eval.replay import replay_command
-from ps_train.budget_metrics import budget_quality
+from ps_eval.spending.replay import replay_command
+from ps_train.budget.budgets import BudgetSet, load_budgets
+from ps_train.budget.metrics import budget_quality
+from ps_train.budget.net import BudgetNet
+from ps_train.budget.regressor import mean_curves
 from ps_train.cli import main
-from ps_train.data.budgets import BudgetSet, load_budgets
-from ps_train.data.curve_table import CurveTable
-from ps_train.modules.budget_net import BudgetNet
-from ps_train.modules.budget_regressor import mean_curves
-from ps_train.modules.lora_backbone import LoraSettings
+from ps_train.common.lora_backbone import LoraSettings
+from ps_train.curve_table import CurveTable
 from ps_train.predictor import CurveSchema, load_predictor
 
 WINDOW, NUM_WINDOWS = 16, 8
@@ -49,7 +49,7 @@ def write_config(folder: Path, backbone: Path, **changes: object) -> Path:
     config = {
         "seed_everything": 0,
         "model": {
-            "class_path": "ps_train.modules.budget_regressor.BudgetRegressor",
+            "class_path": "ps_train.budget.regressor.BudgetRegressor",
             "init_args": {
                 "lora": {"r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]},
                 "hidden_sizes": [32],
@@ -60,7 +60,7 @@ def write_config(folder: Path, backbone: Path, **changes: object) -> Path:
             },
         },
         "data": {
-            "class_path": "ps_train.data.budget_data.BudgetDataModule",
+            "class_path": "ps_train.budget.data.BudgetDataModule",
             "init_args": {
                 "backbone": str(backbone),
                 "train": str(folder / "train.jsonl"),
@@ -356,7 +356,7 @@ def test_data_that_does_not_fit_is_refused(fitted, tmp_path, capsys):
     assert main(["test", *arguments(fitted, tmp_path), *test]) == 2
     assert "the test budgets must have the predictor's window, 16 tokens, got 32" in capsys.readouterr().err
     config = yaml.safe_load((fitted / "config.yaml").read_text())
-    config["data"]["class_path"] = "ps_train.data.curve_text_data.CurveTextDataModule"
+    config["data"]["class_path"] = "ps_train.curve.text_data.CurveTextDataModule"
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
     make_table_of(fitted, tmp_path / "table")
     table = ["--data.init_args.train", str(tmp_path / "table"), "--trainer.default_root_dir", str(tmp_path)]

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps_train.budget_metrics import pinball_loss
-from ps_train.modules.budget_head import BudgetHead
-from ps_train.modules.budget_targets import BinTarget, PointTarget, QuantileTarget, make_target
+from ps_train.budget.head import BudgetHead
+from ps_train.budget.metrics import pinball_loss
+from ps_train.budget.targets import BinTarget, PointTarget, QuantileTarget, make_target
 
 LEVELS = [0.1, 0.3, 0.5, 0.7, 0.9]
 SPACES = ["tokens", "log"]

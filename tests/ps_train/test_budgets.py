@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_curves import make_table
 
+from ps_train.budget.budgets import BudgetSet, load_budgets
+from ps_train.budget.data import BudgetDataModule
+from ps_train.budget.labels import needed_budgets
 from ps_train.cli import main
-from ps_train.data.budget_data import BudgetDataModule
-from ps_train.data.budget_labels import needed_budgets
-from ps_train.data.budgets import BudgetSet, load_budgets
 
 
 def write(folder: Path, *records: object) -> Path:
@@ -182,7 +182,7 @@ def test_the_needed_budget_equals_its_slow_twin(rights, share, smoothing):
 
 
 def test_smoothing_makes_two_halves_of_the_same_traces_agree_better(gsm8k_tables):
-    from ps_train.data.curve_table import CurveTable
+    from ps_train.curve_table import CurveTable
 
     right = np.rint(CurveTable.load(gsm8k_tables / "test", features=[]).curves * 100).astype(int)
     half = np.random.default_rng(0).hypergeometric(right, 100 - right, 50)

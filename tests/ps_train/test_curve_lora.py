@@ -18,14 +18,14 @@ from tiny_texts import make_text_table, write_text_config
 from transformers import AutoModel
 
 from ps_train.cli import main
-from ps_train.data.curve_table import CurveTable
-from ps_train.data.text_batches import collate
-from ps_train.metrics import curve_quality
-from ps_train.modules.curve_lora import CurveLoraNet
-from ps_train.modules.lora_backbone import pool_last_token
+from ps_train.common.lora_backbone import pool_last_token
+from ps_train.common.text_batches import collate
+from ps_train.curve.lora import CurveLoraNet
+from ps_train.curve.metrics import curve_quality
+from ps_train.curve_table import CurveTable
 from ps_train.predictor import CurveSchema, load_predictor
 
-CURVE_LORA = "ps_train.modules.curve_lora.CurveLoRA"
+CURVE_LORA = "ps_train.curve.lora.CurveLoRA"
 PS_TRAIN = str(Path(sys.executable).with_name("ps-train"))
 ENVIRONMENT = {
     **os.environ,
@@ -255,10 +255,10 @@ def test_data_that_do_not_fit_are_refused(trained, backbone, capsys, tmp_path):
         "the predictor reads '{question}' of at most 512 tokens, but the data give 'Q. {question}' of"
         in message
     )
-    difficulty = ["--model", "ps_train.modules.difficulty_lora.DifficultyClassifier"]
+    difficulty = ["--model", "ps_train.difficulty.lora.DifficultyClassifier"]
     assert "predictor must be a difficulty_lora, got curve_lora" in refused("test", *difficulty, *predictor)
     make_table(20).save(tmp_path / "features")
-    mlp = ["--model", "ps_train.modules.curve_mlp.CurveMLP"]
+    mlp = ["--model", "ps_train.curve.mlp.CurveMLP"]
     assert "data must be a CurveDataModule, got CurveTextDataModule" in refused("fit", *mlp)
 
 

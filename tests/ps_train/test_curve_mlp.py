@@ -13,9 +13,9 @@ import yaml
 from tiny_curves import make_table
 
 from ps_train.cli import main
-from ps_train.data.curve_table import CurveTable
-from ps_train.metrics import curve_quality
-from ps_train.modules.curve_mlp import CurveNet
+from ps_train.curve.metrics import curve_quality
+from ps_train.curve.mlp import CurveNet
+from ps_train.curve_table import CurveTable
 from ps_train.predictor import CurveSchema, load_predictor
 
 pytestmark = [
@@ -41,11 +41,11 @@ def write_config(folder: Path, **changes: object) -> Path:
     config = {
         "seed_everything": 0,
         "model": {
-            "class_path": "ps_train.modules.curve_mlp.CurveMLP",
+            "class_path": "ps_train.curve.mlp.CurveMLP",
             "init_args": {"hidden_sizes": [16], "lr": 0.01, "budgets": [48, 64]},
         },
         "data": {
-            "class_path": "ps_train.data.curve_data.CurveDataModule",
+            "class_path": "ps_train.curve.data.CurveDataModule",
             "init_args": {
                 "train": str(folder / "train"),
                 "test": str(folder / "test"),
@@ -139,7 +139,7 @@ def test_missing_features_are_extracted_once_and_questions_predict_as_the_table_
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("the backbone ran although its features are in the cache")
 
-    monkeypatch.setattr("ps_train.data.feature_cache.extract_features", refuse)
+    monkeypatch.setattr("ps_train.common.feature_cache.extract_features", refuse)
     assert main(["predict", "--config", config, "--model.init_args.predictor", predictor]) == 0
 
 

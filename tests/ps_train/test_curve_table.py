@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_curves import make_table
 
-from ps_train.data.curve_table import CurveTable
+from ps_train.curve_table import CurveTable
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:

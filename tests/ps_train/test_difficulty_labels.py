@@ -5,11 +5,11 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from ps_train.class_metrics import ClassQuality, confusion_table
-from ps_train.data.curve_table import CurveTable
-from ps_train.data.difficulty import DifficultyThresholds, difficulty_labels
-from ps_train.modules.curve_loss import curve_logits, curve_loss
-from ps_train.modules.heads import OrdinalOutput, Standardise, StateHead
+from ps_train.common.heads import OrdinalOutput, Standardise, StateHead
+from ps_train.curve.loss import curve_logits, curve_loss
+from ps_train.curve_table import CurveTable
+from ps_train.difficulty.labels import DifficultyThresholds, difficulty_labels
+from ps_train.difficulty.metrics import ClassQuality, confusion_table
 
 
 def curves_ending_at(final: list[float]) -> np.ndarray:

@@ -12,12 +12,12 @@ from tiny_texts import make_text_table, write_text_config
 from ps_alloc.cli import main as ps_alloc
 from ps_alloc.difficulty import difficulty_curves, load_difficulty_predictions
 from ps_train.cli import main
-from ps_train.data.curve_table import CurveTable
-from ps_train.data.difficulty import DifficultyThresholds
-from ps_train.data.split import validation_rows
+from ps_train.common.split import validation_rows
+from ps_train.curve_table import CurveTable
+from ps_train.difficulty.labels import DifficultyThresholds
 from ps_train.predictor import load_predictor
 
-DIFFICULTY = "ps_train.modules.difficulty_lora.DifficultyClassifier"
+DIFFICULTY = "ps_train.difficulty.lora.DifficultyClassifier"
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ps_train.data import feature_cache
-from ps_train.data.feature_cache import FeatureCache
-from ps_train.features import extract_features, load_backbone
+from ps_train.common import feature_cache
+from ps_train.common.feature_cache import FeatureCache
+from ps_train.common.features import extract_features, load_backbone
 
 
 @pytest.fixture(autouse=True)

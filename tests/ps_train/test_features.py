@@ -6,7 +6,7 @@ import torch
 from tiny_curves import CHAT_TEMPLATE, NUM_LAYERS, WIDTH, make_tokenizer
 from transformers import AutoModel, AutoTokenizer
 
-from ps_train.features import encode_prompts, extract_features, layers_by_model, load_backbone
+from ps_train.common.features import encode_prompts, extract_features, layers_by_model, load_backbone
 
 
 def reference(backbone: Path, question: str, layer: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import torch
 
-from ps_train.data.frozen_states import FrozenStates
+from ps_train.common.frozen_states import FrozenStates
 
 LENGTHS = [3, 1, 4, 2]
 

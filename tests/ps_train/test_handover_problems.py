@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps_train.data.handover_problems import MAX_OTHER_THINGS, make_handover_problem
-from ps_train.data.problem_families import DIARY, FAMILIES, HANDOVERS, make_problems, vocabulary
-from ps_train.data.word_problems import ITEMS, MAX_STEPS, MONTHS
+from ps_train.embedded.handover_problems import MAX_OTHER_THINGS, make_handover_problem
+from ps_train.embedded.problem_families import DIARY, FAMILIES, HANDOVERS, make_problems, vocabulary
+from ps_train.embedded.word_problems import ITEMS, MAX_STEPS, MONTHS
 
 
 def solve(question: str) -> str:

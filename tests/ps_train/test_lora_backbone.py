@@ -7,9 +7,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModel
 
-from ps_train.data.text_batches import TextFormat, collate
-from ps_train.features import extract_features, load_backbone
-from ps_train.modules.lora_backbone import LoraBackbone, LoraSettings, pool_last_token
+from ps_train.common.features import extract_features, load_backbone
+from ps_train.common.lora_backbone import LoraBackbone, LoraSettings, pool_last_token
+from ps_train.common.text_batches import TextFormat, collate
 
 
 def make(folder: Path, **settings: object) -> LoraBackbone:

@@ -10,10 +10,10 @@ from tiny_curves import CHAT_TEMPLATE, WORDS, make_tokenizer
 from tiny_texts import make_text_table
 from transformers import AutoConfig, LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
 
+from ps_train.budget.budgets import BudgetSet
+from ps_train.budget.labels import needed_budgets
 from ps_train.cli import main
-from ps_train.data.budget_labels import needed_budgets
-from ps_train.data.budgets import BudgetSet
-from ps_train.data.curve_table import CurveTable
+from ps_train.curve_table import CurveTable
 from ps_train.predictor import load_predictor
 
 CONFIGS = Path(__file__).parents[2] / "configs"

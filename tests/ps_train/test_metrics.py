@@ -10,7 +10,7 @@ from sklearn.metrics import mean_squared_error as sklearn_mse
 from torchmetrics.functional.classification import binary_calibration_error
 
 from ps_alloc import allocate
-from ps_train.metrics import (
+from ps_train.curve.metrics import (
     CurveQuality,
     CurveRows,
     accuracy_of,

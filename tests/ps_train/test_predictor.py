@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ps_train.features import encode_prompts, load_backbone
-from ps_train.modules.curve_mlp import CurveNet
+from ps_train.common.features import encode_prompts, load_backbone
+from ps_train.curve.mlp import CurveNet
 from ps_train.predictor import CurvePredictor, CurveSchema, load_predictor
 
 
@@ -30,8 +30,8 @@ def test_save_and_load_give_the_same_predictions_from_any_class(net, questions, 
 
 
 def test_questions_give_what_their_ready_features_give(net, questions, backbone):
-    from ps_train.features import extract_features
-    from ps_train.text_features import text_features
+    from ps_train.common.features import extract_features
+    from ps_train.common.text_features import text_features
 
     ready = {**extract_features(backbone, questions, [2]), "text": text_features(questions)}
     curves = net.predict_curves(ready)

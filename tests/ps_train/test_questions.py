@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ps_train.data.questions import Question, load_questions, save_questions
+from ps_train.questions import Question, load_questions, save_questions
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from ps_train.text_features import NUM_TEXT_FEATURES, text_features
+from ps_train.common.text_features import NUM_TEXT_FEATURES, text_features
 
 
 def test_counts_are_what_a_reader_counts():

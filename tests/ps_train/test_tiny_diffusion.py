@@ -9,12 +9,12 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ps_train.cli import main
-from ps_train.data import problem_batches
-from ps_train.data.diffusion_data import DiffusionDataModule, encode_example
-from ps_train.data.problem_families import make_problems
-from ps_train.modules.tiny_diffusion import TinyDiffusion
-from ps_train.modules.tiny_reasoner import TinyReasoner
-from ps_train.tiny_tokenizer import MASK, build_diffusion_tokenizer, build_tokenizer
+from ps_train.embedded import problem_batches
+from ps_train.embedded.diffusion_data import DiffusionDataModule, encode_example
+from ps_train.embedded.problem_families import make_problems
+from ps_train.embedded.tiny_diffusion import TinyDiffusion
+from ps_train.embedded.tiny_reasoner import TinyReasoner
+from ps_train.embedded.tiny_tokenizer import MASK, build_diffusion_tokenizer, build_tokenizer
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny" / "diffusion.yaml"
 

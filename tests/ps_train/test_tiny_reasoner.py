@@ -8,12 +8,12 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ps_train.cli import main
-from ps_train.data import problem_batches
-from ps_train.data.problem_families import make_problems
-from ps_train.data.reasoner_data import ReasonerBatch, ReasonerDataModule, collate, encode_example
-from ps_train.data.word_problems import MAX_NUMBER
-from ps_train.modules.tiny_reasoner import TinyReasoner, initialise_numbers
-from ps_train.tiny_tokenizer import build_tokenizer
+from ps_train.embedded import problem_batches
+from ps_train.embedded.problem_families import make_problems
+from ps_train.embedded.reasoner_data import ReasonerBatch, ReasonerDataModule, collate, encode_example
+from ps_train.embedded.tiny_reasoner import TinyReasoner, initialise_numbers
+from ps_train.embedded.tiny_tokenizer import build_tokenizer
+from ps_train.embedded.word_problems import MAX_NUMBER
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny" / "reasoner.yaml"
 SMALL = [

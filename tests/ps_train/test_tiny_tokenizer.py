@@ -11,9 +11,9 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from ps_train.data.problem_families import make_problems, vocabulary
-from ps_train.features import encode_prompts
-from ps_train.tiny_tokenizer import build_tokenizer
+from ps_train.common.features import encode_prompts
+from ps_train.embedded.problem_families import make_problems, vocabulary
+from ps_train.embedded.tiny_tokenizer import build_tokenizer
 
 
 @pytest.fixture(params=[("diary",), ("diary", "handovers")], ids=lambda families: "+".join(families))

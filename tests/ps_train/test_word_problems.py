@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps_train.data.problem_families import make_problems, vocabulary
-from ps_train.data.word_problems import (
+from ps_train.embedded.problem_families import make_problems, vocabulary
+from ps_train.embedded.word_problems import (
     MAX_NUMBER,
     MAX_STEPS,
     MONTHS,

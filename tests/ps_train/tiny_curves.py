@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from ps_train.data.curve_table import CurveTable
+from ps_train.curve_table import CurveTable
 
 WORDS = [
     "<pad>",

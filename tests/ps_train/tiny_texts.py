@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import yaml
 
-from ps_train.data.curve_table import CurveTable
+from ps_train.curve_table import CurveTable
 
 ENDINGS = ("eggs", "two", "sam")
 """The last word decides after how many windows the model finds the answer."""
@@ -51,7 +51,7 @@ def write_text_config(
             "init_args": {"lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "lr": 0.01, **own},
         },
         "data": {
-            "class_path": "ps_train.data.curve_text_data.CurveTextDataModule",
+            "class_path": "ps_train.curve.text_data.CurveTextDataModule",
             "init_args": {
                 "backbone": str(backbone),
                 "train": str(folder / "train"),

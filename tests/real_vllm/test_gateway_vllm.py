@@ -18,7 +18,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from gateway_process import GatewayProcess, running_gateway  # noqa: E402
 
-from ps_train.data.problem_families import make_problems  # noqa: E402
+from ps_train.embedded.problem_families import make_problems  # noqa: E402
 
 THINK_END = 4
 QUESTIONS = [problem.question for problem in make_problems(24, seed=31)]

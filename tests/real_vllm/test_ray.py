@@ -17,9 +17,9 @@ from conftest import REASONER
 from ps_eval.engines import load_engine, load_pool
 from ps_eval.engines.base import Engine, Sampling
 from ps_eval.engines.pool import EnginePool
-from ps_eval.probing import measure_curves
-from ps_train.data.problem_families import make_problems
-from ps_train.data.questions import Question, save_questions
+from ps_eval.measuring.probing import measure_curves
+from ps_train.embedded.problem_families import make_problems
+from ps_train.questions import Question, save_questions
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: make test-vllm")
 

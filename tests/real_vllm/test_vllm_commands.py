@@ -15,8 +15,8 @@ from conftest import REASONER
 from vllm_server import VLLMServer
 
 from ps_eval.cli import main
-from ps_eval.summary import load_summary
-from ps_train.data.curve_table import CurveTable
+from ps_eval.reporting.summary import load_summary
+from ps_train.curve_table import CurveTable
 
 ROOT = Path(__file__).parents[2]
 PREDICTOR = ROOT / "checkpoints" / "tiny-predictor"

@@ -12,8 +12,8 @@ from ps_eval.engines import load_engine
 from ps_eval.engines.base import Engine, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.engines.vllm import VLLMEngine
-from ps_train.data.problem_families import make_problems
-from ps_train.data.questions import Question
+from ps_train.embedded.problem_families import make_problems
+from ps_train.questions import Question
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.95, seed=3)
 

@@ -11,11 +11,11 @@ from vllm_server import VLLMServer
 from ps_eval.engines.base import Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.openai import OpenAIEngine
 from ps_eval.engines.transformers import TransformersEngine
-from ps_eval.live import run_live
-from ps_eval.policies import PolicyInputs
-from ps_eval.probing import measure_curves
-from ps_train.data.problem_families import make_problems
-from ps_train.data.questions import Question
+from ps_eval.measuring.probing import measure_curves
+from ps_eval.spending.live import run_live
+from ps_eval.spending.policies import PolicyInputs
+from ps_train.embedded.problem_families import make_problems
+from ps_train.questions import Question
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.95, seed=3)
 

@@ -18,9 +18,9 @@ from ps_alloc import allocate
 from ps_eval.cli import main
 from ps_eval.serve.app import Gateway
 from ps_eval.serve.command import price_of_past
-from ps_train.data.problem_families import make_problems
-from ps_train.data.questions import save_questions
+from ps_train.embedded.problem_families import make_problems
 from ps_train.predictor import load_predictor
+from ps_train.questions import save_questions
 
 ROOT = Path(__file__).parents[3]
 PREDICTOR = ROOT / "checkpoints" / "tiny-predictor"

@@ -1,0 +1,1 @@
+"""Texts to answers, answers to right or wrong."""

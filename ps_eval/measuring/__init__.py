@@ -1,0 +1,1 @@
+"""Questions to curve tables: sample, probe, grade, keep."""

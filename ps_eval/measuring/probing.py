@@ -1,0 +1,172 @@
+"""Measure accuracy curves: sample chains of thought and probe each for its answer at every window's end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
+from ps_eval.engines.pool import EnginePool, OneEngine
+from ps_eval.grading.answers import ANSWER_VERSION, extract_answer, is_correct
+from ps_eval.measuring.trace_file import TracedQuestion, TraceFile
+from ps_eval.run_folder import remember_questions, report_failures
+from ps_train.curve_table import CurveTable
+from ps_train.questions import Question
+
+
+def measure_curves(
+    questions: Sequence[Question],
+    engine: Engine | EnginePool,
+    output: str | Path,
+    *,
+    num_traces: int = 8,
+    window: int = 16,
+    num_windows: int = 16,
+    sampling: Sampling | None = None,
+    questions_per_chunk: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> CurveTable:
+    """Trace and probe every question, and write the curve table.
+
+    A trace is sampled with the largest budget, `num_windows * window` tokens; at every window's end its
+    answer is forced and graded. A trace that ends by itself keeps its own answer from there on. The curve of
+    a question is the mean over its traces (Predictive Scheduling, section 3).
+
+    Work is done in chunks of questions; `output` may hold the first part of an interrupted run, which is then
+    continued. A chunk that was cut is computed again whole, so that batches, and with them the rounding of
+    every number, are those of an uninterrupted run; only where the engine cannot promise this anyway (a
+    server) are the missing questions alone asked again.
+
+    A question of which any request failed is left out and written to `failed.jsonl` with the reason; the rest
+    goes on. There is no table until none has failed.
+
+    Args:
+        questions: What to ask.
+        engine: Where the model runs; with a pool, chunks are traced side by side and saved as they end.
+        output: The table's folder.
+        num_traces: Chains of thought a question.
+        window: Tokens a window.
+        num_windows: W.
+        sampling: How reasoning is drawn.
+        questions_per_chunk: Questions traced together.
+        progress: Called with the number of questions that just ended.
+
+    Returns:
+        The table, also written to `output`, in the order of `questions`.
+
+    Raises:
+        ValueError: If a count is below 1, or `output` was begun with other settings or other questions.
+        RequestsFailedError: If questions failed; a whole chunk of failures ends the run at once.
+    """
+    sampling = sampling or Sampling()
+    pool = engine if isinstance(engine, EnginePool) else OneEngine(engine)
+    counts = {"num_traces": num_traces, "window": window, "num_windows": num_windows}
+    for name, value in {**counts, "questions_per_chunk": questions_per_chunk}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    settings = {
+        "engine": pool.kind,
+        "model": pool.name,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+        "num_traces": num_traces,
+        "window": window,
+        "num_windows": num_windows,
+        "questions_per_chunk": questions_per_chunk,
+        "answer_version": ANSWER_VERSION,
+    }
+    file = TraceFile(output, settings)
+    traced = {t.id: t for t in file.read()}
+    strangers = sorted(traced.keys() - {q.id for q in questions})
+    if strangers:
+        raise ValueError(
+            f"{output} must be resumed with the questions it was begun with, but holds {strangers[0]!r}"
+        )
+    remember_questions(output, questions)
+    failures: dict[str, str] = {}
+    chunks = []
+    for start in range(0, len(questions), questions_per_chunk):
+        chunk = questions[start : start + questions_per_chunk]
+        missing = [q for q in chunk if q.id not in traced]
+        if missing:
+            chunks.append(chunk if pool.repeatable else missing)
+        if progress:
+            progress(len(chunk) - len(missing))
+    trace = partial(
+        _trace_chunk, num_traces=num_traces, window=window, num_windows=num_windows, sampling=sampling
+    )
+    with closing(pool.map(trace, chunks)) as ended:
+        for asked, results in ended:
+            found = {r.id: r for r in results if isinstance(r, TracedQuestion)}
+            missing = [q for q in asked if q.id not in traced]
+            file.append([found[q.id] for q in missing if q.id in found])
+            traced |= found
+            failures |= {
+                q.id: r.reason for q, r in zip(asked, results, strict=True) if isinstance(r, Failure)
+            }
+            if not found:
+                break
+            if progress:
+                progress(len(missing))
+    report_failures(output, failures, len(questions))
+    curves = [np.mean(traced[q.id].correct, axis=0) for q in questions]
+    table = CurveTable(
+        ids=[q.id for q in questions],
+        questions=[q.question for q in questions],
+        answers=[q.answer for q in questions],
+        curves=np.array(curves, dtype=np.float32),
+        n_traces=np.full(len(questions), num_traces, dtype=np.int32),
+        window=window,
+        metadata={k: str(v) for k, v in settings.items() if k not in ("window", "questions_per_chunk")},
+        extra={"mean_length": np.array([np.mean(traced[q.id].lengths) for q in questions])},
+    )
+    table.save(output)
+    return table
+
+
+def _trace_chunk(
+    engine: Engine,
+    questions: Sequence[Question],
+    *,
+    num_traces: int,
+    window: int,
+    num_windows: int,
+    sampling: Sampling,
+) -> list[TracedQuestion | Failure]:
+    rows = [(q, t) for q in questions for t in range(num_traces)]
+    requests = [Request(q.question, window * num_windows, stream_of(q.id, t)) for q, t in rows]
+    reasonings = engine.reason(requests, sampling)
+    cuts = [window * (k + 1) for k in range(num_windows)]
+    probes = engine.probe([q.question for q, _ in rows], reasonings, cuts)
+    traced = []
+    for number, question in enumerate(questions):
+        mine = slice(number * num_traces, (number + 1) * num_traces)
+        traced.append(_traced_question(question, reasonings[mine], probes[mine]))
+    return traced
+
+
+def _traced_question(
+    question: Question, reasonings: Sequence[Reasoning | Failure], probes: Sequence[list[Answer] | Failure]
+) -> TracedQuestion | Failure:
+    """One question's traces with their graded probes, or the first failure among them."""
+    whole: list[tuple[Reasoning, list[Answer]]] = []
+    for reasoning, probed in zip(reasonings, probes, strict=True):
+        if isinstance(reasoning, Failure):
+            return reasoning
+        if isinstance(probed, Failure):
+            return probed
+        whole.append((reasoning, probed))
+    answers = [[extract_answer(a.text) for a in probed] for _, probed in whole]
+    return TracedQuestion(
+        id=question.id,
+        lengths=[len(r.token_ids) for r, _ in whole],
+        finished=[r.finished for r, _ in whole],
+        answers=answers,
+        correct=[[int(is_correct(a, question.answer)) for a in trace] for trace in answers],
+        probe_tokens=sum(a.num_tokens for _, probed in whole for a in probed if a.forced),
+    )

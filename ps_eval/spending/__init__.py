@@ -1,0 +1,1 @@
+"""Budgets to answers: policies, live runs, replays."""

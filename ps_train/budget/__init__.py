@@ -1,0 +1,1 @@
+"""The budget model: the reasoning tokens a query needs, its data, targets and metrics."""

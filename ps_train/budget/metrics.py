@@ -1,0 +1,106 @@
+"""How good predicted budgets are: a functional core on arrays, and a torchmetrics class over it.
+
+`predicted` and `needed` are (N,) tokens. An underrun is a query that is given fewer tokens than it needs: it
+is cut off. An overrun is given more: the tokens are wasted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ps_train.curve.metrics import CurveRows, FloatArray
+
+
+def mean_absolute_error(predicted: FloatArray, needed: FloatArray) -> float:
+    """Mean |predicted − needed|, tokens."""
+    return float(np.abs(predicted - needed).mean())
+
+
+def root_mean_squared_error(predicted: FloatArray, needed: FloatArray) -> float:
+    """Root of the mean squared difference, tokens."""
+    return float(np.sqrt(((predicted - needed) ** 2).mean()))
+
+
+def mean_absolute_percentage_error(predicted: FloatArray, needed: FloatArray) -> float:
+    """Mean |predicted − needed| / needed, as a fraction (0.1 is ten percent)."""
+    return float((np.abs(predicted - needed) / needed).mean())
+
+
+def underrun_rate(given: FloatArray, needed: FloatArray) -> float:
+    """Share of queries that are given less than they need."""
+    return float((given < needed).mean())
+
+
+def overrun_rate(given: FloatArray, needed: FloatArray) -> float:
+    """Share of queries that are given more than they need."""
+    return float((given > needed).mean())
+
+
+def average_underrun(given: FloatArray, needed: FloatArray) -> float:
+    """Tokens short, mean over the underruns; 0 where there is none."""
+    short = (needed - given)[given < needed]
+    return float(short.mean()) if short.size else 0.0
+
+
+def pinball_loss(quantiles: FloatArray, needed: FloatArray, levels: Sequence[float]) -> float:
+    """Mean over queries and levels of the loss that a quantile minimises (Koenker and Bassett 1978).
+
+    Args:
+        quantiles: (N, L) predicted quantiles.
+        needed: (N,).
+        levels: L levels in (0, 1).
+    """
+    short = needed[:, None] - quantiles
+    return float(np.maximum(np.multiply(levels, short), np.subtract(levels, 1) * short).mean())
+
+
+def whole_windows(predicted: FloatArray, window: int) -> npt.NDArray[np.float64]:
+    """What a prediction gives: the next multiple of the window, at least one window."""
+    return np.maximum(np.ceil(predicted.astype(np.float64) / window), 1) * window
+
+
+def budget_quality(predicted: FloatArray, needed: FloatArray, *, window: int = 1) -> dict[str, float]:
+    """Every figure of a point prediction by name; see `BudgetQuality`."""
+    given = whole_windows(predicted, window)
+    return {
+        "mae": mean_absolute_error(predicted, needed),
+        "rmse": root_mean_squared_error(predicted, needed),
+        "mape": mean_absolute_percentage_error(predicted, needed),
+        "underrun_rate": underrun_rate(given, needed),
+        "overrun_rate": overrun_rate(given, needed),
+        "average_underrun": average_underrun(given, needed),
+    }
+
+
+class BudgetQuality(CurveRows):
+    """All figures of predicted budgets; each row of a distributed run counts once.
+
+    `mae`, `rmse` and `mape` of the prediction; `underrun_rate`, `overrun_rate` and `average_underrun` of what
+    it gives, the prediction rounded up to whole windows; `pinball` where there are quantiles. Beside these
+    numbers `rows`, `predicted` and `needed`: what was gathered from all processes.
+
+    Args:
+        window: Tokens a window.
+        levels: Levels of predicted quantiles. `update` then takes (B, 1 + L): the budget, then the quantiles.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, window: int = 1, levels: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.window, self.levels = window, tuple(levels)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figures over all rows of all processes, and those rows."""
+        rows, *values = self.gathered()
+        predicted, needed = (array.astype(np.float64) for array in values)
+        figures = budget_quality(predicted[:, 0], needed, window=self.window)
+        if self.levels:
+            figures["pinball"] = pinball_loss(predicted[:, 1:], needed, self.levels)
+        gathered = {"rows": rows, "predicted": predicted, "needed": needed}
+        return {name: torch.tensor(value) for name, value in {**figures, **gathered}.items()}

@@ -1,0 +1,1 @@
+"""What every predictor family builds on: prompts, features, LoRA, heads, optimisation, batches of texts."""

@@ -1,0 +1,130 @@
+"""Predictors of accuracy curves from features of a question, extracted by a frozen language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ps_train.common.features import (
+    TEXT,
+    Features,
+    extract_features,
+    layers_by_model,
+    load_backbone,
+    named_for,
+)
+from ps_train.common.text_features import text_features
+from ps_train.predictor import CurvePredictor, CurveSchema
+
+
+class FeaturePredictor(CurvePredictor):
+    """A predictor of accuracy curves: features of a question in, W probabilities out.
+
+    Subclasses give `forward` from concatenated features (B, D) to logits (B, W).
+    """
+
+    def __init__(self, schema: CurveSchema) -> None:
+        super().__init__(schema)
+        self._language_dtype = torch.float32
+        self._models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Load the language models in `dtype`; those attached or loaded already stay as they are."""
+        self._language_dtype = dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Concatenated features (B, D) to curve logits (B, W)."""
+        raise NotImplementedError
+
+    def predict_curves(
+        self, x: Sequence[str] | Mapping[str, npt.ArrayLike], *, batch_size: int = 1024
+    ) -> npt.NDArray[np.float32]:
+        """Predict accuracy curves.
+
+        Args:
+            x: N questions, which the frozen backbone reads first; or ready features, name to (N, D).
+            batch_size: Rows of features in one pass.
+
+        Returns:
+            float32 (N, W) in [0, 1].
+
+        Raises:
+            ValueError: If a feature is missing or has another width, holds NaN, or there are questions but no
+                backbone.
+        """
+        features = x if isinstance(x, Mapping) else self._extract(x)
+        inputs = self.stack(features)
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                device = self.mean_curve.device
+                batches = [self(part.to(device)).sigmoid().cpu() for part in inputs.split(batch_size)]
+        finally:
+            self.train(was_training)
+        empty = torch.empty(0, self.schema.num_windows)
+        return torch.cat([empty, *batches]).float().numpy()
+
+    def stack(self, features: Mapping[str, npt.ArrayLike]) -> Tensor:
+        """Concatenate named features in the schema's order, checked: float32 (N, D).
+
+        Raises:
+            ValueError: If a feature is missing, has another width or number of rows, or is not finite.
+        """
+        parts: list[npt.NDArray[np.float32]] = []
+        for name, width in self.schema.features.items():
+            if name not in features:
+                raise ValueError(f"x must hold the feature {name!r}, got {sorted(features)}")
+            values = np.asarray(features[name], dtype=np.float32)
+            if values.ndim != 2 or values.shape[1] != width:
+                raise ValueError(f"x[{name!r}] must be an array of shape (N, {width}), got {values.shape}")
+            if parts and len(values) != len(parts[0]):
+                raise ValueError(f"x[{name!r}] must have {len(parts[0])} rows, got {len(values)}")
+            parts.append(values)
+        inputs = np.concatenate(parts, axis=1)
+        if not np.isfinite(inputs).all():
+            row = int(np.argwhere(~np.isfinite(inputs))[0, 0])
+            raise ValueError(f"x must be finite, got NaN or infinity in row {row}")
+        return torch.from_numpy(inputs)
+
+    def attach_backbone(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Use a language model that is already loaded, the served one for instance."""
+        self._models["backbone"] = (backbone, tokenizer)
+
+    def served_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The backbone's tokenizer, where `layer_<n>` are among the features; else None.
+
+        Raises:
+            ValueError: If the backbone cannot be loaded.
+        """
+        if "backbone" not in layers_by_model(self.schema.features):
+            return None
+        return self._language_model("backbone")[1]
+
+    def _extract(self, questions: Sequence[str]) -> Features:
+        if isinstance(questions, str):
+            raise ValueError("x must be a list of questions or a mapping of features, got one string")
+        features: Features = {TEXT: text_features(questions)} if TEXT in self.schema.features else {}
+        for source, layers in layers_by_model(self.schema.features).items():
+            model, tokenizer = self._language_model(source)
+            found = extract_features(model, questions, layers, tokenizer=tokenizer)
+            features |= named_for(source, found)
+        return features
+
+    def _language_model(self, source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The frozen backbone or encoder, loaded when first needed."""
+        if source not in self._models:
+            path = getattr(self.schema, source)
+            if path is None:
+                raise ValueError(
+                    f"questions need the predictor's {source}, but its config names none: "
+                    f"pass load_predictor(…, {source}=PATH), or ready features"
+                )
+            device = self.mean_curve.device
+            self._models[source] = load_backbone(path, dtype=self._language_dtype, device=device)
+        return self._models[source]

@@ -1,0 +1,297 @@
+"""A frozen causal language model with LoRA adapters, read at the last real token of each text.
+
+The shared body of all text predictors (difficulty, curves, budgets): a head on top is a plain `nn.Module`
+from (B, D) states. Adapters as in Hu et al., *LoRA* (arXiv 2106.09685), by the `peft` library.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ps_train.common.features import transformer_blocks
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Which parts of the language model run, and which are trained."""
+
+    r: int = 16
+    """Rank of the adapters; 0 for none: the frozen model, or one with its adapters merged."""
+    alpha: int = 32
+    """An adapter's output is scaled by alpha / r."""
+    dropout: float = 0.05
+    """Share of an adapter's inputs dropped in training."""
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    """Names of the linear layers that get an adapter, in each adapted block."""
+    layers: list[int] | None = None
+    """Numbers (from 1) of the adapted blocks; all that run where it is not given. The backward pass stops
+    at the first."""
+    num_layers: int | None = None
+    """Blocks that run, from the first; all where it is not given. The state is then `layer_<num_layers>` of
+    `ps_train.common.features`: block output, or after the final norm where all blocks run."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the frozen weights. Adapters are float32 whatever it is."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.r < 0:
+            faults.append(f"lora.r must be at least 0, got {self.r}")
+        if self.alpha <= 0:
+            faults.append(f"lora.alpha must be positive, got {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            faults.append(f"lora.dropout must lie in [0, 1), got {self.dropout}")
+        if not self.target_modules:
+            faults.append("lora.target_modules must name at least one linear layer, got none")
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch knows it."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+
+class LoraBackbone(nn.Module):
+    """A causal language model whose adapters alone are trained and saved.
+
+    `state_dict` holds the adapters and nothing else, in Lightning checkpoints as well; loading such a
+    dictionary leaves the frozen weights as they are.
+
+    Args:
+        model: A language model without output head, as `ps_train.common.features.load_backbone` gives it. It
+            is changed in place: deeper blocks are cut off, adapters put in.
+        settings: What runs and what is trained.
+
+    Raises:
+        ValueError: If a layer is out of range, or a target module is no linear layer of the adapted blocks.
+    """
+
+    def __init__(self, model: PreTrainedModel, settings: LoraSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or LoraSettings()
+        self.model: nn.Module = model.requires_grad_(False)
+        self.hidden_size = int(model.config.get_text_config().hidden_size)
+        blocks = transformer_blocks(model)
+        (self._blocks_name,) = (name for name, child in model.named_children() if child is blocks)
+        self._check_layers(len(blocks))
+        if self.settings.num_layers is not None and self.settings.num_layers < len(blocks):
+            del blocks[self.settings.num_layers :]
+            _remove_final_norm(model)
+        if self.settings.r:
+            self.model = get_peft_model(model, self._peft_config(model, blocks))
+        if self.settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.register_state_dict_post_hook(_keep_adapters)
+        self.register_load_state_dict_pre_hook(_keep_frozen_weights)
+
+    def _check_layers(self, total: int) -> None:
+        last = total if self.settings.num_layers is None else self.settings.num_layers
+        if not 1 <= last <= total:
+            raise ValueError(f"lora.num_layers must be between 1 and {total}, got {last}")
+        layers = self.settings.layers
+        if layers is not None and not (layers and 1 <= min(layers) <= max(layers) <= last):
+            raise ValueError(f"lora.layers must be between 1 and {last}, the blocks that run, got {layers}")
+
+    def _peft_config(self, model: PreTrainedModel, blocks: nn.ModuleList) -> LoraConfig:
+        adapted = self.settings.layers or range(1, len(blocks) + 1)
+        # Full names: peft's own choice of layers does not match those of a model without output head.
+        targets = [
+            f"{self._blocks_name}.{n - 1}.{name}"
+            for n in sorted(set(adapted))
+            for name in _linear_layers(blocks[n - 1])
+            if name.rpartition(".")[2] in self.settings.target_modules
+        ]
+        found = {target.rpartition(".")[2] for target in targets}
+        missing = [name for name in self.settings.target_modules if name not in found]
+        if missing:
+            linear = sorted({name.rpartition(".")[2] for name in _linear_layers(blocks)})
+            raise ValueError(f"lora.target_modules must be of {linear}, got {missing}")
+        return LoraConfig(
+            r=self.settings.r,
+            lora_alpha=self.settings.alpha,
+            lora_dropout=self.settings.dropout,
+            target_modules=targets,
+            task_type=TaskType.FEATURE_EXTRACTION,
+        )
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """States of the last real tokens.
+
+        Args:
+            input_ids: (B, L) int64, padded on either side.
+            attention_mask: (B, L), 1 for real tokens, which are consecutive in each row.
+
+        Returns:
+            (B, D) float32. A row's state depends on its own real tokens alone: neither on the padding, its
+            side and amount, nor on the other rows.
+        """
+        hidden = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=_positions(attention_mask),
+            use_cache=False,
+        ).last_hidden_state
+        return pool_last_token(hidden, attention_mask).float()
+
+    @property
+    def frozen_blocks(self) -> int:
+        """How many blocks, from the first, no adapter changes."""
+        if not self.settings.r:
+            return len(getattr(self._decoder, self._blocks_name))
+        return min(self.settings.layers or [1]) - 1
+
+    @torch.no_grad()
+    def frozen_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states (B, L, D) after the frozen blocks: the same in every epoch."""
+        view = self._view(slice(0, self.frozen_blocks))
+        _remove_final_norm(view)
+        states: Tensor = view(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=_positions(attention_mask),
+            use_cache=False,
+        ).last_hidden_state
+        return states
+
+    def forward_from(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """What `forward` gives, from `frozen_states` on.
+
+        Args:
+            hidden: (B, L, D) states after the frozen blocks.
+            attention_mask: (B, L), as in `forward`.
+
+        Returns:
+            (B, D) float32.
+        """
+        view = self._view(slice(self.frozen_blocks, None))
+        hidden = view(
+            inputs_embeds=hidden,
+            attention_mask=attention_mask,
+            position_ids=_positions(attention_mask),
+            use_cache=False,
+        ).last_hidden_state
+        return pool_last_token(hidden, attention_mask).float()
+
+    def _view(self, which: slice) -> PreTrainedModel:
+        """The transformers model with some of its blocks; the weights are shared."""
+        decoder = self._decoder
+        view = copy.copy(decoder)
+        view._modules = dict(decoder._modules)  # else the blocks would be changed in both
+        setattr(view, self._blocks_name, getattr(decoder, self._blocks_name)[which])
+        return view
+
+    @property
+    def _decoder(self) -> PreTrainedModel:
+        """The transformers model, adapters in place."""
+        model: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return model
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the adapters in peft's format: `PeftModel.from_pretrained(base_model, folder)` reads them.
+
+        The whole folder is replaced at once.
+
+        Raises:
+            ValueError: If there are no adapters.
+        """
+        folder = Path(folder)
+        peft_model = self._peft_model("to save")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            written = Path(temporary) / folder.name
+            # Left to itself, peft looks on the Hub whether the frozen embedding was resized.
+            peft_model.save_pretrained(str(written), safe_serialization=True, save_embedding_layers=False)
+            (written / "README.md").unlink(missing_ok=True)  # an empty model card
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(written, folder)
+
+    def load_adapter(self, folder: str | Path) -> None:
+        """Take over the weights of adapters saved by `save_adapter`, or by peft for the same layers.
+
+        Raises:
+            ValueError: If they are missing, damaged, or belong to other layers or another rank.
+        """
+        peft_model = self._peft_model("to load into")
+        try:
+            weights: Mapping[str, Tensor] = load_peft_weights(str(folder), device="cpu")
+            result: Any = set_peft_model_state_dict(peft_model, weights)
+        except Exception as error:  # peft, safetensors and torch raise types of their own
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{folder} must hold adapters of this model, but {reason}") from error
+        missing = [name for name in result.missing_keys if ".lora_" in name]
+        if missing or result.unexpected_keys:
+            odd = (missing or result.unexpected_keys)[0]
+            raise ValueError(f"{folder} must hold adapters of the same layers, but {odd} is in one only")
+
+    def merge(self) -> PreTrainedModel:
+        """Fold the adapters into the frozen weights, for serving without their cost; there is no way back.
+
+        Returns:
+            The plain transformers model, which this module now runs.
+
+        Raises:
+            ValueError: If there are no adapters.
+        """
+        merged: PreTrainedModel = self._peft_model("to merge").merge_and_unload(safe_merge=True)
+        self.model = merged
+        return merged
+
+    def _peft_model(self, purpose: str) -> PeftModel:
+        if not isinstance(self.model, PeftModel):
+            raise ValueError(f"a backbone must have adapters {purpose}, got one without")
+        return self.model
+
+
+def pool_last_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, L, D) to (B, D): each row at its last position whose mask is 1, whatever the padding's side."""
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    last = (attention_mask.long() * (places + 1)).argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def _linear_layers(module: nn.Module) -> list[str]:
+    return [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
+
+
+def _remove_final_norm(model: PreTrainedModel) -> None:
+    """The norm behind the last block is made for that block's output, not for an earlier one's."""
+    norms = [name for name, child in model.named_children() if "norm" in type(child).__name__.lower()]
+    if norms:
+        setattr(model, norms[-1], nn.Identity())
+
+
+def _positions(attention_mask: Tensor) -> Tensor:
+    """(B, L) positions counted from each row's first real token."""
+    return (attention_mask.cumsum(1) - 1).clamp(min=0)
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_" in name
+
+
+def _keep_adapters(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix) and not _is_adapter(name)]:
+        del state[name]
+
+
+def _keep_frozen_weights(module: LoraBackbone, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Fill what `_keep_adapters` left out with the module's own tensors."""
+    own = module.model.state_dict(prefix=f"{prefix}model.")
+    state.update({name: value for name, value in own.items() if not _is_adapter(name)})

@@ -1,0 +1,1 @@
+"""Predictors of accuracy curves: nets, LightningModules, data and metrics."""

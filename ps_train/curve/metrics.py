@@ -1,0 +1,205 @@
+"""How good predicted curves are: a functional core on arrays, and torchmetrics classes over it.
+
+Shapes: `predicted` and `measured` are (N, W), N questions and W windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ps_alloc import allocate
+from ps_alloc.allocate import Method
+from ps_alloc.baselines import uniform
+from ps_train.curve_table import score_windows
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+
+def per_window_pearson(predicted: FloatArray, measured: FloatArray) -> FloatArray:
+    """Pearson correlation over the questions, one value a window (W,).
+
+    A window where either side is constant has no correlation and scores 0, so that the constant mean curve
+    scores 0 here while it can score high on `flattened_pearson`.
+    """
+    p, m = (values.astype(np.float64) - values.mean(0, dtype=np.float64) for values in (predicted, measured))
+    # A network's constant answer spreads by float32 rounding; it counts as constant.
+    flat = (p.std(0) < 1e-6) | (m.std(0) < 1e-6)
+    norm = np.where(flat, 1.0, np.sqrt((p**2).sum(0) * (m**2).sum(0)))
+    return np.where(flat, 0.0, (p * m).sum(0) / norm)
+
+
+def flattened_pearson(predicted: FloatArray, measured: FloatArray) -> float:
+    """Pearson correlation over all (question, window) pairs: the paper's r.
+
+    It rewards knowing that every curve rises; read it beside `per_window_pearson`.
+    """
+    return float(per_window_pearson(predicted.reshape(-1, 1), measured.reshape(-1, 1))[0])
+
+
+def best_length(curves: FloatArray, share: float = 0.9) -> npt.NDArray[np.int64]:
+    """Windows after which a curve first reaches `share` of its own maximum, 1 … W (N,).
+
+    A share below 1 keeps the noise on a long plateau from deciding.
+    """
+    bar = share * curves.max(1, keepdims=True) - 1e-9  # what is equal on paper differs in its last bits
+    return (curves >= bar).argmax(1) + 1
+
+
+def best_length_spearman(predicted: FloatArray, measured: FloatArray, share: float = 0.9) -> float:
+    """Spearman correlation of predicted and measured `best_length` over the questions."""
+    ranks = [_ranks(best_length(curves, share)) for curves in (predicted, measured)]
+    return flattened_pearson(*ranks)
+
+
+def _ranks(values: npt.NDArray[np.int64]) -> FloatArray:
+    """Ranks with ties averaged."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    upper = counts.cumsum()
+    return (upper - (counts - 1) / 2)[inverse]
+
+
+def calibration_error(predicted: FloatArray, measured: FloatArray, num_bins: int = 15) -> float:
+    """Expected calibration error: mean |predicted − measured| over equal-width bins of the prediction.
+
+    All (question, window) pairs together; `measured` may be a share of traces instead of 0 or 1.
+    """
+    bins = np.minimum((predicted.ravel() * num_bins).astype(np.int64), num_bins - 1)
+    gap = np.bincount(bins, weights=(predicted - measured).ravel().astype(np.float64), minlength=num_bins)
+    return float(np.abs(gap).sum() / predicted.size)
+
+
+def mean_squared_error(predicted: FloatArray, measured: FloatArray) -> float:
+    """Mean squared error over all (question, window) pairs."""
+    return float(((predicted - measured) ** 2).mean())
+
+
+def allocation_gain(
+    predicted: FloatArray,
+    measured: FloatArray,
+    *,
+    window: int,
+    budgets: Sequence[float],
+    min_windows: int = 1,
+    method: Method = "auto",
+) -> FloatArray:
+    """What the predictions buy: measured accuracy of the allocation by them minus that of the uniform one.
+
+    The whole set shares one budget: `allocate` spends `budget · N` tokens on the predicted curves, and the
+    measured curves say what that was worth.
+
+    Args:
+        predicted: The curves to allocate by.
+        measured: The curves to score on.
+        window: Tokens a window.
+        budgets: Mean tokens per query.
+        min_windows: Windows that every query gets.
+        method: The allocator's.
+
+    Returns:
+        One gain a budget, as a fraction (0.1 is ten points).
+    """
+    n, num_windows = measured.shape
+    gains = []
+    for budget in budgets:
+        total = int(budget * n)
+        spent = allocate(predicted, total, window=window, min_windows=min_windows, method=method).windows
+        even = uniform(n, total, window=window, min_windows=min_windows, max_windows=num_windows).windows
+        gains.append(accuracy_of(measured, spent) - accuracy_of(measured, even))
+    return np.array(gains)
+
+
+def accuracy_of(measured: FloatArray, windows: npt.NDArray[np.integer[Any]]) -> float:
+    """Mean measured accuracy when question i reasons for `windows[i]` windows; 0 windows score 0."""
+    return float(score_windows(measured, windows).mean())
+
+
+class CurveRows(Metric):
+    """Gathers rows of predictions from all processes: each row once, in row order.
+
+    A distributed sampler repeats rows to even out the processes; the row numbers undo that, so that every
+    metric built on this class equals its value in one process.
+    """
+
+    full_state_update = False
+    rows: list[Tensor]
+    predicted: list[Tensor]
+    measured: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("rows", "predicted", "measured"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, rows: Tensor, predicted: Tensor, measured: Tensor) -> None:
+        """Add a batch: rows (B,) int64, predicted and measured (B, W)."""
+        self.rows.append(rows)
+        self.predicted.append(predicted.detach().float())
+        self.measured.append(measured.detach().float())
+
+    def gathered(self) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
+        """Row numbers (ascending), predicted and measured curves of all rows seen."""
+        rows, predicted, measured = (
+            (torch.cat(list(state)) if isinstance(state, (list, tuple)) else state).cpu().numpy()
+            for state in (self.rows, self.predicted, self.measured)
+        )
+        order, first = np.unique(rows, return_index=True)
+        return order, predicted[first], measured[first]
+
+    def compute(self) -> Any:
+        """The gathered rows; subclasses return their figures."""
+        return self.gathered()
+
+
+class CurveQuality(CurveRows):
+    """All figures of a set of predicted curves, as a dictionary of floats.
+
+    `mse`, `calibration_error`, `window_pearson` (mean over windows), `flattened_pearson`,
+    `best_length_spearman`, `gain_<budget>` for each budget and their mean, `allocation_gain`.
+
+    Args:
+        window: Tokens a window.
+        budgets: Mean tokens per query at which the allocation gain is measured.
+        min_windows: Windows that every query gets.
+    """
+
+    higher_is_better = None
+
+    def __init__(self, window: int, budgets: Sequence[float], min_windows: int = 1) -> None:
+        super().__init__()
+        self.window, self.budgets, self.min_windows = window, tuple(budgets), min_windows
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figures over all rows of all processes."""
+        _, predicted, measured = self.gathered()
+        figures = curve_quality(
+            predicted, measured, window=self.window, budgets=self.budgets, min_windows=self.min_windows
+        )
+        return {name: torch.tensor(value) for name, value in figures.items()}
+
+
+def curve_quality(
+    predicted: FloatArray,
+    measured: FloatArray,
+    *,
+    window: int,
+    budgets: Sequence[float],
+    min_windows: int = 1,
+) -> dict[str, float]:
+    """Every figure of this module by name; see `CurveQuality`."""
+    gains = allocation_gain(predicted, measured, window=window, budgets=budgets, min_windows=min_windows)
+    return {
+        "mse": mean_squared_error(predicted, measured),
+        "calibration_error": calibration_error(predicted, measured),
+        "window_pearson": float(per_window_pearson(predicted, measured).mean()),
+        "flattened_pearson": flattened_pearson(predicted, measured),
+        "best_length_spearman": best_length_spearman(predicted, measured),
+        "allocation_gain": float(gains.mean()),
+        **{f"gain_{budget:g}": float(gain) for budget, gain in zip(budgets, gains, strict=True)},
+    }

@@ -1,0 +1,1 @@
+"""Easy, medium or hard: the difficulty classifier, its labels and metrics."""

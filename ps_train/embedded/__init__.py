@@ -1,0 +1,1 @@
+"""The embedded models' worlds: problem generators, tokenizer, the tiny reasoner and diffusion model."""
