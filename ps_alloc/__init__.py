@@ -1,12 +1,47 @@
-"""Decide: predicted accuracy curves in, token budgets out. numpy and numba, nothing else."""
+"""Decide: predicted accuracy curves in, token budgets out. numpy and numba, nothing else.
 
-from ps_alloc.allocate import allocate
-from ps_alloc.allocation import Allocation
-from ps_alloc.calibration import Guard, PlattCalibrator
-from ps_alloc.conformal import BudgetCalibrator
-from ps_alloc.difficulty import allocate_by_difficulty, fit_class_curves
-from ps_alloc.options import OptionAllocation, OptionMenus, allocate_options, majority_vote_values, vote_menus
-from ps_alloc.pacing import Pacer
+Names are loaded when they are first asked for: whoever only paces, calibrates or reads files waits for no
+compiler.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ps_alloc.allocate import allocate
+    from ps_alloc.allocation import Allocation
+    from ps_alloc.calibration import Guard, PlattCalibrator
+    from ps_alloc.conformal import BudgetCalibrator
+    from ps_alloc.difficulty import allocate_by_difficulty, fit_class_curves
+    from ps_alloc.options import (
+        OptionAllocation,
+        OptionMenus,
+        allocate_options,
+        majority_vote_values,
+        vote_menus,
+    )
+    from ps_alloc.pacing import Pacer
+    from ps_alloc.predictions import Predictions
+
+# The same once more, for the interpreter: name, and the module that holds it.
+_HOMES = {
+    "Allocation": "allocation",
+    "BudgetCalibrator": "conformal",
+    "Guard": "calibration",
+    "OptionAllocation": "options",
+    "OptionMenus": "options",
+    "Pacer": "pacing",
+    "PlattCalibrator": "calibration",
+    "Predictions": "predictions",
+    "allocate": "allocate",
+    "allocate_by_difficulty": "difficulty",
+    "allocate_options": "options",
+    "fit_class_curves": "difficulty",
+    "majority_vote_values": "options",
+    "vote_menus": "options",
+}
 
 __all__ = [
     "Allocation",
@@ -16,6 +51,7 @@ __all__ = [
     "OptionMenus",
     "Pacer",
     "PlattCalibrator",
+    "Predictions",
     "allocate",
     "allocate_by_difficulty",
     "allocate_options",
@@ -23,3 +59,26 @@ __all__ = [
     "majority_vote_values",
     "vote_menus",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Where a module and what it holds have one name (`allocate`), the package's attribute is the latter."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,215 @@
+"""What a predictor says of N questions, in memory and on disk: accuracy and use on a grid of budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ps_alloc.files import atomic_path
+
+FloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.int64]
+
+ZIP_MAGIC, NPY_MAGIC = b"PK\x03\x04", b"\x93NUMPY"
+POINTER = b"version https://git-lfs"  # what a checkout without LFS holds instead of the file
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predicted curves of N questions on a grid of W token budgets.
+
+    Shapes are checked here, values where they are used (`ps_alloc.allocate`): curves may be memory-mapped.
+
+    Raises:
+        ValueError: If a shape does not fit, budgets do not rise, or ids are not N different texts.
+    """
+
+    curves: FloatArray
+    """(N, W). Probability of a correct answer under each budget; float32, or float64 where it came so."""
+    budgets: IntArray
+    """(W,). Tokens, strictly rising, at least 1."""
+    use: FloatArray | None = None
+    """(N, W). Expected tokens really used under each budget; None where that is not known."""
+    ids: list[str] | None = None
+    """(N,). Names of the questions, where known."""
+
+    def __post_init__(self) -> None:
+        curves = _matrix("curves", self.curves)
+        budgets = check_budgets(self.budgets)
+        if curves.shape[1] != budgets.size:
+            raise ValueError(
+                f"curves must have a column for each of the {budgets.size} budgets, got shape {curves.shape}"
+            )
+        use = None if self.use is None else _matrix("use", self.use)
+        if use is not None and use.shape != curves.shape:
+            raise ValueError(f"use must have the curves' shape {curves.shape}, got {use.shape}")
+        ids = None if self.ids is None else _checked_ids(self.ids, len(curves))
+        for name, value in (("curves", curves), ("budgets", budgets), ("use", use), ("ids", ids)):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.curves)
+
+    @property
+    def window(self) -> int | None:
+        """Tokens between one budget and the next, where that is the same for all, from 0 on; else None."""
+        window = int(self.budgets[0])
+        return window if np.array_equal(self.budgets, uniform_budgets(window, self.budgets.size)) else None
+
+    def check_ids(self, asked: Sequence[str], source: str = "predictions") -> None:
+        """Refuse to be used on other questions or in another order. Without ids only the number is checked.
+
+        Args:
+            asked: Names of the questions that these predictions are to be used on, in their order.
+            source: What the message calls the predictions: a file's name.
+
+        Raises:
+            ValueError: Naming the first question that differs.
+        """
+        check_same_ids(self.ids, asked, source, len(self))
+
+    def save(self, path: str | Path) -> None:
+        """Write `predictions.npz` (docs/formats.md), atomically; nothing in it is pickled."""
+        arrays: dict[str, Any] = {"curves": np.asarray(self.curves), "budgets": self.budgets}
+        if self.use is not None:
+            arrays["use"] = np.asarray(self.use)
+        if self.ids is not None:
+            arrays["ids"] = np.array(self.ids, dtype=np.str_)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path, *, window: int = 16) -> Predictions:
+        """Read what `save` wrote, a plain `.npy` of curves, or a JSON file of difficulty classes.
+
+        Args:
+            path: The file; its content says which of the three it is. A `.npy` is memory-mapped.
+            window: Tokens from one column to the next, where the file does not say: in `.npy` and JSON.
+
+        Raises:
+            ValueError: If the file is missing, is none of the three, is damaged, holds pickled objects, which
+                could run code, or its arrays do not fit.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"predictions must be an existing file (.npz, .npy or .json), got {path}")
+        with path.open("rb") as file:
+            start = file.read(len(POINTER))
+        if start.startswith(POINTER):
+            raise ValueError(f"{path} must hold predictions, but is a Git LFS pointer: fetch the file itself")
+        if start.startswith(ZIP_MAGIC):
+            return cls(**_read_npz(path))
+        if start.startswith(NPY_MAGIC):
+            curves = _read_npy(path)
+            if curves.ndim != 2:
+                raise ValueError(f"{path} must hold an array of shape (N, W), got shape {curves.shape}")
+            return cls(curves, uniform_budgets(window, curves.shape[1]))
+        return _from_classes(path, window)
+
+
+def uniform_budgets(window: int, num_windows: int) -> IntArray:
+    """(W,) the grid of equal windows: window, 2 · window, … W · window tokens."""
+    return window * np.arange(1, num_windows + 1, dtype=np.int64)
+
+
+def check_budgets(budgets: npt.ArrayLike) -> IntArray:
+    """A token grid as int64 (W,).
+
+    Raises:
+        ValueError: If it is not strictly rising whole numbers of tokens from 1 on.
+    """
+    grid = np.asarray(budgets)
+    whole = grid.dtype.kind in "iu" or (grid.dtype.kind == "f" and bool((grid == np.floor(grid)).all()))
+    rising = grid.ndim == 1 and grid.size > 0 and whole and grid[0] >= 1 and grid[-1] <= 2**40
+    if not rising or (grid[1:] <= grid[:-1]).any():
+        raise ValueError(f"budgets must be strictly rising whole tokens from 1 to 2**40, got {budgets!r:.80}")
+    return grid.astype(np.int64)
+
+
+def check_same_ids(known: Sequence[str] | None, asked: Sequence[str], source: str, number: int) -> None:
+    """Refuse rows that belong to other questions than those asked, or stand in another order.
+
+    Args:
+        known: (`number`,) names of the rows, or None where they have none.
+        asked: Names of the questions, in their order.
+        source: What the rows are called in the message.
+        number: How many rows there are.
+
+    Raises:
+        ValueError: Naming the first that differs.
+    """
+    if len(asked) != number:
+        raise ValueError(f"{source} must have one row a question ({len(asked)}), got {number}")
+    if known is None or list(known) == list(asked):
+        return
+    row = next(i for i, (mine, wanted) in enumerate(zip(known, asked, strict=True)) if mine != wanted)
+    why = "the same questions in another order" if set(known) == set(asked) else "other questions"
+    raise ValueError(
+        f"{source} must be of these questions in their order, got {why}: "
+        f"row {row} is {known[row]!r}, the question {asked[row]!r}"
+    )
+
+
+def _matrix(name: str, values: npt.ArrayLike) -> FloatArray:
+    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    if array.dtype.kind not in "fiub" or array.ndim != 2 or 0 in array.shape:
+        raise ValueError(
+            f"{name} must be real numbers of shape (N, W), both at least 1, got {array.dtype} {array.shape}"
+        )
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def _checked_ids(ids: Sequence[Any], number: int) -> list[str]:
+    if isinstance(ids, str) or not all(isinstance(name, str | int | np.integer) for name in ids):
+        raise ValueError(f"ids must be a list of texts, got {ids!r:.80}")
+    names = [str(name) for name in ids]
+    if len(names) != number:
+        raise ValueError(f"ids must be one a curve ({number}), got {len(names)}")
+    if len(set(names)) != number:
+        twice = next(name for i, name in enumerate(names) if name in set(names[:i]))
+        raise ValueError(f"ids must differ from each other, got {twice!r} twice")
+    return names
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            found = {name: content[name] for name in ("curves", "budgets", "use", "ids") if name in content}
+    except Exception as error:  # a damaged archive raises whatever its remains are taken for
+        raise ValueError(f"{path} must be a .npz file of plain arrays, but {_line(error)}") from error
+    missing = [name for name in ("curves", "budgets") if name not in found]
+    if missing:
+        raise ValueError(f"{path} must hold the arrays 'curves' and 'budgets', but lacks {missing}")
+    if "ids" in found:
+        found["ids"] = found["ids"].tolist()
+    return found
+
+
+def _read_npy(path: Path) -> npt.NDArray[np.floating]:
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a cut header raises whatever its remains parse to
+        raise ValueError(f"{path} must be a .npy file of plain numbers, but {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{error}".split()) or type(error).__name__
+
+
+def _from_classes(path: Path, window: int) -> Predictions:
+    # Here, as it brings the allocator, and with it numba.
+    from ps_alloc.difficulty import difficulty_curves, load_difficulty_predictions
+
+    classes = load_difficulty_predictions(path)
+    try:
+        curves = difficulty_curves(
+            classes.class_curves, labels=classes.labels, probabilities=classes.probabilities
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Predictions(curves, uniform_budgets(window, curves.shape[1]), ids=classes.ids)
