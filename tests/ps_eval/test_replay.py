@@ -12,7 +12,7 @@ from ps_eval.reporting.summary import load_summary
 from ps_eval.spending.policies import POLICIES
 from ps_eval.spending.replay import N_DRAWS, predict_table, replay
 from ps_train.common.text_features import NUM_TEXT_FEATURES, text_features
-from ps_train.curve.mlp import CurveNet
+from ps_train.curve.mlp_net import CurveNet
 from ps_train.curve_table import CurveTable, score_windows
 from ps_train.predictor import CurveSchema, load_predictor
 
