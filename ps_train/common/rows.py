@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ps_train.predictor import CurveSchema
+from ps_train.schema import CurveSchema
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
