@@ -56,6 +56,6 @@ def read_json(path: str | Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path} must be an existing JSON file, but there is no such file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} must hold valid JSON, but {error}") from error
