@@ -24,11 +24,14 @@ from transformers import PreTrainedTokenizerBase
 
 from ps_alloc import Predictions
 from ps_alloc.files import atomic_path, read_json, write_json
+from ps_train.common.heads import keeping_type
 from ps_train.question_hashes import HASHES_FILE, save_question_hashes
 from ps_train.schema import CurveSchema as CurveSchema
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+LANGUAGE_MODEL = "backbone"
+"""The name under which a predictor keeps a language model among its modules."""
 
 ADAPTER_FOLDER = "adapter"
 BACKBONE_FOLDER = "backbone"
@@ -39,6 +42,7 @@ ARCHITECTURES = {
     "curve_lora": "ps_train.curve.lora_net:CurveLoraNet",
     "budget_lora": "ps_train.budget.net:BudgetNet",
     "difficulty_lora": "ps_train.difficulty.lora_net:DifficultyNet",
+    "difficulty_mlp": "ps_train.difficulty.mlp_net:DifficultyFeatureNet",
 }
 """`architecture` in config.json to the class that reads the folder; imported when asked for."""
 
@@ -73,7 +77,7 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         """
         if self.schema.window is None:
             raise ValueError(
-                f"the predictor has no window, its budgets are {list(self.schema.budgets)}: use schema.budgets"
+                f"the predictor has no window: its budgets (schema.budgets) are {list(self.schema.budgets)}"
             )
         return self.schema.window
 
@@ -91,6 +95,16 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             "settings": self.settings,
             **({"training": self.training_record} if self.training_record else {}),
         }
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move to a device; only a language model takes another type, all else stays float32.
+
+        Heads and curves are small, and budgets need more digits than bfloat16 has.
+        """
+        kept = keeping_type(fn)
+        for name, child in self.named_children() if recurse else ():
+            child._apply(fn if name == LANGUAGE_MODEL else kept)
+        return super()._apply(kept, recurse=False)
 
     def predict_curves(self, x: Any, *, batch_size: int = 1024) -> npt.NDArray[np.float32]:
         """Predict accuracy curves, float32 (N, W) in [0, 1].
@@ -189,7 +203,13 @@ class CurvePredictor(nn.Module, ModelHubMixin):
                     force_download=force_download,
                     local_files_only=local_files_only,
                     token=token,
-                    allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, HASHES_FILE, f"{ADAPTER_FOLDER}/*", f"{BACKBONE_FOLDER}/*"],
+                    allow_patterns=[
+                        CONFIG_FILE,
+                        WEIGHTS_FILE,
+                        HASHES_FILE,
+                        f"{ADAPTER_FOLDER}/*",
+                        f"{BACKBONE_FOLDER}/*",
+                    ],
                 )
             )
         net = build_predictor(
@@ -205,7 +225,8 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         if not (folder / WEIGHTS_FILE).is_file():
             raise ValueError(f"a predictor folder must hold {WEIGHTS_FILE}, but {folder} does not")
         try:
-            net.load_weights(folder)
+            with torch.device("cpu"):
+                net.load_weights(folder)
         except Exception as error:  # safetensors and torch raise types of their own for a damaged file
             reason = str(error).splitlines()[0]
             raise ValueError(
@@ -243,8 +264,8 @@ def build_predictor(
         target = architecture
     if target is None:
         raise ValueError(
-            f"architecture in {source} must be one of {sorted(ARCHITECTURES)} or module:Class, "
-            f"got {architecture!r}"
+            f"architecture in {source} must be one of {sorted(ARCHITECTURES)}, got {architecture!r}; "
+            "module:Class for one of your own"
         )
     try:
         schema, settings = CurveSchema(**config["schema"]), dict(config["settings"])
@@ -256,7 +277,8 @@ def build_predictor(
     except (ImportError, AttributeError) as error:
         raise ValueError(f"architecture in {source} must be importable, but {error}") from error
     try:
-        predictor: CurvePredictor = kind(locate(schema), **settings)
+        with torch.device("cpu"):  # whatever the caller's default; a predictor is moved as any module
+            predictor: CurvePredictor = kind(locate(schema), **settings)
     except (TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise ValueError(f"settings in {source} must be those of a {architecture}, but {error}") from error
     predictor.training_record = dict(config.get("training") or {})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from ps_train.common.features import resolve_model
+from ps_train.common.loading import resolve_model
 
 CONTENT_SUFFIXES = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}
 """Of the files in a model's folder that decide its hidden states: weights, tokenizer, chat template."""

@@ -32,9 +32,9 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         faults = [
-            f"optimizer.{name} must be positive, got {value}"
+            f"optimizer.{name} must be at least 0, got {value}"
             for name, value in vars(self).items()
-            if name.endswith("lr") and value is not None and not value > 0
+            if name.endswith("lr") and value is not None and not value >= 0
         ]
         if not self.weight_decay >= 0:
             faults.append(f"optimizer.weight_decay must be at least 0, got {self.weight_decay}")

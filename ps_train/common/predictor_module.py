@@ -46,6 +46,10 @@ class PredictorModule(pl.LightningModule):
     """
 
     architecture: str
+    reads: tuple[str, ...]
+    """What the predictor reads of a batch, as `Rows.targets` name it; `tokens` for texts."""
+    learns: tuple[str, ...]
+    """What else a batch must hold to train and judge it by."""
     net: CurvePredictor
     quality: CurveRows
 
@@ -60,6 +64,8 @@ class PredictorModule(pl.LightningModule):
         """`predicted` and `measured` of the validation rows, as last measured."""
         # Figures are those of all processes already: there is nothing to reduce.
         warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
+        # Batches of rows carry their numbers themselves.
+        warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
 
     # --- what subclasses say --------------------------------------------------------------------------------
 
@@ -94,7 +100,18 @@ class PredictorModule(pl.LightningModule):
     # --- the data -------------------------------------------------------------------------------------------
 
     def attach_rows(self, name: str, rows: Rows) -> None:
-        """Know the rows of `name`: `train` (needed to fit), `val`, `test` or `predict`."""
+        """Know the rows of `name`: `train` (needed to fit), `val`, `test` or `predict`.
+
+        Raises:
+            ValueError: If they lack what the module reads or learns from.
+        """
+        held = {*rows.targets, *(["tokens"] if len(rows.tokens) else [])}
+        needed = [*self.reads, *(self.learns if name != "predict" else ())]
+        if missing := [part for part in needed if part not in held]:
+            raise ValueError(
+                f"{type(self).__name__} needs {' and '.join(needed)} of each question, but the {name} rows "
+                f"have no {' and '.join(missing)}: other data modules give them"
+            )
         self.rows[name] = rows
 
     def expected(self) -> tuple[CurveSchema, TextFormat | None] | None:
@@ -173,7 +190,7 @@ class PredictorModule(pl.LightningModule):
         self.adopt(net.train())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep beside the weights what they are: predictor, settings, held-out predictions, random streams."""
+        """Keep what the weights are: predictor, settings, held-out predictions, random streams."""
         checkpoint["predictor"] = self.net.config
         checkpoint["settings"] = self._settings()
         checkpoint["held_out"] = dict(self.held_out)
@@ -222,8 +239,31 @@ class PredictorModule(pl.LightningModule):
 
     def export(self, folder: Path) -> Path:
         """Write the predictor folder `<folder>/predictor/`; returns it."""
+        learned = [self.rows[name] for name in ("train", "val") if name in self.rows]
+        if learned and self.trainer.state.fn == "fit":
+            self.net.training_texts = [text for rows in learned for text in rows.texts]
+            self.net.training_record = {
+                "served_model": self.net.schema.served_model,
+                **{
+                    name: learned[0].source[name]
+                    for name in ("grader", "answer")
+                    if name in learned[0].source
+                },
+                "budgets": list(self.net.schema.budgets),
+                "num_questions": len(self.net.training_texts),
+            }
         self.net.save_pretrained(folder / "predictor")
         return folder / "predictor"
+
+    def next_command(self, folder: Path) -> str:
+        """What to do with a predictor that was just exported to `folder`."""
+        schema = self.net.schema
+        model = "MODEL" if schema.served_model == "unknown" else schema.served_model
+        budget = schema.budgets[(len(schema.budgets) - 1) // 2]
+        return (
+            f"ps-eval answer --questions QUESTIONS.jsonl --model {model} --predictor {folder} "
+            f"--budget {budget} --output answers.jsonl"
+        )
 
     def configure_optimizers(self) -> Any:
         """AdamW, scheduled by the step."""

@@ -26,7 +26,7 @@ class Rows:
     targets: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """Name to an array of N rows; batches carry them under the same names."""
     schema: CurveSchema | None = None
-    """What a predictor for these rows reads and predicts; None where the rows do not say (questions alone)."""
+    """What a predictor for these rows reads and predicts; None where nothing says."""
     text: TextFormat | None = None
     """How the texts become tokens, for predictors that read them."""
     tokens: Sequence[Sequence[int]] = ()

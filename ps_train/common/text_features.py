@@ -20,6 +20,8 @@ WORD_GROUPS = (
 )
 """Words that tell of a calculation step; one count a group."""
 _GROUPS = [re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for words in WORD_GROUPS]
+LARGEST = 1e30
+"""Stands for any greater number: what has hundreds of digits is no quantity."""
 PUNCTUATION = ".?%$,/"
 
 NUM_TEXT_FEATURES = 10 + len(PUNCTUATION) + len(WORD_GROUPS)
@@ -33,7 +35,7 @@ def text_features(questions: Sequence[str]) -> npt.NDArray[np.float32]:
 
 def _describe(question: str) -> list[float]:
     words = question.split()
-    numbers = [float(match.replace(",", "")) for match in NUMBER.findall(question)]
+    numbers = [min(float(match.replace(",", "")), LARGEST) for match in NUMBER.findall(question)]
     # Magnitudes enter as logarithms: 10 against 1,000 is one kind of difference, not 990.
     magnitudes = [math.log1p(number) for number in numbers] or [0.0]
     return [
