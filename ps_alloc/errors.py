@@ -1,7 +1,8 @@
-"""How every command of the project ends on bad input: one sentence on stderr and exit code 2."""
+"""How every command of the project speaks and ends: text any console takes, one sentence on bad input."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -13,14 +14,43 @@ def run_command(command: Callable[[], object]) -> int:
     cannot be read or written) are a user's; anything else is a defect and keeps its traceback.
 
     Returns:
-        The exit code: 0, 2 after bad input, 130 after Ctrl-C.
+        The exit code: 0, 2 after bad input, 130 after Ctrl-C. Where the reader of stdout has gone (`| head`):
+        141, as the shell has it.
     """
+    accept_any_text()
     try:
         command()
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        return 141 if _stdout_has_gone() else _refuse(error)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return _refuse(error)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
     return 0
+
+
+def accept_any_text() -> None:
+    r"""Write characters that the console's encoding has not as `\xe9`, `\u2192`, instead of failing.
+
+    A result's path or an answer in another script must not end a command whose work is done.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # notebooks and tests put streams of their own there
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _refuse(error: Exception) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return 2
+
+
+def _stdout_has_gone() -> bool:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at exit; that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
