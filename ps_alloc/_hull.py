@@ -7,10 +7,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ps_alloc._checks import FloatArray, IntArray, check_values
 from ps_alloc._curve_kernels import curve_menus, raise_evenly
 from ps_alloc._menu_kernels import climb, envelopes, take_what_fits
 from ps_alloc._menus import Menus, solve, steepest_first
-from ps_alloc._problem import FloatArray, IntArray, Limits, check_values
+from ps_alloc._problem import Limits
 from ps_alloc._stream_kernels import split_by_price, ties_at_price
 
 # Up to here every envelope is built and every row may join the core.

@@ -7,18 +7,11 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, one_of, per_query_float
 from ps_alloc._curve_kernels import mean_accuracy, raise_evenly
 from ps_alloc._hull import allocate_hull, spread_leftover
 from ps_alloc._myopic_kernels import myopic, raise_in_turn
-from ps_alloc._problem import (
-    FloatArray,
-    IntArray,
-    Limits,
-    check_curves,
-    check_limits,
-    check_values,
-    per_query_float,
-)
+from ps_alloc._problem import Limits, check_limits
 from ps_alloc.allocation import Allocation
 
 Method = Literal["auto", "hull", "myopic", "uniform"]
@@ -66,14 +59,12 @@ def allocate(
         ValueError: If an argument is out of range or out of shape, a curve holds NaN or a value outside [0,
             1], or the budget cannot pay for every query's `min_windows`.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {get_args(Method)}, got {method!r}")
-    if leftover not in get_args(Leftover):
-        raise ValueError(f"leftover must be one of {get_args(Leftover)}, got {leftover!r}")
+    one_of("method", method, get_args(Method))
+    one_of("leftover", leftover, get_args(Leftover))
     values = check_curves(curves)
     n_queries, num_windows = values.shape
     limits = check_limits(n_queries, num_windows, total_tokens, window, min_windows, max_windows, window_cost)
-    weight = per_query_float("weights", weights, limits.n_queries, high=np.inf)
+    weight = per_query_float("weights", weights, limits.n_queries)
     total_weight = float(weight.sum()) * (n_queries / weight.size)
     if not 0.0 < total_weight < np.inf:
         raise ValueError(f"weights must have a finite sum above zero, got {total_weight:g}")

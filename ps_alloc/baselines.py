@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from ps_alloc._checks import check_curves, check_values, per_query, whole
 from ps_alloc._curve_kernels import raise_evenly
-from ps_alloc._problem import check_curves, check_limits, check_values, per_query, whole
+from ps_alloc._problem import check_limits
 from ps_alloc.allocate import allocate
 from ps_alloc.allocation import Allocation
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._problem import check_curves, check_values, per_query
+from ps_alloc._checks import check_curves, check_values, per_query
 from ps_alloc.allocate import allocate
 from ps_alloc.allocation import Allocation
 from ps_alloc.files import read_json, write_json

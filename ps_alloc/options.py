@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ps_alloc._checks import LARGEST_TOTAL, check_curves, check_values, whole
 from ps_alloc._menus import Menus, solve
-from ps_alloc._problem import LARGEST_TOTAL, check_curves, check_values, whole
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]

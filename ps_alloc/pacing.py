@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._problem import whole
+from ps_alloc._checks import whole
 
 # Standing still at price 0 a log price could never rise again; nobody buys a window below this many correct
 # answers a token, and nobody can offer more than one for a token.
