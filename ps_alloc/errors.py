@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -47,10 +48,13 @@ def _refuse(error: Exception) -> int:
 
 
 def _stdout_has_gone() -> bool:
+    """Whether it was stdout's reader that went; then nothing more is said to it, not even at exit."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more at exit; that must not fail again.
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, ValueError, OSError):  # no polling on this system, or no file behind stdout
+        return False
+    if gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return gone

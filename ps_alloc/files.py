@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 
 @contextmanager
 def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
@@ -90,6 +93,38 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} must hold valid JSON, but {error}") from error
     except RecursionError:
         raise ValueError(f"{path} must hold valid JSON, but it is nested too deeply") from None
+
+
+def read_object(path: str | Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """Read a JSON file that is an object with these fields.
+
+    Raises:
+        ValueError: If the file is missing, is not JSON, is no object, or lacks a field.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or any(name not in content for name in names):
+        raise ValueError(f"{path} must be a JSON object with the fields {names}")
+    return content
+
+
+def finite_field(content: dict[str, Any], path: str | Path, name: str) -> npt.NDArray[np.float64]:
+    """A field of finite numbers, whatever its shape.
+
+    Args:
+        content: What `read_object` returned.
+        path: The file, for the message.
+        name: The field.
+
+    Raises:
+        ValueError: If it holds anything else.
+    """
+    try:
+        values = np.array(content[name], dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        values = np.array(np.nan)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path}: {name} must be finite numbers, got {content[name]!r:.60}")
+    return values
 
 
 def _new_file(target: Path) -> Path:

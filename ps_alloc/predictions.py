@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ps_alloc._checks import IntArray, check_curves, vector
 from ps_alloc.files import atomic_path
 
 FloatArray = npt.NDArray[np.floating]
-IntArray = npt.NDArray[np.int64]
 
 ZIP_MAGIC, NPY_MAGIC = b"PK\x03\x04", b"\x93NUMPY"
 POINTER = b"version https://git-lfs"  # what a checkout without LFS holds instead of the file
@@ -39,13 +39,13 @@ class Predictions:
     """(N,). Names of the questions, where known."""
 
     def __post_init__(self) -> None:
-        curves = _matrix("curves", self.curves)
+        curves = check_curves(self.curves)
         budgets = check_budgets(self.budgets)
         if curves.shape[1] != budgets.size:
             raise ValueError(
                 f"curves must have a column for each of the {budgets.size} budgets, got shape {curves.shape}"
             )
-        use = None if self.use is None else _matrix("use", self.use)
+        use = None if self.use is None else check_curves(self.use, "use")
         if use is not None and use.shape != curves.shape:
             raise ValueError(f"use must have the curves' shape {curves.shape}, got {use.shape}")
         ids = None if self.ids is None else _checked_ids(self.ids, len(curves))
@@ -123,11 +123,10 @@ def check_budgets(budgets: npt.ArrayLike) -> IntArray:
     Raises:
         ValueError: If it is not strictly rising whole numbers of tokens from 1 on.
     """
-    grid = np.asarray(budgets)
-    whole = grid.dtype.kind in "iu" or (grid.dtype.kind == "f" and bool((grid == np.floor(grid)).all()))
-    rising = grid.ndim == 1 and grid.size > 0 and whole and grid[0] >= 1 and grid[-1] <= 2**40
-    if not rising or (grid[1:] <= grid[:-1]).any():
-        raise ValueError(f"budgets must be strictly rising whole tokens from 1 to 2**40, got {budgets!r:.80}")
+    grid = vector("budgets", budgets, low=1.0, high=2.0**40, rising=True)
+    broken = np.flatnonzero(grid != np.floor(grid))
+    if broken.size:
+        raise ValueError(f"budgets must be whole tokens, got {grid[broken[0]]} at position {broken[0]}")
     return grid.astype(np.int64)
 
 
@@ -153,15 +152,6 @@ def check_same_ids(known: Sequence[str] | None, asked: Sequence[str], source: st
         f"{source} must be of these questions in their order, got {why}: "
         f"row {row} is {known[row]!r}, the question {asked[row]!r}"
     )
-
-
-def _matrix(name: str, values: npt.ArrayLike) -> FloatArray:
-    array = values if isinstance(values, np.ndarray) else np.asarray(values)
-    if array.dtype.kind not in "fiub" or array.ndim != 2 or 0 in array.shape:
-        raise ValueError(
-            f"{name} must be real numbers of shape (N, W), both at least 1, got {array.dtype} {array.shape}"
-        )
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
 def _checked_ids(ids: Sequence[Any], number: int) -> list[str]:
