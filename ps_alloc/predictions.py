@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import IntArray, check_curves, vector
+from ps_alloc._checks import IntArray, check_curves, vector, whole
 from ps_alloc.files import atomic_path
 
 FloatArray = npt.NDArray[np.floating]
@@ -102,14 +102,17 @@ class Predictions:
             start = file.read(len(POINTER))
         if start.startswith(POINTER):
             raise ValueError(f"{path} must hold predictions, but is a Git LFS pointer: fetch the file itself")
-        if start.startswith(ZIP_MAGIC):
-            return cls(**_read_npz(path))
-        if start.startswith(NPY_MAGIC):
-            curves = _read_npy(path)
-            if curves.ndim != 2:
-                raise ValueError(f"{path} must hold an array of shape (N, W), got shape {curves.shape}")
-            return cls(curves, uniform_budgets(window, curves.shape[1]))
-        return _from_classes(path, window)
+        reader = _read_npz if start.startswith(ZIP_MAGIC) else _read_npy
+        if not start.startswith((ZIP_MAGIC, NPY_MAGIC)):
+            reader = _read_classes
+        content = reader(path)
+        try:
+            if "budgets" not in content:
+                width = content["curves"].shape[1] if content["curves"].ndim == 2 else 1
+                content["budgets"] = uniform_budgets(whole("window", window, at_least=1), width)
+            return cls(**content)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def uniform_budgets(window: int, num_windows: int) -> IntArray:
@@ -180,9 +183,9 @@ def _read_npz(path: Path) -> dict[str, Any]:
     return found
 
 
-def _read_npy(path: Path) -> npt.NDArray[np.floating]:
+def _read_npy(path: Path) -> dict[str, Any]:
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        return {"curves": np.lib.format.open_memmap(path, mode="r")}
     except Exception as error:  # a cut header raises whatever its remains parse to
         raise ValueError(f"{path} must be a .npy file of plain numbers, but {_line(error)}") from error
 
@@ -191,15 +194,13 @@ def _line(error: Exception) -> str:
     return " ".join(f"{error}".split()) or type(error).__name__
 
 
-def _from_classes(path: Path, window: int) -> Predictions:
-    # Here, as it brings the allocator, and with it numba.
+def _read_classes(path: Path) -> dict[str, Any]:
+    # Here, as it brings the allocator, and with it the compiler.
     from ps_alloc.difficulty import difficulty_curves, load_difficulty_predictions
 
     classes = load_difficulty_predictions(path)
+    shares = {"labels": classes.labels, "probabilities": classes.probabilities}
     try:
-        curves = difficulty_curves(
-            classes.class_curves, labels=classes.labels, probabilities=classes.probabilities
-        )
+        return {"curves": difficulty_curves(classes.class_curves, **shares), "ids": classes.ids}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Predictions(curves, uniform_budgets(window, curves.shape[1]), ids=classes.ids)

@@ -154,4 +154,7 @@ def test_files_that_are_no_predictions_are_refused_in_one_sentence(tmp_path):
     for end in (6, 9, 12, 40, 80, 130, len(whole) - 1):
         refused(whole[:end], "must be a .npy file of plain numbers, but")
     np.save(tmp_path / "vector.npy", CURVES[0])
-    refused((tmp_path / "vector.npy").read_bytes(), r"must hold an array of shape \(N, W\), got shape \(4,\)")
+    refused(
+        (tmp_path / "vector.npy").read_bytes(),
+        r"curves must be an array of shape \(N, W\), .* got shape \(4,\)",
+    )

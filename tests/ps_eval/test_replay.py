@@ -205,11 +205,14 @@ def with_nan() -> np.ndarray:
     ("flags", "message"),
     [
         (lambda f: spoil(f, with_nan()), "predictions must lie in [0, 1], got nan at row 3, column 2"),
-        (lambda f: spoil(f, np.zeros((N - 1, W))), "predictions must have shape (80, 6), got (79, 6)"),
+        (lambda f: spoil(f, np.zeros((N - 1, W))), "bad.npy must have one row a question (80), got 79"),
         (lambda f: spoil(f, np.zeros((N, W + 1))), "predictions must have shape (80, 6), got (80, 7)"),
-        (lambda f: spoil(f, np.full((N, W), "a")), "predictions must be numbers, got dtype <U1"),
+        (
+            lambda f: spoil(f, np.full((N, W), "a")),
+            "bad.npy: curves must be an array of real numbers, got",
+        ),
         (lambda f: spoil(f, np.array([{}])), "bad.npy must be a .npy file of plain numbers"),
-        (lambda f: ("--predictions", f"{f}/absent.npy"), "predictions must be an existing .npy file, got"),
+        (lambda f: ("--predictions", f"{f}/absent.npy"), "predictions must be an existing file (.npz"),
         (
             lambda f: ("--predictions=p", "--predictor=q"),
             "give either a predictor or predictions, but got both",
