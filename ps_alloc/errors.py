@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 def run_command(command: Callable[[], object]) -> int:
@@ -58,3 +59,9 @@ def _stdout_has_gone() -> bool:
     if gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return gone
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """`; did you mean 'greedy'?`, or nothing where no word comes near."""
+    near = difflib.get_close_matches(word, words, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
