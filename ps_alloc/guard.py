@@ -169,4 +169,4 @@ class Guard:
                 raise ValueError(
                     f"{path}: {name} must be of type {wanted.__name__} or null, got {value!r:.60}"
                 )
-        return cls(*arrays, float(z), *settings)
+        return cls(arrays[0], arrays[1], arrays[2], float(z), *settings)

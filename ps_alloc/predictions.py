@@ -84,12 +84,13 @@ class Predictions:
             np.savez(file, **arrays)
 
     @classmethod
-    def load(cls, path: str | Path, *, window: int = 16) -> Predictions:
+    def load(cls, path: str | Path, *, window: int = 16, budgets: npt.ArrayLike | None = None) -> Predictions:
         """Read what `save` wrote, a plain `.npy` of curves, or a JSON file of difficulty classes.
 
         Args:
             path: The file; its content says which of the three it is. A `.npy` is memory-mapped.
             window: Tokens from one column to the next, where the file does not say: in `.npy` and JSON.
+            budgets: (W,) tokens of each column, likewise, instead of equal windows.
 
         Raises:
             ValueError: If the file is missing, is none of the three, is damaged, holds pickled objects, which
@@ -107,6 +108,8 @@ class Predictions:
             reader = _read_classes
         content = reader(path)
         try:
+            if "budgets" not in content and budgets is not None:
+                content["budgets"] = budgets
             if "budgets" not in content:
                 width = content["curves"].shape[1] if content["curves"].ndim == 2 else 1
                 content["budgets"] = uniform_budgets(whole("window", window, at_least=1), width)

@@ -29,10 +29,10 @@ WEIGHTS_FILE = "model.safetensors"
 ADAPTER_FOLDER = "adapter"
 
 ARCHITECTURES = {
-    "curve_mlp": "ps_train.curve.mlp:CurveNet",
-    "curve_lora": "ps_train.curve.lora:CurveLoraNet",
+    "curve_mlp": "ps_train.curve.mlp_net:CurveNet",
+    "curve_lora": "ps_train.curve.lora_net:CurveLoraNet",
     "budget_lora": "ps_train.budget.net:BudgetNet",
-    "difficulty_lora": "ps_train.difficulty.lora:DifficultyNet",
+    "difficulty_lora": "ps_train.difficulty.lora_net:DifficultyNet",
 }
 """`architecture` in config.json to the class that reads the folder; imported when asked for."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from ps_alloc import Allocation
 from ps_alloc.files import atomic_path
 from ps_eval.engines.base import Engine, Failure, Reasoning, Request, Sampling, stream_of
-from ps_eval.grading.answers import ANSWER_VERSION, extract_answer, is_correct
+from ps_eval.grading import extract_answer, is_correct, load_grader
 from ps_eval.reporting.summary import PhaseTimer, SummaryRow
 from ps_eval.run_folder import (
     ALLOCATIONS_FOLDER,
@@ -122,7 +122,7 @@ def run_live(
         "engine": engine.kind,
         "model": engine.name,
         **asdict(sampling),
-        "answer_version": ANSWER_VERSION,
+        "grader": load_grader().identity,
     }
     remember_settings(output / SETTINGS_FILE, settings)
     remember_questions(output, questions)

@@ -28,7 +28,8 @@ from ps_eval.spending.policies import (
     possible_policies,
 )
 from ps_eval.spending.scoring import Cell, summarise
-from ps_train.curve_table import CurveTable, feature_names, score_windows
+from ps_train.curve_table import CurveTable, score_windows
+from ps_train.feature_file import feature_names
 
 N_DRAWS = 16
 """Seeds that the score of a stochastic policy averages."""
@@ -201,12 +202,12 @@ def predict_table(
 
 def _read_predictions(path: str, measured: CurveTable) -> npt.NDArray[np.floating]:
     """Predicted curves from a file, where they are of the table's questions and budgets."""
-    predictions = Predictions.load(path, window=measured.window)
+    predictions = Predictions.load(path, budgets=measured.budgets)
     predictions.check_ids(measured.ids, path)
-    if predictions.window != measured.window:
+    if not np.array_equal(predictions.budgets, measured.budgets):
         raise ValueError(
-            f"{path} must have the table's windows of {measured.window} tokens, "
-            f"got the budgets {predictions.budgets.tolist()!s:.60}"
+            f"{path} must have the table's budgets, {measured.budgets.tolist()!s:.60}, "
+            f"got {predictions.budgets.tolist()!s:.60}"
         )
     return predictions.curves
 

@@ -1,58 +1,20 @@
-"""CurveLoRA: the question's text → accuracy after each window of reasoning."""
+"""CurveLoRA: trains a `CurveLoraNet` on the questions of curve tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ps_train.common.heads import StateHead
 from ps_train.common.lora_backbone import LoraSettings
 from ps_train.common.lora_module import LoraModule
-from ps_train.common.text_batches import TextBatch, TextFormat
+from ps_train.common.text_batches import TextBatch
 from ps_train.common.text_predictor import TextPredictor
+from ps_train.curve.lora_net import CurveLoraNet
 from ps_train.curve.loss import CurveLoss, curve_logits, curve_loss
 from ps_train.curve.metrics import CurveQuality
 from ps_train.curve.text_data import CurveTextDataModule
-from ps_train.predictor import CurveSchema
-
-
-class CurveLoraNet(TextPredictor):
-    """State of the last real token → W curve logits.
-
-    Args:
-        schema: What it predicts, and the language model that reads the questions.
-        lora: What of it runs and is trained.
-        text: What it reads.
-        hidden_size: Width of the head's hidden layer; 0 for a linear head.
-        dropout: Share of states and hidden units dropped in training.
-    """
-
-    architecture = "curve_lora"
-    head: StateHead
-
-    def __init__(
-        self,
-        schema: CurveSchema,
-        lora: LoraSettings | Mapping[str, Any] | None = None,
-        text: TextFormat | Mapping[str, Any] | None = None,
-        hidden_size: int = 0,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(schema, lora, text)
-        self._head_settings = {"hidden_size": hidden_size, "dropout": dropout}
-        self.head = StateHead(self.backbone.hidden_size, schema.num_windows, hidden_size, dropout)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The arguments of `__init__` after the schema, as JSON."""
-        return {**super().settings, **self._head_settings}
-
-    def curves_of(self, outputs: Tensor) -> Tensor:
-        """Logits (B, W) to probabilities."""
-        return outputs.sigmoid()
 
 
 class CurveLoRA(LoraModule):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 EASY, MEDIUM, HARD = 0, 1, 2
 CLASS_NAMES = ("easy", "medium", "hard")
+NUM_CLASSES = len(CLASS_NAMES)
 
 
 @dataclass(frozen=True)

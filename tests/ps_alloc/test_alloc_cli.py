@@ -223,7 +223,7 @@ def test_a_calibration_and_a_guard_go_from_command_to_command(tmp_path, capsys):
         Allocation.load(tmp_path / "a.json").windows, allocate(curves, 300 * 96).windows
     )
     text = run(
-        "greedy", "wrong", "a.json", "--budget", "96", "--guard", str(tmp_path / "g.json"), *calibration
+        "greedy", "wrong", "a.json", "--budget", "192", "--guard", str(tmp_path / "g.json"), *calibration
     )
     assert "g.json: no clear gain was validated at this budget, so all get the same" in text
     assert Allocation.load(tmp_path / "a.json").windows.tolist() == [12] * 300

@@ -54,6 +54,9 @@ def test_a_plain_npy_is_memory_mapped_and_gets_equal_windows(tmp_path):
     assert isinstance(base, mmap.mmap)
     assert loaded.budgets.tolist() == [8, 16, 24, 32]
     assert loaded.window == 8
+    assert Predictions.load(tmp_path / "p.npy", budgets=GRID).budgets.tolist() == GRID
+    with pytest.raises(ValueError, match=r"p.npy: curves must have a column for each of the 2 budgets"):
+        Predictions.load(tmp_path / "p.npy", budgets=[1, 2])
 
 
 def test_difficulty_classes_become_the_curves_they_expect(tmp_path):

@@ -42,7 +42,7 @@ def make_table(n: int, seed: int) -> CurveTable:
         answers=["1"] * n,
         curves=(rng.binomial(50, truth) / 50).astype(np.float32),
         n_traces=np.full(n, 50, dtype=np.int32),
-        window=WINDOW,
+        budgets=WINDOW,
         metadata={"model": "none"},
         features={"layer_2": np.stack([needed, rng.normal(size=n)], axis=1).astype(np.float32)},
     )
@@ -151,7 +151,7 @@ def test_bad_names_end_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_policy_tables_run_on_a_given_predictor(tables: Path, tmp_path: Path) -> None:
-    from ps_train.curve.mlp import CurveNet
+    from ps_train.curve.mlp_net import CurveNet
     from ps_train.predictor import CurveSchema
 
     CurveNet(CurveSchema({"layer_2": 2}, W, WINDOW), [4]).save_pretrained(tmp_path / "predictor")
@@ -236,7 +236,7 @@ def test_tables_without_states_or_with_other_windows_are_refused(tmp_path: Path)
     with pytest.raises(ValueError, match="must hold hidden states"):
         load_tables(tmp_path)
     make_table(5, 0).save(tmp_path / "train")
-    replace(make_table(5, 1), window=8).save(tmp_path / "test")
+    replace(make_table(5, 1), budgets=8).save(tmp_path / "test")
     with pytest.raises(ValueError, match="the same windows, got 6 of 16 tokens and 6 of 8"):
         load_tables(tmp_path)
 
@@ -279,7 +279,7 @@ def test_inputs_and_shift_report_every_cell(tables: Path, tmp_path: Path) -> Non
 
 
 def test_a_batch_of_one_is_uniform_and_the_whole_set_loses_nothing(tables: Path, tmp_path: Path) -> None:
-    from ps_train.curve.mlp import CurveNet
+    from ps_train.curve.mlp_net import CurveNet
     from ps_train.predictor import CurveSchema
 
     CurveNet(CurveSchema({"layer_2": 2}, W, WINDOW), [4]).save_pretrained(tmp_path / "predictor")

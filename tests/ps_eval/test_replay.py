@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ps_alloc import Allocation
+from ps_alloc import Allocation, Predictions
 from ps_eval.cli import main
 from ps_eval.reporting.summary import load_summary
 from ps_eval.spending.policies import POLICIES
 from ps_eval.spending.replay import N_DRAWS, predict_table, replay
 from ps_train.common.text_features import NUM_TEXT_FEATURES, text_features
-from ps_train.curve.mlp import CurveNet
+from ps_train.curve.mlp_net import CurveNet
 from ps_train.curve_table import CurveTable, score_windows
 from ps_train.predictor import CurveSchema, load_predictor
 
@@ -30,7 +30,7 @@ def make_table(seed: int = 0, window: int = WINDOW) -> CurveTable:
         answers=["1"] * N,
         curves=(rng.binomial(40, truth) / 40).astype(np.float32),
         n_traces=np.full(N, 40, dtype=np.int32),
-        window=window,
+        budgets=window,
         metadata={"model": "none"},
         features={"layer_2": np.stack([needed, np.ones(N)], axis=1).astype(np.float32)},
     )
@@ -48,6 +48,26 @@ def run(folder: Path, *flags: str) -> int:
     return main(
         ["replay", "--table", f"{folder}/test", "--output", f"{folder}/out", "--n-resamples=50", *flags]
     )
+
+
+def test_predictions_of_other_questions_another_order_or_other_budgets_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = make_table()
+    for ids, budgets, message in (
+        (table.ids, table.budgets, ""),
+        (table.ids[::-1], table.budgets, "p.npz must be of these questions in their order, got the same"),
+        ([f"x{i}" for i in range(N)], table.budgets, "got other questions: row 0 is 'x0', the question 'q0'"),
+        (
+            table.ids,
+            2 * table.budgets,
+            "p.npz must have the table's budgets, [8, 16, 24, 32, 40, 48], got [16",
+        ),
+    ):
+        Predictions(table.curves, budgets, ids=ids).save(folder / "p.npz")
+        code = run(folder, "--predictions", f"{folder}/p.npz", "--budgets=16", "--policies=hull")
+        assert code == (2 if message else 0)
+        assert message in capsys.readouterr().err
 
 
 def test_a_row_holds_exactly_what_its_allocation_scores_on_the_measured_curves() -> None:
@@ -206,7 +226,10 @@ def with_nan() -> np.ndarray:
     [
         (lambda f: spoil(f, with_nan()), "predictions must lie in [0, 1], got nan at row 3, column 2"),
         (lambda f: spoil(f, np.zeros((N - 1, W))), "bad.npy must have one row a question (80), got 79"),
-        (lambda f: spoil(f, np.zeros((N, W + 1))), "predictions must have shape (80, 6), got (80, 7)"),
+        (
+            lambda f: spoil(f, np.zeros((N, W + 1))),
+            "curves must have a column for each of the 6 budgets, got",
+        ),
         (
             lambda f: spoil(f, np.full((N, W), "a")),
             "bad.npy: curves must be an array of real numbers, got",

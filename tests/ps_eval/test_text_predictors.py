@@ -13,9 +13,9 @@ from ps_eval.cli import main
 from ps_eval.reporting.summary import load_summary
 from ps_eval.spending.policies import POLICIES
 from ps_train.common.text_predictor import TextPredictor
-from ps_train.curve.lora import CurveLoraNet
+from ps_train.curve.lora_net import CurveLoraNet
 from ps_train.curve_table import CurveTable
-from ps_train.difficulty.lora import DifficultyNet
+from ps_train.difficulty.lora_net import DifficultyNet
 from ps_train.predictor import CurveSchema, load_predictor
 from ps_train.questions import Question, save_questions
 

@@ -20,7 +20,7 @@ from transformers import AutoModel
 from ps_train.cli import main
 from ps_train.common.lora_backbone import pool_last_token
 from ps_train.common.text_batches import collate
-from ps_train.curve.lora import CurveLoraNet
+from ps_train.curve.lora_net import CurveLoraNet
 from ps_train.curve.metrics import curve_quality
 from ps_train.curve_table import CurveTable
 from ps_train.predictor import CurveSchema, load_predictor

@@ -14,7 +14,7 @@ from tiny_curves import make_table
 
 from ps_train.cli import main
 from ps_train.curve.metrics import curve_quality
-from ps_train.curve.mlp import CurveNet
+from ps_train.curve.mlp_net import CurveNet
 from ps_train.curve_table import CurveTable
 from ps_train.predictor import CurveSchema, load_predictor
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ps_train.common.features import encode_prompts, load_backbone
-from ps_train.curve.mlp import CurveNet
+from ps_train.curve.mlp_net import CurveNet
 from ps_train.predictor import CurvePredictor, CurveSchema, load_predictor
 
 
