@@ -24,7 +24,7 @@ from ps_eval.engines.base import (
     Sampling,
     as_format,
 )
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 
 GREEDY = Sampling(temperature=0, top_p=1)
 
