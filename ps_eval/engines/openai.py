@@ -14,7 +14,7 @@ from openai.types import CompletionChoice
 
 from ps_eval.engines.base import Failure, Progress, ReasoningFormat, Sampling, request_seed
 from ps_eval.engines.token_engine import GREEDY, TokenEngine
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 
 Result = TypeVar("Result")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from ps_eval.engines.base import Answer, Failure, Progress, Reasoning, ReasoningFormat, Request, Sampling
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 
 GREEDY = Sampling(temperature=0, top_p=1)
 

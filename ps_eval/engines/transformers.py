@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from ps_eval.engines.base import Answer, Failure, Progress, Reasoning, ReasoningFormat, Sampling, uniforms
 from ps_eval.engines.kv_cache import growing_cache
 from ps_eval.engines.token_engine import TokenEngine
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 
 COMPACT_BELOW = 0.8
 """Rows that are done leave the batch when the rest is less than this share of it: leaving costs a copy."""

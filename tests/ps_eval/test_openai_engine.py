@@ -146,7 +146,7 @@ def refuse(server: CompletionServer, question: Question, phase: str = "reasoning
 
 
 def encoded(server: CompletionServer, *questions: Question) -> list[list[int]]:
-    from ps_train.common.features import encode_prompts
+    from ps_train.common.prompts import encode_prompts
 
     return encode_prompts(server.engine.tokenizer, texts(list(questions)))
 
