@@ -11,7 +11,7 @@ from pathlib import Path
 from ps_alloc.predictions import check_budgets, uniform_budgets
 from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import EnginePool, OneEngine
-from ps_eval.grading.answers import ANSWER_VERSION, extract_answer, is_correct
+from ps_eval.grading import extract_answer, is_correct, load_grader
 from ps_eval.measuring.trace_file import TracedQuestion, TraceFile
 from ps_eval.measuring.traced_table import traced_table
 from ps_eval.run_folder import remember_questions, report_failures
@@ -87,7 +87,7 @@ def measure_curves(
         "num_traces": num_traces,
         "budgets": grid.tolist(),
         "questions_per_chunk": questions_per_chunk,
-        "answer_version": ANSWER_VERSION,
+        "grader": load_grader().identity,
     }
     file = TraceFile(output, settings)
     traced = {t.id: t for t in file.read()}

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ps_eval.run_folder import remember_settings
+from ps_eval.run_folder import remember_settings, repair_last_line
 
 TRACES_FILE = "traces.jsonl"
 SETTINGS_FILE = "trace_settings.json"
@@ -46,17 +46,7 @@ class TraceFile:
         """
         self.path = Path(folder) / TRACES_FILE
         remember_settings(Path(folder) / SETTINGS_FILE, settings)
-        self._repair()
-
-    def _repair(self) -> None:
-        if not self.path.is_file():
-            self.path.touch()
-            return
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
+        repair_last_line(self.path)
 
     def read(self) -> Iterator[TracedQuestion]:
         """The questions traced so far; see `read_traces`."""

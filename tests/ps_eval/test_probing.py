@@ -16,7 +16,7 @@ from ps_eval.cli import main
 from ps_eval.engines.base import Engine, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import OneEngine
 from ps_eval.engines.transformers import TransformersEngine
-from ps_eval.grading.answers import extract_answer, is_correct
+from ps_eval.grading import extract_answer, is_correct
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.measuring.trace_file import TRACES_FILE, TracedQuestion, TraceFile
 from ps_eval.measuring.traced_table import traced_table
