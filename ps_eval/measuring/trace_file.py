@@ -16,7 +16,7 @@ SETTINGS_FILE = "trace_settings.json"
 
 @dataclass(frozen=True)
 class TracedQuestion:
-    """All traces of one question, T traces probed at W windows."""
+    """All traces of one question, T traces probed under W budgets."""
 
     id: str
     lengths: list[int]
@@ -24,11 +24,13 @@ class TracedQuestion:
     finished: list[bool]
     """(T,) whether the model ended the reasoning itself."""
     answers: list[list[str | None]]
-    """(T, W) the extracted answer at the end of each window."""
+    """(T, W) the extracted answer under each budget."""
     correct: list[list[int]]
     """(T, W) 1 where that answer is right."""
     probe_tokens: int
     """Tokens decoded by all probes of the question: the price of measuring, no part of any budget."""
+    correct_at_zero: int | None = None
+    """1 where the answer without any reasoning is right; None in files written before it was asked."""
 
 
 class TraceFile:
