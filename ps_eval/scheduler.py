@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging as transformers_logging
+
 from ps_alloc import Allocation, Pacer
 from ps_alloc.pacing import LOWEST_PRICE
 from ps_eval.engines import engine_arguments, load_pool
@@ -75,6 +77,7 @@ class Scheduler:
         Raises:
             ValueError: If the predictor cannot be read, or is another model's.
         """
+        transformers_logging.disable_progress_bar()  # loading is quick beside generating
         self.predictor = load_predictor(predictor, backbone=backbone)
         self.sampling, self.grader = sampling or Sampling(), load_grader(grader)
         served = engine.name if isinstance(engine, EnginePool) else model
@@ -248,10 +251,11 @@ class Scheduler:
         (response,) = responded.responses
         thought = response.reasoning if responded.thought is None else responded.thought.text
         graded = bool(question.answer)
+        marker = str(self.pool.settings.get("think_end", ""))
         return Answered(
             id=question.id,
             question=question.question,
-            text=response.text,
+            text=response.text.rpartition(marker)[2].strip() if marker else response.text,
             reasoning=thought if keep_reasoning else None,
             answer=self.grader.extract(response.text),
             budget=response.budget,

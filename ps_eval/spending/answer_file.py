@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ class AnswerFile:
             known = self.answers.get(question.id)
             if known is not None and known.question != question.question:
                 raise ValueError(
-                    f"{self.path} has the answer of another question under the id {question.id!r}"
+                    f"{self.path} must hold answers to these questions, but {question.id!r} was another one"
                 )
         return [q for q in questions if q.id not in self.answers]
 
@@ -138,6 +138,6 @@ def beside(path: str | Path, what: str) -> Path:
 def _answered(line: str, where: str) -> Answered:
     try:
         record: dict[str, Any] = json.loads(line)
-        return Answered(**{f.name: record.get(f.name) for f in fields(Answered)} | record)
+        return Answered(**record)
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise ValueError(f"{where} must be an answered question, but {error}") from error

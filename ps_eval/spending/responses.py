@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import EnginePool, row_by_row
@@ -139,7 +140,7 @@ class ResponseFile:
         self._responses |= {(entry.id, r.budget): r for r in entry.responses}
 
 
-def _from_json(record: dict) -> Responded:  # type: ignore[type-arg]
+def _from_json(record: dict[str, Any]) -> Responded:
     thought = record["thought"]
     return Responded(
         record["id"],

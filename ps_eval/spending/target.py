@@ -33,7 +33,8 @@ def tokens_for_accuracy(
     high = inputs.n_queries * inputs.num_windows
     if (best := expected(high * window)) < accuracy:
         raise ValueError(
-            f"accuracy must be one that the predictor expects of some budget, at most {best:.3f}, got {accuracy}"
+            "accuracy must be one that the predictor expects of some budget, "
+            f"at most {best:.3f}, got {accuracy}"
         )
     while low < high:  # in windows
         middle = (low + high) // 2
