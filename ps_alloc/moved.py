@@ -46,14 +46,10 @@ class _Former(ModuleType):
         for home in self._homes:
             module = importlib.import_module(home)
             if hasattr(module, name):
-                message = (
-                    f"{self.__name__}.{name} is now {home}.{name}; the former name goes with version 0.3"
-                )
-                warnings.warn(message, FutureWarning, stacklevel=2)
+                said = f"{self.__name__}.{name} is now {home}.{name}; the former name goes with 0.3"
+                warnings.warn(said, FutureWarning, stacklevel=2)
                 return getattr(module, name)
-        raise AttributeError(
-            f"module {self.__name__!r} has no attribute {name!r}, nor have {list(self._homes)}"
-        )
+        raise AttributeError(f"{self.__name__!r} has no attribute {name!r}, nor have {list(self._homes)}")
 
 
 def keep_former_names(moved: Mapping[str, Sequence[str]]) -> None:

@@ -27,7 +27,7 @@ def _forget() -> Iterator[None]:
 
 
 def test_a_former_name_gives_the_same_object_and_says_the_new_one() -> None:
-    message = r"ps_train.data.curve_table.CurveTable is now ps_train.curve_table.CurveTable; .* with 0.3"
+    message = r"ps_train.data.curve_table.CurveTable is now ps_train.curve_table.CurveTable; .* with 0[.]3"
     with pytest.warns(FutureWarning, match=message):
         from ps_train.data.curve_table import CurveTable as Former  # type: ignore[import-not-found]
     assert Former is CurveTable
