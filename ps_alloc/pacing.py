@@ -287,7 +287,7 @@ class Pacer:
             self._accrue()
             over = _over(tokens, (self.tokens_per_request or 0.0) * requests, limited)
             teaches = priced and not limited
-            move = self._control.book(over, requests, rises=teaches, falls=teaches)
+            move = self._control.book(over, requests, limited=limited, rises=teaches, falls=teaches)
             self._spent += tokens
         full = tokens - (self.tokens_per_request or 0.0) * requests
         return min(max(move.debt / full, 0.0), 1.0) if full else 1.0
@@ -313,7 +313,8 @@ class Pacer:
                 )
             back = Move(share * (tokens - (self.tokens_per_request or 0.0) * requests))
             self._control.undo(back, requests)
-            self._control.undo_slow(requests)
+            if share:
+                self._control.undo_slow(requests)
             self._spent -= tokens
 
     def state_dict(self) -> dict[str, Any]:
@@ -394,6 +395,7 @@ class Pacer:
         grant._move = control.book(
             _over(used, share, limited) * sequences,
             sequences,
+            limited=limited,
             rises=not limited and taken > 0,
             falls=not limited and within.is_more_possible(taken),
             wanted=(float(within.use[wanted]) - share) * sequences if wanted != taken else None,

@@ -95,6 +95,7 @@ class PriceControl:
         over: float,
         requests: int,
         *,
+        limited: bool = False,
         rises: bool = False,
         falls: bool = False,
         wanted: float | None = None,
@@ -106,6 +107,7 @@ class PriceControl:
         Args:
             over: Tokens they took together above their share; negative where they took less.
             requests: How many.
+            limited: Whether their clients' limits decided: then lasting debt teaches nothing either.
             rises: Whether they would have taken less at some higher price.
             falls: Whether they would have taken more at some lower price.
             wanted: What they would have taken above their share, where debt kept them from it.
@@ -115,7 +117,7 @@ class PriceControl:
         bound = max(self.max_move * self.unit, largest)
         over = min(max(over, -bound), bound)
         learnt = 0.0
-        if abs(self.debt) < self.horizon:
+        if abs(self.debt) < self.horizon and not limited:
             learnt += self._slow(requests)
         # Where the price is far off, debt goes beyond the horizon, or would if it were not held there.
         after = self.debt + over

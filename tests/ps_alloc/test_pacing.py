@@ -277,6 +277,17 @@ def test_probes_with_a_limit_of_their_own_earn_nobody_credit():
     assert tokens.mean() == pytest.approx(RATE, rel=0.05)
 
 
+def test_decisions_of_clients_limits_leave_the_price_alone():
+    pacer = Pacer(RATE)
+    paced(pacer, stream("i.i.d.", np.random.default_rng(8))[:500])
+    price, debt = pacer.price, pacer.debt_tokens
+    assert debt != 0
+    for _ in range(3000):
+        assert pacer.decide(np.linspace(0, 1, W), limit=16).limited
+        pacer.charge(1, limited=True)
+    assert (pacer.price, pacer.debt_tokens) == (price, debt)
+
+
 def test_probes_that_were_charged_as_limited_earn_nobody_credit():
     tokens = honest_beside(Pacer(RATE), lambda pacer: pacer.charge(1, limited=True))
     assert tokens.mean() == pytest.approx(RATE, rel=0.05)
