@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from jsonargparse import ArgumentParser
 
-from ps_alloc.errors import run_command
+from ps_alloc.errors import accept_any_text, run_command
 
 # Command: where its function lives, and what it does. The function's signature makes the flags.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -39,6 +39,7 @@ LIGHTNING: dict[str, str] = {
 
 def main(args: list[str] | None = None) -> int:
     """Run `ps-train` on `args` (default: the command line) and return its exit code."""
+    accept_any_text()
     given = sys.argv[1:] if args is None else args
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(overview())
