@@ -25,14 +25,7 @@ SMALL = {
     "num_key_value_heads": 1,
 }
 
-BRIEF = [
-    "--trainer.max_epochs",
-    "1",
-    "--trainer.limit_train_batches",
-    "2",
-    "--trainer.limit_val_batches",
-    "1",
-]
+BRIEF = [f"--trainer.{name}=1" for name in ("max_epochs", "limit_train_batches", "limit_val_batches")]
 
 
 @pytest.fixture
@@ -58,15 +51,14 @@ def run(command: str, kind: str, folder: Path, model: str, *arguments: str) -> N
     one_process = ["--trainer.strategy", "auto", "--trainer.devices", "1", "--trainer.accelerator", "cpu"]
     data = ["--data.backbone", str(folder / model), "--data.train", str(folder / "train")]
     root = ["--data.test", str(folder / "test"), "--trainer.default_root_dir", str(folder / "run")]
-    assert (
-        main([command, *configs, *one_process, *data, *root, "--data.allow_overlap", "true", *arguments]) == 0
-    )
+    data.append("--data.allow_overlap=true")
+    assert main([command, *configs, *one_process, *data, *root, *arguments]) == 0
 
 
 @pytest.mark.parametrize("kind", ["curve", "difficulty"])
 @pytest.mark.parametrize("model", ["qwen2", "llama"])
 def test_a_config_fits_tests_and_predicts(kind, model, folder):
-    run("fit", kind, folder, model, *BRIEF, "--model.schedule.warmup_steps", "1")
+    run("fit", kind, folder, model, *BRIEF, "--model.schedule.warmup_steps", "0")
     predictor = load_predictor(folder / "run" / "predictor")
     settings = predictor.backbone.settings
     assert (settings.r, settings.alpha, settings.dropout) == (16, 32, 0.05)
