@@ -1,82 +1,113 @@
-"""The curve table: measured accuracy curves of a question set, and prompt features where there are any.
+"""The curve table: accuracy and use of a question set on a grid of token budgets, with prompt features.
 
 On disk a folder with `curves.parquet` and, optionally, `features.safetensors` (docs/formats.md).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from ps_alloc.files import atomic_path
+from ps_alloc.predictions import check_budgets, uniform_budgets
+from ps_train.feature_file import load_features, save_features
+from ps_train.table_columns import read_budgets, read_columns, write_columns
 
 CURVES_FILE = "curves.parquet"
-FEATURES_FILE = "features.safetensors"
-REQUIRED_COLUMNS = ("id", "question", "answer", "curve", "n_traces")
+
+IntArray = npt.NDArray[np.int64]
+Curves = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CurveTable:
     """Questions and how the served model's accuracy on each grows with reasoning tokens.
 
-    N questions, W windows, D feature size.
+    N questions, W budgets, D feature size.
     """
 
     ids: list[str]
     questions: list[str]
     answers: list[str]
-    curves: npt.NDArray[np.float32]
-    """(N, W). `curves[i, k]` is the share of traces answered correctly after `(k + 1) * window` tokens."""
+    curves: Curves
+    """(N, W). `curves[i, k]` is the share of traces answered correctly under `budgets[k]` tokens."""
     n_traces: npt.NDArray[np.int32]
     """(N,). How many traces each curve averages: its sampling noise is `sqrt(p (1 - p) / n_traces)`."""
-    window: int
-    """Tokens a window."""
+    budgets: IntArray
+    """(W,). Tokens, strictly rising; a whole number stands for equal windows of that many tokens."""
     metadata: dict[str, str] = field(default_factory=dict)
-    """What made the table: `model`, sampling settings, source. `window` is kept apart."""
+    """What made the table: `model`, `answer` (`forced` or `strict`), `grader`, sampling settings, source."""
     extra: dict[str, npt.NDArray[np.generic]] = field(default_factory=dict)
     """Further columns, (N,) each, kept as they are."""
     features: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     """`layer_<n>` to (N, D): hidden states of the last prompt token after block n. Held as float32."""
+    use: Curves | None = None
+    """(N, W). Mean tokens of the traces under each budget: what is really used; None where not recorded."""
+    finished: Curves | None = None
+    """(N, W). Share of traces that end by themselves within each budget."""
+    strict: Curves | None = None
+    """(N, W). Share of traces finished *and* right, where `curves` counts forced answers."""
 
     def __post_init__(self) -> None:
         n = len(self.ids)
         if self.curves.ndim != 2 or len(self.curves) != n:
             raise ValueError(f"curves must be an array of shape ({n}, W), got shape {self.curves.shape}")
-        inside = (self.curves >= 0) & (self.curves <= 1)  # False for NaN as well
-        if not inside.all():
-            row, column = np.argwhere(~inside)[0]
-            raise ValueError(
-                f"curves must lie in [0, 1], got {self.curves[row, column]} at row {row}, window {column}"
-            )
-        if self.window < 1:
-            raise ValueError(f"window must be at least 1 token, got {self.window}")
+        object.__setattr__(self, "budgets", _grid(self.budgets, self.num_windows))
+        _check_shares("curves", self.curves)
+        for name in ("use", "finished", "strict"):
+            values = getattr(self, name)
+            if values is not None and values.shape != self.curves.shape:
+                raise ValueError(
+                    f"{name} must have the curves' shape {self.curves.shape}, got {values.shape}"
+                )
+            if values is not None and name != "use":
+                _check_shares(name, values)
+        if self.use is not None:
+            _check_use(self.use, self.budgets)
         if len(set(self.ids)) != n:
-            duplicate = next(i for i in self.ids if self.ids.count(i) > 1)
+            duplicate = Counter(self.ids).most_common(1)[0][0]
             raise ValueError(f"ids must be unique, got {duplicate!r} more than once")
         columns: dict[str, Sized] = {
             "questions": self.questions,
             "answers": self.answers,
             "n_traces": self.n_traces,
         }
-        for name, values in {**columns, **self.extra, **self.features}.items():
-            if len(values) != n:
-                raise ValueError(f"{name} must have one row a question ({n}), got {len(values)}")
+        for name, column in {**columns, **self.extra, **self.features}.items():
+            if len(column) != n:
+                raise ValueError(f"{name} must have one row a question ({n}), got {len(column)}")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def num_windows(self) -> int:
-        """W: the largest budget, in windows."""
+        """W: how many budgets the grid has."""
         return int(self.curves.shape[1])
+
+    @property
+    def window(self) -> int | None:
+        """Tokens from one budget to the next, where that is the same for all, from 0 on; else None."""
+        if not self.budgets.size:
+            return None
+        window = int(self.budgets[0])
+        return window if np.array_equal(self.budgets, uniform_budgets(window, self.budgets.size)) else None
+
+    @property
+    def expected_use(self) -> npt.NDArray[np.floating]:
+        """(N, W). `use`, or the budgets themselves where it was not recorded."""
+        return (
+            np.broadcast_to(self.budgets.astype(np.float64), self.curves.shape)
+            if self.use is None
+            else self.use
+        )
 
     def take(self, rows: npt.ArrayLike) -> CurveTable:
         """The table of the given rows (indices or a boolean mask), in that order."""
@@ -90,23 +121,27 @@ class CurveTable:
             n_traces=self.n_traces[index],
             extra={name: values[index] for name, values in self.extra.items()},
             features={name: values[index] for name, values in self.features.items()},
+            **self._optional(np.s_[index]),
         )
 
+    def on_grid(self, columns: npt.ArrayLike) -> CurveTable:
+        """The same table with only some of its budgets (column numbers, ascending)."""
+        index = np.asarray(columns, dtype=np.int64)
+        return replace(
+            self, curves=self.curves[:, index], budgets=self.budgets[index], **self._optional(np.s_[:, index])
+        )
+
+    def _optional(self, index: Any) -> dict[str, Any]:
+        """The columns that a table need not have, indexed where they are there."""
+        columns = {name: getattr(self, name) for name in ("use", "finished", "strict")}
+        return {name: values if values is None else values[index] for name, values in columns.items()}
+
     def save(self, folder: str | Path) -> None:
-        """Write the folder, each file atomically. Features are stored as float16."""
+        """Write the folder, each file atomically. Features are stored as float16 where they fit."""
         folder = Path(folder)
-        n_windows = self.num_windows
-        columns: dict[str, pa.Array] = {
-            "id": pa.array(self.ids, pa.string()),
-            "question": pa.array(self.questions, pa.string()),
-            "answer": pa.array(self.answers, pa.string()),
-            "curve": pa.FixedSizeListArray.from_arrays(
-                pa.array(self.curves.astype(np.float32).ravel()), n_windows
-            ),
-            "n_traces": pa.array(self.n_traces.astype(np.int32)),
-            **{name: pa.array(values) for name, values in self.extra.items()},
-        }
-        table = pa.table(columns).replace_schema_metadata({**self.metadata, "window": str(self.window)})
+        columns = write_columns(self)
+        schema = {**self.metadata, "budgets": str(self.budgets.tolist())}
+        table = pa.table(columns).replace_schema_metadata(schema)
         if self.features:
             save_features(folder, self.features, {"model": self.metadata.get("model", "unknown")})
         with atomic_path(folder / CURVES_FILE) as temporary:
@@ -114,107 +149,80 @@ class CurveTable:
 
     @classmethod
     def load(cls, folder: str | Path, features: Iterable[str] | None = None) -> CurveTable:
-        """Read a curve table.
+        """Read a curve table; one with a `window` instead of `budgets`, as written before, is read too.
 
         Args:
             folder: The table's folder.
             features: Names of the feature tensors to read, such as `["layer_16"]`; None reads all, `[]` none.
 
         Raises:
-            ValueError: If a file, a column, the window or a requested feature is missing, or a value is out
-                of range.
+            ValueError: If a file, a column, the budgets or a requested feature is missing or damaged, or a
+                value is null or out of range; the message names file, column and row.
         """
         folder = Path(folder)
         path = folder / CURVES_FILE
         if not path.is_file():
             raise ValueError(f"a curve table must be a folder with {CURVES_FILE}, got {folder}")
+        columns, metadata = read_columns(path)
+        budgets = read_budgets(metadata, columns["curves"].shape[1], path)
         try:
-            table = pq.read_table(path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path} must be a Parquet file, but {error}") from error
-        missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
-        if missing:
-            raise ValueError(f"{path} must have the columns {REQUIRED_COLUMNS}, but lacks {missing}")
-        metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-        metadata = {k: v for k, v in metadata.items() if not k.startswith("ARROW:")}
-        if "window" not in metadata:
-            raise ValueError(f"{path} must name its 'window' (tokens) in the schema metadata")
-        if not pa.types.is_fixed_size_list(table["curve"].type):
-            raise ValueError(f"{path}: column 'curve' must be fixed-size lists, got {table['curve'].type}")
-        curve_lists = table["curve"].combine_chunks()
-        width = curve_lists.type.list_size
-        curves = curve_lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-        try:
-            return cls(
-                ids=table["id"].to_pylist(),
-                questions=table["question"].to_pylist(),
-                answers=table["answer"].to_pylist(),
-                curves=np.ascontiguousarray(curves, dtype=np.float32),
-                n_traces=table["n_traces"].to_numpy().astype(np.int32),
-                window=int(metadata.pop("window")),
-                metadata=metadata,
-                extra={n: table[n].to_numpy() for n in table.column_names if n not in REQUIRED_COLUMNS},
-                features=load_features(folder, features),
-            )
+            return cls(**columns, budgets=budgets, metadata=metadata)._with_features(folder, features)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
 
-
-def feature_names(folder: str | Path) -> list[str]:
-    """Names of the feature tensors that a table's folder holds."""
-    path = Path(folder) / FEATURES_FILE
-    if not path.is_file():
-        return []
-    with safe_open(path, "np") as file:
-        return list(file.keys())
+    def _with_features(self, folder: Path, names: Iterable[str] | None) -> CurveTable:
+        return replace(self, features=load_features(folder, names))
 
 
 def score_windows(
-    curves: npt.NDArray[np.floating], windows: npt.NDArray[np.integer]
+    curves: npt.NDArray[np.floating],
+    windows: npt.NDArray[np.integer],
+    at_zero: npt.NDArray[np.floating] | float = 0.0,
 ) -> npt.NDArray[np.float64]:
-    """Read what each query scored under its windows off measured curves.
+    """Read what each query scored, or used, under its budget off measured curves.
 
     Args:
-        curves: (N, W) measured curves.
-        windows: (N,) windows of each query, 0 to W.
+        curves: (N, W) measured curves, of accuracy or of use.
+        windows: (N,) each query's place in the grid: 0 (nothing granted) to W.
+        at_zero: (N,) or one number: what a query without reasoning scores.
 
     Returns:
-        (N,) accuracies; a query without reasoning scores 0.
+        (N,) values.
     """
     reached = np.take_along_axis(curves, np.maximum(windows - 1, 0)[:, None], axis=1)[:, 0]
-    return np.where(windows > 0, reached, 0.0).astype(np.float64)
+    return np.where(windows > 0, reached, at_zero).astype(np.float64)
 
 
-def load_features(
-    folder: str | Path, names: Iterable[str] | None = None
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Read `features.safetensors` of a table's folder as float32 (N, D) arrays.
-
-    Args:
-        folder: The table's folder.
-        names: The tensors to read; None reads all there are (none without the file).
-
-    Raises:
-        ValueError: If a requested tensor is not there; the message lists those that are.
-    """
-    path = Path(folder) / FEATURES_FILE
-    wanted = None if names is None else list(names)
-    if wanted == [] or (wanted is None and not path.is_file()):
-        return {}
-    if not path.is_file():
-        raise ValueError(f"features {wanted} must be in {path}, but there is no such file")
-    with safe_open(path, "np") as file:
-        available = list(file.keys())
-        for name in wanted or ():
-            if name not in available:
-                raise ValueError(f"feature {name!r} must be one of {available} in {path}")
-        return {n: file.get_tensor(n).astype(np.float32) for n in (available if wanted is None else wanted)}
+def _grid(budgets: npt.ArrayLike, num_windows: int) -> IntArray:
+    """(W,) budgets, from themselves or from the window they are multiples of."""
+    given = np.asarray(budgets)
+    if given.ndim == 0:
+        if given.dtype.kind not in "iu" or given < 1:
+            raise ValueError(f"window must be at least 1 token, got {budgets!r}")
+        return uniform_budgets(int(given), num_windows)
+    grid = check_budgets(given) if num_windows else np.empty(0, np.int64)
+    if len(grid) != num_windows:
+        raise ValueError(f"budgets must be one a column of curves ({num_windows}), got {len(grid)}")
+    return grid
 
 
-def save_features(
-    folder: str | Path, features: dict[str, npt.NDArray[np.float32]], metadata: dict[str, str] | None = None
-) -> None:
-    """Write `features.safetensors` (float16) into a table's folder, atomically."""
-    tensors = {name: np.ascontiguousarray(values, dtype=np.float16) for name, values in features.items()}
-    with atomic_path(Path(folder) / FEATURES_FILE) as temporary:
-        save_file(tensors, temporary, metadata={"position": "last_prompt_token", **(metadata or {})})
+def _check_shares(name: str, values: npt.NDArray[np.floating]) -> None:
+    inside = (values >= 0) & (values <= 1)  # False for NaN as well
+    if not inside.all():
+        row, column = np.argwhere(~inside)[0]
+        raise ValueError(
+            f"{name} must lie in [0, 1], got {values[row, column]} at row {row}, window {column}"
+        )
+
+
+def _check_use(use: npt.NDArray[np.floating], budgets: IntArray) -> None:
+    """Tokens used lie between 0 and the budget and do not fall as it grows; float32 rounds large ones."""
+    slack = 1e-4 * budgets + 1e-3
+    inside = (use >= 0) & (use <= budgets + slack)
+    inside[:, 1:] &= np.diff(use, axis=1) >= -slack[1:]
+    if not inside.all():
+        row, column = np.argwhere(~inside)[0]
+        raise ValueError(
+            f"use must lie between 0 and the budget and not fall as it grows, got {use[row, column]} "
+            f"of {budgets[column]} tokens at row {row}"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ class EmbeddedTraces:
 
 def coarser(table: CurveTable, factor: int) -> CurveTable:
     """The curve table with windows `factor` times as long."""
-    return replace(table, curves=table.curves[:, factor - 1 :: factor], window=table.window * factor)
+    return table.on_grid(range(factor - 1, table.num_windows, factor))
 
 
 def trace_embedded(

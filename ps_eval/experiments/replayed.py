@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ps_train.curve_table import CurveTable, feature_names
+from ps_train.curve_table import CurveTable
+from ps_train.feature_file import feature_names
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -102,7 +102,7 @@ def import_paper(
             else [""] * len(kept),
             curves=np.stack([curves[i].numbers for i in kept]),
             n_traces=np.full(len(kept), n_traces, dtype=np.int32),
-            window=window,
+            budgets=window * np.arange(1, len(curves[kept[0]].numbers) + 1),
             metadata=metadata,
             features={f"layer_{layer}": np.stack([states[i].numbers for i in kept])} if states else {},
         )

@@ -121,7 +121,7 @@ def measure_curves(
         answers=[q.answer for q in questions],
         curves=np.array(curves, dtype=np.float32),
         n_traces=np.full(len(questions), num_traces, dtype=np.int32),
-        window=window,
+        budgets=window * np.arange(1, num_windows + 1),
         metadata={k: str(v) for k, v in settings.items() if k not in ("window", "questions_per_chunk")},
         extra={"mean_length": np.array([np.mean(traced[q.id].lengths) for q in questions])},
     )

@@ -12,9 +12,9 @@ from ps_eval.engines.base import Sampling
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.progress import show_progress
 from ps_train.common.features import extract_features
-from ps_train.curve_table import save_features
 from ps_train.embedded.problem_families import DIARY, make_problems
 from ps_train.embedded.word_problems import MAX_DISTRACTORS, MAX_STEPS
+from ps_train.feature_file import save_features
 from ps_train.questions import load_questions, save_questions
 
 

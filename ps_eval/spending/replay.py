@@ -29,7 +29,8 @@ from ps_eval.spending.policies import (
     possible_policies,
 )
 from ps_eval.spending.scoring import Cell, summarise
-from ps_train.curve_table import CurveTable, feature_names, score_windows
+from ps_train.curve_table import CurveTable, score_windows
+from ps_train.feature_file import feature_names
 
 N_DRAWS = 16
 """Seeds that the score of a stochastic policy averages."""

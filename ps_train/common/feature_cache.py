@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from ps_alloc.files import atomic_path
 from ps_train.common.features import Features, extract_features, layer_name, load_backbone, resolve_model
+from ps_train.feature_file import fits_float16
 
 CHUNK_ROWS = 256
 """Questions a chunk: what a kill can cost, and what processes divide among themselves."""
@@ -59,7 +60,10 @@ class FeatureCache:
             if missing:
                 model, tokenizer = loaded = loaded or load_backbone(self.backbone, dtype=dtype)
                 found = extract_features(model, questions, missing, batch_size, tokenizer=tokenizer)
-                tensors = {name: values.astype(np.float16) for name, values in found.items()}
+                tensors = {
+                    name: values.astype(np.float16 if fits_float16(values) else np.float32)
+                    for name, values in found.items()
+                }
                 with atomic_path(path) as temporary:
                     save_file({**_read(path, _names(path)), **tensors}, temporary)
             done += len(questions)

@@ -18,7 +18,8 @@ from ps_train.common.feature_cache import FeatureCache
 from ps_train.common.features import TEXT, Features, layers_by_model, named_for
 from ps_train.common.split import split_faults, validation_rows
 from ps_train.common.text_features import text_features
-from ps_train.curve_table import CurveTable, feature_names, load_features
+from ps_train.curve_table import CurveTable
+from ps_train.feature_file import feature_names, load_features
 from ps_train.predictor import CurveSchema
 from ps_train.questions import load_questions
 
@@ -181,7 +182,7 @@ class CurveDataModule(pl.LightningDataModule):
             answers=[question.answer for question in questions],
             curves=np.zeros((len(texts), 0), np.float32),
             n_traces=np.zeros(len(texts), np.int32),
-            window=1,
+            budgets=np.empty(0, np.int64),
             features=self._extract(self.features, texts, str(path)),
         )
 

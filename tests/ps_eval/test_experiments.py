@@ -42,7 +42,7 @@ def make_table(n: int, seed: int) -> CurveTable:
         answers=["1"] * n,
         curves=(rng.binomial(50, truth) / 50).astype(np.float32),
         n_traces=np.full(n, 50, dtype=np.int32),
-        window=WINDOW,
+        budgets=WINDOW,
         metadata={"model": "none"},
         features={"layer_2": np.stack([needed, rng.normal(size=n)], axis=1).astype(np.float32)},
     )
@@ -236,7 +236,7 @@ def test_tables_without_states_or_with_other_windows_are_refused(tmp_path: Path)
     with pytest.raises(ValueError, match="must hold hidden states"):
         load_tables(tmp_path)
     make_table(5, 0).save(tmp_path / "train")
-    replace(make_table(5, 1), window=8).save(tmp_path / "test")
+    replace(make_table(5, 1), budgets=8).save(tmp_path / "test")
     with pytest.raises(ValueError, match="the same windows, got 6 of 16 tokens and 6 of 8"):
         load_tables(tmp_path)
 

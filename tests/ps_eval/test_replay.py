@@ -30,7 +30,7 @@ def make_table(seed: int = 0, window: int = WINDOW) -> CurveTable:
         answers=["1"] * N,
         curves=(rng.binomial(40, truth) / 40).astype(np.float32),
         n_traces=np.full(N, 40, dtype=np.int32),
-        window=window,
+        budgets=window,
         metadata={"model": "none"},
         features={"layer_2": np.stack([needed, np.ones(N)], axis=1).astype(np.float32)},
     )

@@ -60,7 +60,7 @@ def replayed(tmp_path: Path) -> Path:
         answers=["1"] * 20,
         curves=np.sort(rng.random((20, 4)), axis=1).astype(np.float32),
         n_traces=np.full(20, 10, np.int32),
-        window=16,
+        budgets=16,
     )
     table.save(tmp_path / "table")
     flags = ["--budgets", "32,48", "--policies", "uniform,oracle", "--n-resamples", "20"]

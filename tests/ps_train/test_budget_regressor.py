@@ -163,7 +163,7 @@ def test_its_curves_allocate_better_than_uniform(fitted):
 def test_replay_reads_the_predictor(fitted, tmp_path, capsys):
     test = load_budgets(fitted / "test.jsonl")
     CurveTable(
-        test.ids, test.queries, [""] * 301, test.curves, np.full(301, 100, np.int32), window=WINDOW
+        test.ids, test.queries, [""] * 301, test.curves, np.full(301, 100, np.int32), budgets=WINDOW
     ).save(tmp_path / "table")
     replay_command(
         table=str(tmp_path / "table"),
@@ -367,7 +367,7 @@ def test_data_that_does_not_fit_is_refused(fitted, tmp_path, capsys):
 def make_table_of(fitted: Path, folder: Path) -> None:
     data = load_budgets(fitted / "test.jsonl")
     CurveTable(
-        data.ids, data.queries, [""] * 301, data.curves, np.full(301, 9, np.int32), window=WINDOW
+        data.ids, data.queries, [""] * 301, data.curves, np.full(301, 9, np.int32), budgets=WINDOW
     ).save(folder)
 
 

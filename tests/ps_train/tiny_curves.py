@@ -53,7 +53,7 @@ def make_table(n: int, seed: int = 0, num_windows: int = 8, window: int = 16, wi
         answers=[str(i) for i in range(n)],
         curves=(rng.binomial(50, probabilities) / 50).astype(np.float32),
         n_traces=np.full(n, 50, np.int32),
-        window=window,
+        budgets=window,
         metadata={"model": "made-up"},
         features={"layer_2": states, "layer_3": rng.normal(size=(n, width)).astype(np.float32)},
     )

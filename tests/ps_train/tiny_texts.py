@@ -31,7 +31,7 @@ def make_text_table(n: int, seed: int = 0, num_windows: int = 8, window: int = 1
         answers=[str(i) for i in range(n)],
         curves=(rng.binomial(50, probabilities) / 50).astype(np.float32),
         n_traces=np.full(n, 50, np.int32),
-        window=window,
+        budgets=window,
         metadata={"model": "made-up"},
         extra={"kind": kind.astype(np.int8)},
     )
