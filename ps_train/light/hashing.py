@@ -64,6 +64,8 @@ class TextHasher:
         parts = [self._chunk(chunk) for chunk in self._chunks(texts)]
         if not parts:
             return HashedText(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+        if len(parts) == 1:
+            return parts[0]
         lengths = np.concatenate([np.diff(part.starts) for part in parts])
         return HashedText(
             np.concatenate([[0], np.cumsum(lengths)]),
@@ -104,15 +106,18 @@ class TextHasher:
     def _word_grams(self, text: npt.NDArray[np.uint8], row: U64) -> Iterator[tuple[U64, U64]]:
         kinds = KINDS[text]
         word = kinds == WORD
-        begins = np.flatnonzero((kinds == SYMBOL) | (word & ~np.concatenate([[False], word[:-1]])))
+        begins_here = kinds == SYMBOL
+        begins_here[0] |= word[0]
+        begins_here[1:] |= word[1:] & ~word[:-1]
+        begins = np.flatnonzero(begins_here)
         if not begins.size:
             return
-        # Text ends in a separator, so every word has an end.
         ends = begins + 1
-        is_word = word[begins]
-        ends[is_word] = np.flatnonzero(~word & np.concatenate([[False], word[:-1]]))
+        # The text ends in a separator, so every word has an end.
+        ends[word[begins]] = np.flatnonzero(word[:-1] & ~word[1:]) + 1
         powers, inverses = _powers(len(text))
-        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((text + np.uint64(1)) * powers)])
+        sums = np.zeros(len(text) + 1, np.uint64)
+        np.cumsum((text + np.uint64(1)) * powers, out=sums[1:])
         single = _mix((sums[ends] - sums[begins]) * inverses[begins])
         rows = row[begins]
         grams = single
@@ -142,8 +147,12 @@ class TextHasher:
 def _count(keys: U64, n_texts: int, bits: int) -> HashedText:
     """Sorted, each once, with how often."""
     keys.sort()
-    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])[: keys.size])
-    counts = np.diff(np.concatenate([first, [keys.size]])).astype(np.float32)
+    is_first = np.ones(keys.size, np.bool_)
+    np.not_equal(keys[1:], keys[:-1], out=is_first[1:])
+    first = np.flatnonzero(is_first)
+    counts = np.empty(first.size, np.float32)
+    counts[:-1] = first[1:] - first[:-1]
+    counts[-1:] = keys.size - first[-1:]
     keys = keys[first]
     starts = np.searchsorted(keys, np.arange(n_texts + 1, dtype=np.uint64) << np.uint64(bits))
     return HashedText(starts, (keys & np.uint64((1 << bits) - 1)).astype(np.int32), counts)
