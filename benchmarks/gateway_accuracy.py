@@ -26,7 +26,7 @@ sys.path.append(str(ROOT / "tests" / "real_vllm"))
 from vllm_server import running_server  # noqa: E402
 
 from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P  # noqa: E402
-from ps_eval.grading.answers import extract_answer, is_correct  # noqa: E402
+from ps_eval.grading import extract_answer, is_correct  # noqa: E402
 from ps_eval.reporting.summary import PhaseTimer, Summary, collect_run_info, print_table  # noqa: E402
 from ps_eval.spending.scoring import summarise  # noqa: E402
 from ps_train.embedded.problem_families import make_problems  # noqa: E402

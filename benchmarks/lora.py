@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ps_train.common.features import load_backbone
+from ps_train.common.loading import load_backbone
 from ps_train.common.lora_backbone import LoraBackbone, LoraSettings
 from ps_train.common.text_batches import TextFormat, collate
 from ps_train.curve_table import CurveTable

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ps_alloc import allocate
-from ps_train.common.features import extract_features, load_backbone, num_layers
+from ps_train.common.blocks import num_layers
+from ps_train.common.features import extract_features
+from ps_train.common.loading import load_backbone
 from ps_train.curve_table import CurveTable
 from ps_train.predictor import load_predictor
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from ps_eval.demo import REASONER
 from ps_eval.engines.base import Request, Sampling
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 from ps_train.embedded.problem_families import make_problems
 
 BUDGETS = [0, 1, 2, 5, 16, 33, 64, 90, 200]

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModel, PreTrainedModel
 
-from ps_train.common.features import load_backbone
+from ps_train.common.loading import load_backbone
 from ps_train.common.text_predictor import BACKBONE_PREFIX, TextPredictor
 from ps_train.predictor import build_predictor, load_predictor
 

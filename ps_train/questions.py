@@ -1,58 +1,84 @@
-"""Question sets: JSONL files of `{"id", "question", "answer"}`; GSM8K's own files are read as they are."""
+"""Question sets: JSONL, CSV or Parquet files with a question a row, GSM8K's and MATH's own among them."""
 
 from __future__ import annotations
 
+import csv
 import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ps_alloc.files import atomic_path
+from ps_train.text_files import is_text, read_records, text_encoding
+
+QUESTION_NAMES = ("question", "problem", "query", "prompt")
+ANSWER_NAMES = ("answer", "reference", "solution", "target")
+_TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question with its reference answer."""
+    """One question, with its reference answer where it has one."""
 
     id: str
     """Unique within its set."""
     question: str
     """The text the model is asked, without chat tags."""
-    answer: str
-    """The reference answer: a bare value, or a worked solution ending in `#### value` as in GSM8K."""
+    answer: str = ""
+    r"""The reference: a bare value, a solution ending in `#### value` as in GSM8K, or one with its value in
+    `\boxed{…}` as in MATH. Empty where there is none."""
 
 
-def load_questions(path: str | Path, limit: int | None = None) -> list[Question]:
+def load_questions(
+    path: str | Path,
+    limit: int | None = None,
+    *,
+    need_answers: bool = True,
+    question_field: str | None = None,
+    answer_field: str | None = None,
+    id_field: str = "id",
+) -> list[Question]:
     """Read a question set.
 
     Args:
-        path: A JSONL file. A line without `id` gets `<file stem>-<line index>`.
+        path: A JSONL file, or CSV, TSV or Parquet by its ending. A row without id gets `<file stem>-<row>`.
         limit: Read only the first `limit` questions.
+        need_answers: Whether every question must have a reference answer.
+        question_field: Column of the questions' texts; by default the first of `QUESTION_NAMES` in a row.
+        answer_field: Column of the reference answers; by default the first of `ANSWER_NAMES` in a row.
+        id_field: Column of the ids.
 
     Raises:
-        ValueError: If `limit` is below 1, the file is missing or empty, or a line is not JSON, lacks a
-            question or an answer, or repeats an id. The message names the file and the line (from 1).
+        ValueError: If `limit` is below 1, the file is missing, empty or of another kind, or a row lacks a
+            question or a needed answer, holds one that is neither text nor a number, or repeats an id. The
+            message names the file and the line or row (from 1).
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"questions must be an existing JSONL file, got {path}")
-    questions: list[Question] = []
-    seen: set[str] = set()
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if limit is not None and len(questions) >= limit:
-                break
-            if not line.strip():
-                continue
-            question = _parse_line(line, f"{path} line {number}", f"{path.stem}-{number - 1}")
-            if question.id in seen:
-                raise ValueError(f"{path} line {number}: id must be unique, got {question.id!r} again")
-            seen.add(question.id)
-            questions.append(question)
+        raise ValueError(f"questions must be an existing JSONL, CSV or Parquet file, got {path}")
+    rows = read_rows(path)
+    questions = list(_questions(rows, path.stem, limit, need_answers, question_field, answer_field, id_field))
     if not questions:
         raise ValueError(f"questions must hold at least one question, but {path} is empty")
     return questions
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+    """The rows of a JSONL, CSV, TSV or Parquet file: where each stands, its number (from 1), its fields.
+
+    Raises:
+        ValueError: If the file cannot be read as what its name says; the message names it, and the line.
+    """
+    if path.suffix.lower() in _TABLES:
+        yield from _read_csv(path, _TABLES[path.suffix.lower()])
+    elif path.suffix.lower() in (".parquet", ".pq"):
+        yield from _read_parquet(path)
+    else:
+        yield from read_records(path)
 
 
 def save_questions(path: str | Path, questions: list[Question]) -> None:
@@ -62,14 +88,76 @@ def save_questions(path: str | Path, questions: list[Question]) -> None:
             file.write(json.dumps(question.__dict__, ensure_ascii=False) + "\n")
 
 
-def _parse_line(line: str, where: str, default_id: str) -> Question:
+def _questions(
+    rows: Iterable[tuple[str, int, Mapping[str, Any]]],
+    stem: str,
+    limit: int | None,
+    need_answers: bool,
+    question_field: str | None,
+    answer_field: str | None,
+    id_field: str,
+) -> Iterator[Question]:
+    seen: set[str] = set()
+    for where, number, row in rows:
+        if limit is not None and len(seen) >= limit:
+            return
+        text = _text(row, (question_field,) if question_field else QUESTION_NAMES, where, needed=True)
+        answer = _text(row, (answer_field,) if answer_field else ANSWER_NAMES, where, needed=need_answers)
+        name = _text(row, (id_field,), where, needed=False) or f"{stem}-{number - 1}"
+        if name in seen:
+            raise ValueError(f"{where}: {id_field} must be unique, got {name!r} again")
+        seen.add(name)
+        yield Question(name, text, answer)
+
+
+def _text(row: Mapping[str, Any], names: tuple[str, ...], where: str, needed: bool) -> str:
+    """The row's first field of these names, as text; empty where it has none and none is needed."""
+    there = [name for name in names if name in row]
+    name = next((name for name in there if row[name] is not None), [*there, *names][0])
+    value = row.get(name)
+    if value is None or _is_nan(value) or (isinstance(value, str) and not value.strip()):
+        if not needed:
+            return ""
+        raise ValueError(f"{where} must have a non-empty {name!r}, got the fields {sorted(map(str, row))}")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        kind = "a list, as chats are" if isinstance(value, list) else f"a {type(value).__name__}"
+        raise ValueError(f"{where}: {name} must be text or a number, got {kind}")
+    if not is_text(str(value)):
+        raise ValueError(f"{where}: {name} must be text that UTF-8 can hold, got half of a surrogate pair")
+    return str(value)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} must be a JSON object, but {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} must be a JSON object, got {type(record).__name__}")
-    for field in ("question", "answer"):
-        if not str(record.get(field, "")).strip():
-            raise ValueError(f"{where} must have a non-empty {field!r}, got the fields {sorted(record)}")
-    return Question(str(record.get("id", default_id)), str(record["question"]), str(record["answer"]))
+        with path.open(encoding=text_encoding(path), newline="") as file:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            for number, row in enumerate(reader, start=1):
+                if None in row or None in row.values():
+                    expected = len(reader.fieldnames or ())
+                    raise ValueError(
+                        f"{path} row {number} must have {expected} fields, as its first line has"
+                    )
+                yield f"{path} row {number}", number, row
+    except UnicodeError as error:
+        raise ValueError(f"{path} must be UTF-8 or UTF-16, but {error}: save it as UTF-8") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} must be a CSV file, but line {reader.line_num}: {error}") from error
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", number, row
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} must be a Parquet file, but {str(error).splitlines()[0]}") from error

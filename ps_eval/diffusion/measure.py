@@ -12,8 +12,8 @@ import torch
 from ps_eval.diffusion.calls import metrics
 from ps_eval.diffusion.generate import PolicyMaker, decode
 from ps_eval.diffusion.models import DiffusionModel
-from ps_eval.grading.answers import extract_answer, is_correct
-from ps_train.common.features import encode_prompts
+from ps_eval.grading import extract_answer, is_correct
+from ps_train.common.prompts import encode_prompts
 from ps_train.questions import Question
 
 

@@ -14,7 +14,7 @@ from openai.types import CompletionChoice
 
 from ps_eval.engines.base import Failure, Progress, ReasoningFormat, Sampling, request_seed
 from ps_eval.engines.token_engine import GREEDY, TokenEngine
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 
 Result = TypeVar("Result")
 
@@ -42,6 +42,7 @@ class OpenAIEngine(TokenEngine):
 
     kind = "openai"
     repeatable = False
+    concurrent = True
 
     def __init__(
         self,
@@ -103,6 +104,9 @@ class OpenAIEngine(TokenEngine):
         async with self._client() as client:
             body = self._body(prompt, 1, self._eos_ids, GREEDY, 0)
             return (await client.completions.create(**body)).choices[0]
+
+    def _numerics(self) -> dict[str, Any]:
+        return {"tokenizer": str(self.tokenizer.name_or_path)}
 
     def _client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(

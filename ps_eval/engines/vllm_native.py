@@ -9,7 +9,7 @@ from typing import Any
 from ps_eval.engines.base import Answer, Failure, Reasoning, ReasoningFormat, Request, Sampling
 from ps_eval.engines.token_engine import GREEDY
 from ps_eval.engines.vllm import VLLMEngine
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 
 CHECKED_BUDGETS = (0, 1, 2, 7)
 CHECKED_TEXTS = ("How many ?", "What is 2 + 3 ?", "Why ?", "How many are left ?")
@@ -25,6 +25,7 @@ class NativeVLLMEngine(VLLMEngine):
     """
 
     kind = "vllm-native"
+    one_pass = True
 
     def __init__(
         self,

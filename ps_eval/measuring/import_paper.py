@@ -19,6 +19,7 @@ from rich.console import Console
 
 from ps_train.curve_table import CurveTable
 from ps_train.questions import load_questions
+from ps_train.text_files import text_encoding
 
 SPLITS = ("train", "test")
 CURVE_COLUMN = "early_stop_correct_proportions"
@@ -30,6 +31,7 @@ SHOWN = 5
 
 _CHAT_TAG = re.compile(r"<｜[^｜]*｜>")
 # One flat list, bare or inside tensor(...) or array(..., dtype=...).
+_NUMPY_NUMBER = re.compile(r"np\.float\d+\(([^()]*)\)")  # as numpy 2 prints a number inside a list
 _NUMBER_LIST = re.compile(r"(?:tensor|array)?\(?\[([^\[\]]*)\](?:,\s*\w+=[\w.'\":]+)*\)?")
 
 
@@ -159,7 +161,7 @@ def _read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[
     """Yield (file and line, record) for each row; the line is the one where the row ends."""
     previous = csv.field_size_limit(MAX_FIELD)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding=text_encoding(path)) as file:
             reader = csv.DictReader(file, strict=True)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
@@ -171,7 +173,7 @@ def _read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[
                         f"{where} must have {len(reader.fieldnames or ())} fields like the header"
                     )
                 yield where, record
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeError) as error:
         raise ValueError(f"{path} must be a CSV file in UTF-8, but {error}") from error
     finally:
         csv.field_size_limit(previous)
@@ -179,13 +181,11 @@ def _read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[
 
 def _parse_numbers(text: str) -> npt.NDArray[np.float32] | None:
     """The numbers of a printed Python list, numpy array or torch tensor; None where the text is neither."""
-    match = _NUMBER_LIST.fullmatch(text.strip())
+    match = _NUMBER_LIST.fullmatch(_NUMPY_NUMBER.sub(r"\1", text.strip()))
+    if match is None:
+        return None
     try:
-        return (
-            np.array([float(word) for word in match[1].replace(",", " ").split()], np.float32)
-            if match
-            else None
-        )
+        return np.array([float(word) for word in match[1].replace(",", " ").split()], np.float32)
     except ValueError:
         return None
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc.files import atomic_path
+from ps_train.text_files import read_lines
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -98,21 +99,18 @@ def load_budgets(path: str | Path, *, skip_malformed: bool = False, labelled: bo
     rows: list[_Row] = []
     malformed: list[str] = []
     seen: set[str] = set()
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = _parse_line(line, f"{path.stem}-{number - 1}", labelled)
-                if row.id in seen:
-                    raise ValueError(f"must have an id of its own, got {row.id!r} again")
-                if rows:
-                    _check_alike(row, rows[0])
-            except ValueError as error:
-                malformed.append(f"line {number} {error}")
-                continue
-            seen.add(row.id)
-            rows.append(row)
+    for number, line in read_lines(path):
+        try:
+            row = _parse_line(line, f"{path.stem}-{number - 1}", labelled)
+            if row.id in seen:
+                raise ValueError(f"must have an id of its own, got {row.id!r} again")
+            if rows:
+                _check_alike(row, rows[0])
+        except ValueError as error:
+            malformed.append(f"line {number} {error}")
+            continue
+        seen.add(row.id)
+        rows.append(row)
     if malformed and not skip_malformed:
         raise ValueError(
             f"{path}: {len(malformed)} of {len(rows) + len(malformed)} lines are malformed; {malformed[0]}"

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ps_alloc.files import atomic_path
-from ps_train.common.features import Features, extract_features, layer_name, load_backbone, resolve_model
+from ps_train.common.features import Features, extract_features, layer_name
+from ps_train.common.loading import load_backbone, resolve_model
 from ps_train.feature_file import fits_float16
 
 CHUNK_ROWS = 256

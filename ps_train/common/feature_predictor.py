@@ -10,14 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ps_train.common.features import (
-    TEXT,
-    Features,
-    extract_features,
-    layers_by_model,
-    load_backbone,
-    named_for,
-)
+from ps_train.common.features import TEXT, Features, extract_features, layers_by_model, named_for
+from ps_train.common.loading import load_backbone
 from ps_train.common.text_features import text_features
 from ps_train.predictor import CurvePredictor, CurveSchema
 

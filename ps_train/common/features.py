@@ -8,47 +8,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ps_train.common.blocks import block_outputs, hidden_size, num_layers, takes_padding
+from ps_train.common.loading import load_backbone
+from ps_train.common.prompts import PromptFormat, encode_prompts
 
 TEXT = "text"
 Features = dict[str, npt.NDArray[np.float32]]
-
-
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
-    """Turn questions into the tokens after which the model starts to reason.
-
-    Everything that reads or extends a prompt (feature extraction, the engines) calls this, so that features
-    and generation see the same tokens. The chat template's generation prompt ends the list (for reasoning
-    models usually with `<think>`); a tokenizer without a chat template gets the plain text.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        questions: Question texts without chat tags.
-
-    Returns:
-        One list of token ids a question, without padding.
-    """
-    if tokenizer.chat_template is None:
-        return [tokenizer(question)["input_ids"] for question in questions]
-    prompts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
-        )
-        for question in questions
-    ]
-    # The template writes the special tokens itself.
-    return [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
 
 
 def layer_name(layer: int) -> str:
@@ -80,77 +54,6 @@ def named_for(source: str, features: Features) -> Features:
     return {prefix + name: values for name, values in features.items()}
 
 
-def resolve_model(path: str | Path) -> str:
-    """A language model's path: `package:<name>/<file>` is a file of an installed Python package.
-
-    Raises:
-        ValueError: If the package is not installed or lacks the file.
-    """
-    scheme, _, inside = str(path).partition(":")
-    if scheme != "package":
-        return str(path)
-    name, _, file = inside.partition("/")
-    spec = importlib.util.find_spec(name)  # finds it without running its code
-    if spec is None or spec.origin is None:
-        raise ValueError(f"{path} needs the package {name}, which is not installed")
-    found = Path(spec.origin).parent / file
-    if not found.is_file():
-        raise ValueError(f"{path} must name a file of the package {name}, got {file!r}")
-    return str(found)
-
-
-def load_backbone(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a frozen language model without its output head, and its tokenizer.
-
-    Args:
-        path: A transformers folder, a Hub id, or a `.gguf` file (needs the `gguf` package), also as
-            `package:<name>/<file>`.
-        dtype: The type to compute in.
-        device: Where to compute.
-
-    Raises:
-        ValueError: If nothing loadable is there; the message names the path.
-    """
-    tokenizer = load_tokenizer(path)
-    with _loading(path) as source:
-        model = AutoModel.from_pretrained(**source, dtype=dtype)
-    return model.to(device).eval().requires_grad_(False), tokenizer
-
-
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a language model, from where `load_backbone` finds the model.
-
-    Raises:
-        ValueError: As `load_backbone`.
-    """
-    with _loading(path) as source:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source)
-    return tokenizer
-
-
-@contextmanager
-def _loading(path: str | Path) -> Iterator[dict[str, str]]:
-    """Yield the arguments of `from_pretrained` for a path; failures name it."""
-    located = Path(resolve_model(path))
-    source = {"pretrained_model_name_or_path": str(located)}
-    if located.suffix == ".gguf":
-        source = {"pretrained_model_name_or_path": str(located.parent), "gguf_file": located.name}
-    try:
-        yield source
-    except (OSError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"backbone must be a language model's folder, .gguf file or Hub id, got {path}: {reason}"
-        ) from error
-
-
-def num_layers(model: PreTrainedModel) -> int:
-    """How many blocks the model has: the largest n of `layer_<n>`."""
-    return int(model.config.get_text_config().num_hidden_layers)
-
-
 def extract_features(
     backbone: str | Path | PreTrainedModel,
     questions: Sequence[str],
@@ -158,8 +61,10 @@ def extract_features(
     batch_size: int = 32,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    prompt: PromptFormat | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    progress: Callable[[int], None] | None = None,
 ) -> Features:
     """Hidden states at the last prompt token of each question.
 
@@ -173,14 +78,17 @@ def extract_features(
         layers: Layer numbers, 1 … num_layers.
         batch_size: Prompts in one forward pass.
         tokenizer: The tokenizer of a loaded model.
+        prompt: What is put around each question.
         dtype: The type to compute in.
         device: Where to compute.
+        progress: Called with the number of questions just read.
 
     Returns:
         `layer_<n>` to a float32 (N, D) array, layers ascending.
 
     Raises:
-        ValueError: If a layer is out of range, no layer is asked for, or the tokenizer is missing.
+        ValueError: If a layer is out of range, no layer is asked for, the tokenizer is missing, or a prompt
+            has no tokens or more than the model has positions for.
     """
     if isinstance(backbone, (str, Path)):
         model, tokenizer = load_backbone(backbone, dtype=dtype, device=device)
@@ -188,24 +96,61 @@ def extract_features(
         model = backbone
     if tokenizer is None:
         raise ValueError("tokenizer must be given with a model that is already loaded, got None")
-    wanted = sorted(set(layers))
-    if not wanted or not 1 <= wanted[0] <= wanted[-1] <= num_layers(model):
-        raise ValueError(f"layers must be between 1 and {num_layers(model)}, got {wanted}")
+    wanted = check_layers(model, layers)
 
-    prompts = encode_prompts(tokenizer, questions)
-    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    width = int(model.config.get_text_config().hidden_size)
-    features = {layer_name(n): np.empty((len(prompts), width), np.float32) for n in wanted}
-    for start in range(0, len(prompts), batch_size):
-        rows = by_length[start : start + batch_size]
+    prompts = encode_prompts(tokenizer, questions, prompt)
+    check_lengths(model, prompts)
+    features = {layer_name(n): np.empty((len(prompts), hidden_size(model)), np.float32) for n in wanted}
+    lengths = [len(prompt) for prompt in prompts]
+    padded = len(set(lengths)) > 1 and takes_padding(model, "right")
+    for rows in _batches(lengths, batch_size, padded=padded):
         states = last_token_states(model, [prompts[row] for row in rows], wanted)
         for layer, values in states.items():
             features[layer_name(layer)][rows] = values.float().cpu().numpy()
+        if progress:
+            progress(len(rows))
     return features
 
 
-class _DeepestLayerReached(Exception):
-    """Leaves the forward pass once no deeper block is needed."""
+def check_layers(model: PreTrainedModel, layers: Iterable[int]) -> list[int]:
+    """The layer numbers, each once, ascending.
+
+    Raises:
+        ValueError: If one is out of range, or there is none.
+    """
+    wanted = sorted(set(layers))
+    if not wanted or not 1 <= wanted[0] <= wanted[-1] <= num_layers(model):
+        raise ValueError(f"layers must be between 1 and {num_layers(model)}, got {wanted}")
+    return wanted
+
+
+def check_lengths(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
+    """Refuse prompts without tokens, and those beyond the model's positions."""
+    room = max_positions(model)
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(f"a prompt must have at least one token, got none in row {row}")
+        if room is not None and len(prompt) > room:
+            raise ValueError(
+                f"a prompt must fit the model's {room} positions, got {len(prompt)} tokens in row {row}"
+            )
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens the model was made for; None where its configuration sets no limit."""
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(room) if isinstance(room, int) and room > 0 else None
+
+
+def _batches(lengths: Sequence[int], batch_size: int, *, padded: bool) -> list[list[int]]:
+    """Rows by length, at most `batch_size` together; of one length where they must not be padded."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        full = not batches or len(batches[-1]) == batch_size
+        if full or (not padded and lengths[batches[-1][-1]] != lengths[row]):
+            batches.append([])
+        batches[-1].append(row)
+    return batches
 
 
 @torch.inference_mode()
@@ -224,40 +169,10 @@ def last_token_states(
         tokens[row, : len(prompt)] = torch.tensor(prompt)
     mask = torch.arange(tokens.shape[1]) < lengths[:, None]
     rows, last = torch.arange(len(prompts), device=device), (lengths - 1).to(device)
-
-    states: dict[int, torch.Tensor] = {}
-    deepest = max(layers)
-    decoder: Any = model.base_model
-    blocks = transformer_blocks(model)
-
-    def keep(layer: int) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            states[layer] = hidden[rows, last]
-            if layer == deepest:
-                raise _DeepestLayerReached
-
-        return hook
-
-    # The last layer is read after the final norm, from the model's output, as transformers reports it.
-    hooks = [blocks[n - 1].register_forward_hook(keep(n)) for n in layers if n < len(blocks)]
-    try:
-        output = decoder(
-            input_ids=tokens.to(device), attention_mask=mask.long().to(device), use_cache=False
-        ).last_hidden_state
-        states[len(blocks)] = output[rows, last]
-    except _DeepestLayerReached:
-        pass
-    finally:
-        for handle in hooks:
-            handle.remove()
-    return {layer: states[layer] for layer in layers}
-
-
-def transformer_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's transformer blocks, whatever the architecture calls them."""
-    count = num_layers(model)
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise ValueError(f"backbone must hold its {count} blocks in one module list, got {type(model).__name__}")
+    states = block_outputs(
+        model,
+        layers,
+        input_ids=tokens.to(device),
+        attention_mask=None if mask.all() else mask.long().to(device),
+    )
+    return {layer: hidden[rows, last] for layer, hidden in states.items()}

@@ -6,22 +6,29 @@ from (B, D) states. Adapters as in Hu et al., *LoRA* (arXiv 2106.09685), by the 
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from ps_train.common.features import transformer_blocks
+from ps_train.common.blocks import (
+    accepted,
+    blocks_path,
+    hidden_size,
+    starting_at,
+    states_before,
+    transformer_blocks,
+)
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,9 @@ class LoraBackbone(nn.Module):
         super().__init__()
         self.settings = settings or LoraSettings()
         self.model: nn.Module = model.requires_grad_(False)
-        self.hidden_size = int(model.config.get_text_config().hidden_size)
+        self.hidden_size = hidden_size(model)
         blocks = transformer_blocks(model)
-        (self._blocks_name,) = (name for name, child in model.named_children() if child is blocks)
+        self._blocks_path = blocks_path(model)
         self._check_layers(len(blocks))
         if self.settings.num_layers is not None and self.settings.num_layers < len(blocks):
             del blocks[self.settings.num_layers :]
@@ -112,7 +119,7 @@ class LoraBackbone(nn.Module):
         adapted = self.settings.layers or range(1, len(blocks) + 1)
         # Full names: peft's own choice of layers does not match those of a model without output head.
         targets = [
-            f"{self._blocks_name}.{n - 1}.{name}"
+            f"{self._blocks_path}.{n - 1}.{name}"
             for n in sorted(set(adapted))
             for name in _linear_layers(blocks[n - 1])
             if name.rpartition(".")[2] in self.settings.target_modules
@@ -120,13 +127,17 @@ class LoraBackbone(nn.Module):
         found = {target.rpartition(".")[2] for target in targets}
         missing = [name for name in self.settings.target_modules if name not in found]
         if missing:
-            linear = sorted({name.rpartition(".")[2] for name in _linear_layers(blocks)})
+            linear = sorted(
+                {n.rpartition(".")[2] for b in set(adapted) for n in _linear_layers(blocks[b - 1])}
+            )
             raise ValueError(f"lora.target_modules must be of {linear}, got {missing}")
         return LoraConfig(
             r=self.settings.r,
             lora_alpha=self.settings.alpha,
             lora_dropout=self.settings.dropout,
             target_modules=targets,
+            # GPT-2's own kind of linear layer keeps its weights the other way round.
+            fan_in_fan_out=any(isinstance(m, Conv1D) for m in blocks.modules()),
             task_type=TaskType.FEATURE_EXTRACTION,
         )
 
@@ -141,33 +152,31 @@ class LoraBackbone(nn.Module):
             (B, D) float32. A row's state depends on its own real tokens alone: neither on the padding, its
             side and amount, nor on the other rows.
         """
-        hidden = self.model(
-            input_ids=input_ids,
+        hidden = self._decoder(**self._inputs(attention_mask, input_ids=input_ids)).last_hidden_state
+        return pool_last_token(hidden, attention_mask).float()
+
+    def _inputs(self, attention_mask: Tensor, **tokens: Tensor) -> dict[str, Any]:
+        """What the model's forward pass takes: no mask where nothing is padded."""
+        return accepted(
+            self._decoder,
             attention_mask=attention_mask,
             position_ids=_positions(attention_mask),
             use_cache=False,
-        ).last_hidden_state
-        return pool_last_token(hidden, attention_mask).float()
+            **tokens,
+        )
 
     @property
     def frozen_blocks(self) -> int:
         """How many blocks, from the first, no adapter changes."""
         if not self.settings.r:
-            return len(getattr(self._decoder, self._blocks_name))
+            return len(self._blocks)
         return min(self.settings.layers or [1]) - 1
 
     @torch.no_grad()
     def frozen_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states (B, L, D) after the frozen blocks: the same in every epoch."""
-        view = self._view(slice(0, self.frozen_blocks))
-        _remove_final_norm(view)
-        states: Tensor = view(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=_positions(attention_mask),
-            use_cache=False,
-        ).last_hidden_state
-        return states
+        inputs = self._inputs(attention_mask, input_ids=input_ids)
+        return states_before(self._decoder, self._blocks, self.frozen_blocks, **inputs)
 
     def forward_from(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """What `forward` gives, from `frozen_states` on.
@@ -179,22 +188,14 @@ class LoraBackbone(nn.Module):
         Returns:
             (B, D) float32.
         """
-        view = self._view(slice(self.frozen_blocks, None))
-        hidden = view(
-            inputs_embeds=hidden,
-            attention_mask=attention_mask,
-            position_ids=_positions(attention_mask),
-            use_cache=False,
-        ).last_hidden_state
+        with starting_at(self._blocks, self.frozen_blocks, hidden):
+            inputs = self._inputs(attention_mask, inputs_embeds=hidden)
+            hidden = self._decoder(**inputs).last_hidden_state
         return pool_last_token(hidden, attention_mask).float()
 
-    def _view(self, which: slice) -> PreTrainedModel:
-        """The transformers model with some of its blocks; the weights are shared."""
-        decoder = self._decoder
-        view = copy.copy(decoder)
-        view._modules = dict(decoder._modules)  # else the blocks would be changed in both
-        setattr(view, self._blocks_name, getattr(decoder, self._blocks_name)[which])
-        return view
+    @property
+    def _blocks(self) -> nn.ModuleList:
+        return cast(nn.ModuleList, self._decoder.get_submodule(self._blocks_path))
 
     @property
     def _decoder(self) -> PreTrainedModel:
@@ -267,7 +268,7 @@ def pool_last_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def _linear_layers(module: nn.Module) -> list[str]:
-    return [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
+    return [name for name, child in module.named_modules() if isinstance(child, (nn.Linear, Conv1D))]
 
 
 def _remove_final_norm(model: PreTrainedModel) -> None:

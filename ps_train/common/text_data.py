@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from ps_train.common.features import load_tokenizer
+from ps_train.common.loading import load_tokenizer
 from ps_train.common.split import split_faults, validation_rows
 from ps_train.common.text_batches import (
     QUESTION,

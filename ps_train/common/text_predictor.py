@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ps_alloc.files import atomic_path
-from ps_train.common.features import load_backbone
+from ps_train.common.loading import load_backbone
 from ps_train.common.lora_backbone import LoraBackbone, LoraSettings
 from ps_train.common.text_batches import TextFormat, collate
 from ps_train.predictor import ADAPTER_FOLDER, WEIGHTS_FILE, CurvePredictor, CurveSchema

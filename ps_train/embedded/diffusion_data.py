@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 from ps_train.embedded.problem_batches import Example, ProblemDataModule
 from ps_train.embedded.tiny_tokenizer import build_diffusion_tokenizer
 from ps_train.embedded.word_problems import WordProblem

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 from ps_train.embedded.problem_batches import Example, ProblemDataModule
 from ps_train.embedded.problem_families import DIARY
 from ps_train.embedded.tiny_tokenizer import build_tokenizer

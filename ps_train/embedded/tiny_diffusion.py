@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, Qwen2ForCausalLM
 
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 from ps_train.embedded.diffusion_data import DiffusionBatch
 from ps_train.embedded.tiny_model import TinyModel
 from ps_train.embedded.tiny_tokenizer import build_diffusion_tokenizer

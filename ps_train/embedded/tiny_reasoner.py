@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from ps_alloc.files import write_json
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 from ps_train.embedded.problem_families import DIARY
 from ps_train.embedded.reasoner_data import ReasonerBatch
 from ps_train.embedded.tiny_model import TinyModel

@@ -16,7 +16,7 @@ from ps_eval.diffusion.generate import decode
 from ps_eval.diffusion.measure import answer_batch
 from ps_eval.diffusion.models import load_diffusion_model
 from ps_eval.diffusion.schedules import ABLATION, SCHEDULES, STATIC, Schedule, schedule_named
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 from ps_train.embedded.tiny_diffusion import TinyDiffusion, decode_one_by_one
 from ps_train.questions import Question, load_questions
 

@@ -15,7 +15,7 @@ from ps_eval.diffusion.schedules import SCHEDULES
 from ps_eval.engines.base import Request, Sampling
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.experiments.embedded import TWO_FAMILIES
-from ps_eval.grading.answers import extract_answer, is_correct
+from ps_eval.grading import extract_answer, is_correct
 from ps_eval.reporting.summary import PhaseTimer, load_summary
 from ps_eval.spending.live import run_live
 from ps_eval.spending.run import predicted_inputs

@@ -17,7 +17,7 @@ from ps_eval.engines.base import Reasoning, ReasoningFormat, Request, Sampling, 
 from ps_eval.engines.kv_cache import growing_cache
 from ps_eval.engines.transformers import TransformersEngine, _chooser
 from ps_eval.engines.vllm import ENVIRONMENT
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 from ps_train.questions import Question
 
 SAMPLING = Sampling(temperature=0.8, top_p=0.95, seed=3)

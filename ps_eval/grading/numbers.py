@@ -1,0 +1,128 @@
+"""Numbers as people and models write them, read exactly."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|\\,|\\!|,\\!)\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+NUMBER = re.compile(
+    r"(?:(?<![\w.)}])[-−–]\s?)?(?:\\?\$\s?)?"  # a sign only where it subtracts from nothing
+    r"(?<![\w.])(?:" + _DIGITS + r")(?:[eE][-+]?\d+\b)?(?:\s?/\s?\d+(?:\.\d+)?)?(?:\s?\\?%)?"
+)
+"""A number within a text: sign, dollar, thousands, decimals, exponent, a fraction's denominator, percent."""
+
+_SCALES = {
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
+_APPROXIMATELY = re.compile(
+    r"^(?:approximately|approx\.?|about|around|roughly|exactly|nearly|≈|~|\\approx)\s*", re.IGNORECASE
+)
+_UNIT_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+# Words of a language and the usual symbols of units; a single letter that is none of them is a variable.
+_UNIT = re.compile(r"(?:[^\W\d_]{2,}\.?|[mgslhLWVAJNKCF°º€£¥¢]|°[CF]|/)(?:\s?\^?\{?[-−]?[23]\}?|[²³])?")
+_NOT_UNITS = re.compile("or|and|to|than|not|is|plus|minus|times|over|mod|if|else|pi|sqrt", re.IGNORECASE)
+_BEFORE_UNIT = re.compile(
+    rf"(?:{_DIGITS}|[\\a-z{{}}/\d.,^*×·+\- ]*[\d}}])(?=\s*\\(?:text|mathrm|mbox)|\s+[^\W\d_]|[°º²³])"
+)
+_MANTISSA = rf"(?:{_DIGITS})"
+_SCIENTIFIC = re.compile(
+    rf"({_MANTISSA})(?:[eE]([-+]?\d+)|(?:\\times|\\cdot|\*|×|x|·)10\^\{{?([-+]?\d+)\}}?)"
+)
+_POWER = re.compile(r"10\^\{?([-+]?\d+)\}?")
+_FRACTION = re.compile(rf"({_MANTISSA})/({_MANTISSA})")
+_LATEX_FRACTION = re.compile(r"\\[dtc]?frac(?:\{([^{}]+)\}|(\d))(?:\{([^{}]+)\}|(\d))")
+_MIXED = re.compile(r"(\d+)(?:\s+|(?=\\))(?:(\d+)/(\d+)|\\[dtc]?frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d)))")
+_LARGEST_EXPONENT = 400  # 10**400 has more digits than any answer
+
+
+def read_number(text: str) -> frozenset[Fraction]:
+    r"""The value of a text that is one number, units aside; empty where it is something else.
+
+    Read are signs (Unicode ones too), dollars, thousands (`9,500`, `9{,}500`, `10\,000`), decimals (`.5`),
+    fractions (`3/4`, `\frac{3}{4}`), mixed numbers (`1 1/2`, `2\frac{1}{2}`), powers (`1e3`,
+    `3 \times 10^4`), scales (`5 million`) and units (`12\text{ cm}^2`, `18 dollars`). A percentage is both
+    itself and a hundredth of it, since references are written either way. `\sqrt{2}`, `3x`, `5!` and
+    `12 or 13` are no numbers.
+    """
+    text = text.strip().strip("*_` \n")
+    whole = _UNIT_TEXT.fullmatch(text)
+    text = whole.group(1) if whole else text
+    text = re.sub(r"\\left|\\right|\\displaystyle|\\!|\\;|\\:|\\\(|\\\)|\\\[|\\\]", "", text)
+    text = re.sub(r"(?<=\d)(?:\{,\}|,\\,|\\,)(?=\d{3})", ",", text).replace("\\,", " ").replace("~", " ")
+    text = text.replace("\\ ", " ").strip(" \t\n")
+    text = re.sub(r"[.。]$", "", text)
+    text = re.sub("[−–]", "-", text)
+    percent = re.search(r"\s*(?:\\?%|\bpercent)$", text)
+    if percent:
+        text = text[: percent.start()]
+    text = re.sub(r"(?:\\?\$|[€£¥])", "", text).strip()
+    text = _APPROXIMATELY.sub("", text).strip()
+    sign = -1 if text.startswith("-") else 1
+    text = text.lstrip("+-").strip() if text[:1] in ("+", "-") else text
+    text, scale = _without_unit(text)
+    value = _unsigned(text)
+    if value is None:
+        return frozenset()
+    value *= sign * scale
+    return frozenset((value, value / 100)) if percent else frozenset((value,))
+
+
+def _without_unit(text: str) -> tuple[str, int]:
+    """A number's text without the unit behind it, and the scale that the unit begins with."""
+    match = _BEFORE_UNIT.match(text)
+    if match is None:
+        return text, 1
+    number, unit = match.group().strip(), text[match.end() :].strip()
+    unit = _UNIT_TEXT.sub(lambda found: f" {found.group(1).strip()} ", unit).strip()
+    unit = re.sub(r"\s+(?=\^|²|³)", "", unit)
+    words = unit.replace("/", " / ").split()
+    scale = 1
+    while words and words[0].casefold().rstrip("s") in _SCALES:
+        scale *= _SCALES[words.pop(0).casefold().rstrip("s")]
+    known = all(_UNIT.fullmatch(word) and not _NOT_UNITS.fullmatch(word) for word in words)
+    return (number, scale) if known else (text, 1)
+
+
+def _unsigned(text: str) -> Fraction | None:
+    squeezed = re.sub(r"\s+", "", text)
+    if mixed := _MIXED.fullmatch(text.strip()):
+        whole, *parts = mixed.groups()
+        top, bottom = [part for part in parts if part is not None]
+        return None if int(bottom) == 0 else int(whole) + Fraction(int(top), int(bottom))
+    if re.search(r"\d\s+\d", text):  # two numbers
+        return None
+    if power := _POWER.fullmatch(squeezed):
+        return _power(Fraction(1), power.group(1))
+    if scientific := _SCIENTIFIC.fullmatch(squeezed):
+        mantissa = _decimal(scientific.group(1))
+        return None if mantissa is None else _power(mantissa, scientific.group(2) or scientific.group(3))
+    if fraction := _LATEX_FRACTION.fullmatch(squeezed):
+        top, bottom = [part for part in fraction.groups() if part is not None]
+        return _ratio(top, bottom)
+    if fraction := _FRACTION.fullmatch(squeezed):
+        return _ratio(*fraction.groups())
+    return _decimal(squeezed)
+
+
+def _ratio(top: str, bottom: str) -> Fraction | None:
+    sign = -1 if top.startswith("-") else 1
+    numerator, denominator = _decimal(top.lstrip("-")), _decimal(bottom)
+    return sign * numerator / denominator if numerator is not None and denominator else None
+
+
+def _power(mantissa: Fraction, exponent: str) -> Fraction | None:
+    if len(exponent) > 5 or abs(int(exponent)) > _LARGEST_EXPONENT:
+        return None
+    return mantissa * Fraction(10) ** int(exponent)
+
+
+def _decimal(text: str) -> Fraction | None:
+    plain = re.sub(r"\{,\}|\\,|\\!|,(?=\d{3}(?:\D|$))", "", text)
+    match = re.fullmatch(r"(?:\d+\.?\d*|\.\d+)", plain)
+    return Fraction(f"0{plain}".rstrip(".")) if match and len(plain) <= 4000 else None

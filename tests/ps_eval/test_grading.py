@@ -1,0 +1,301 @@
+"""Grading: strings as models write them, and what a person would say of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ps_eval.grading import GRADER_NAMES, load_grader, reference_answer
+from ps_eval.grading.extraction import boxed, last_number, stated_answer
+from ps_eval.grading.numbers import read_number
+
+RIGHT = [
+    ("\\boxed{\\frac{\\sqrt{3}}{2}}", "\\frac{\\sqrt{3}}{2}"),
+    ("\\boxed{9{,}500}", "9500"),
+    ("\\boxed{\\$9{,}500}", "9500"),
+    ("\\boxed{10,\\!000}", "10000"),
+    ("\\boxed{\\dfrac{1}{2}}", "\\frac{1}{2}"),
+    ("\\boxed{\\frac{3}{4}}", "3/4"),
+    ("\\boxed{\\frac{3}{4}}", "0.75"),
+    ("\\boxed{.5}", "0.5"),
+    ("\\boxed{-\\$18}", "-18"),
+    ("\\boxed{−18}", "-18"),
+    ("\\boxed{12\\text{ cm}^2}", "12"),
+    ("\\boxed{\\text{Tuesday}}", "Tuesday"),
+    ("\\boxed{\\text{B}}", "B"),
+    ("\\boxed{(B)}", "B"),
+    ("The answer is (B).", "B"),
+    ("**Answer:** B", "B"),
+    ("Answer: 12 - 7 = 5", "5"),
+    ("#### $9{,}500", "9500"),
+    ("\\boxed{5, 6}", "5,6"),
+    ("\\boxed{2.5e-3}", "0.0025"),
+    ("\\boxed{1{,}234}", "1,234"),
+    ("\\boxed{5}", "We add 2 and 3, which gives $\\boxed{5}$."),
+    ("\\boxed{(3,4)}", "(3, 4)"),
+    ("Answer : New York", "New York"),
+    ("He paid 5.\nAnswer: Canberra", "Canberra"),
+    ("Answer: Yes, 97 is prime", "Yes"),
+    ("\\boxed{19-1}", "18"),
+    ("\\boxed{2\\frac{1}{2}}", "2.5"),
+    ("\\boxed{1 1/2}", "1.5"),
+    ("\\boxed{18\\text{ km}^2}", "18"),
+    ("\\boxed{50\\%}", "0.5"),
+    ("Answer: 1e3", "1000"),
+    ("\\boxed{3 \\times 10^{4}}", "30000"),
+    ("To answer 3 sub-questions we add. In total she has 18.", "18"),
+    ("The answer is **42**. Check: 6*7=42, with 3 steps", "42"),
+    ("The answer is $-5$ (not 7)", "-5"),
+    ("Final answer: x = 12. (see step 3)", "12"),
+    ("It lies between 10-12", "12"),
+    ("\\boxed{18}. Verification: \\boxed{2}", "18"),
+    ("18 dollars", "18"),
+    ("\\boxed{\\text{18 dollars}}", "18"),
+    ("The answer is approximately 3.14", "3.14"),
+    ("Thus it is $\\sqrt{2}$.", "\\sqrt{2}"),
+    ("**Final Answer**\n5", "5"),
+    ("Answer:\n\n7", "7"),
+    ("She has $5 and he has $3.", "3"),
+    ("The answer is 7, since 3 + 4 is 7 and 9 is not", "7"),
+    ("#### -5", "-5"),
+    ("first \\boxed{1} then \\boxed{\\frac{1}{2}}", "1/2"),
+    ("</think> Answer : 12", "12"),
+    ("**Final Answer**\n\\boxed{1,200", "1200"),
+    ("The answer is: B", "B"),
+    ("answer is B) 12 cm", "B"),
+    ("\\boxed{x=12}", "12"),
+    ("\\boxed{x^2+2x+1}", "(x+1)^2"),
+    ("\\boxed{\\frac12}", "0.5"),
+    ("\\boxed{\\left(3,\\frac{\\pi}{2}\\right)}", "(3,\\pi/2)"),
+    ("Answer: 3 hours and 20 minutes", "3 hours and 20 minutes"),
+    ("The final answer is $\\boxed{7}$.", "7"),
+    ("The answer is that she has 18 eggs.", "18"),
+    ("ANSWER: 5 apples", "5"),
+    ("The answer is \\(\\frac{3}{4}\\).", "0.75"),
+    ("Answer: $18.00", "18"),
+    ("Answer: 100,000", "100000"),
+    ("the answer: 12.", "12"),
+    ("Answer: 1/2", "0.5"),
+    ("#### 1,234.50", "1234.5"),
+    ("It costs €5", "5"),
+    ("\\boxed{90^\\circ}", "90"),
+    ("\\boxed{\\text{(C)}}", "C"),
+    ("\\boxed{5\\%}", "5%"),
+    ("\\boxed{\\{1,2\\}}", "{2, 1}"),
+    ("Answer: 18 km²", "18"),
+    ("\\boxed{1,000,000}", "10^6"),
+    ("\\boxed{-\\frac{1}{2}}", "-0.5"),
+    ("\\boxed{\\frac{-1}{2}}", "-0.5"),
+    ("\\boxed{[0,1)}", "[0, 1)"),
+    ("The total is 25 percent.", "25"),
+    ("$\\boxed{\\text{Evelyn}}$", "Evelyn"),
+    ("\\boxed{6.0}", "6"),
+    ("\\boxed{\\pi}", "\\pi"),
+    ("\\boxed{2\\sqrt{3}}", "\\sqrt{12}"),
+    ("\\boxed{x \\in [-2,7]}", "[-2,7]"),
+    ("\\boxed{5 \\text{ or } 6}", "5 \\text{ or } 6"),
+    ("\\boxed{10\\,000}", "10000"),
+    ("The answer is 10 000", "10000"),
+    ("\\boxed{\\text{even}}", "\\text{even}"),
+    ("Answer: **B**", "B"),
+    ("\\boxed{3{,}5}", "3,5"),
+]
+WRONG = [
+    ("\\boxed{\\sqrt{2}}", "2"),
+    ("\\boxed{2\\pi}", "2"),
+    ("\\boxed{3x}", "3"),
+    ("\\boxed{x^2}", "2"),
+    ("\\boxed{5!}", "5"),
+    ("\\boxed{−5}", "5"),
+    ("\\boxed{.5}", "5"),
+    ("\\boxed{- 5}", "5"),
+    ("\\boxed{-\\$5}", "5"),
+    ("\\boxed{\\log 100}", "100"),
+    ("\\boxed{2 + x}", "2"),
+    ("\\boxed{n-1}", "-1"),
+    ("\\boxed{5 million}", "5"),
+    ("12 or 13", "12"),
+    ("Answer: 19", "18"),
+    ("1/0", "1"),
+    ("\\boxed{listen}", "silent"),
+    ("Answer: New York", "New"),
+    ("\\boxed{9^{9^{9^{9}}}}", "1"),
+    ("\\boxed{(3,4)}", "(4,3)"),
+    ("\\boxed{-(-5)}", "-5"),
+    ("\\boxed{5}", "-5"),
+    ("Answer: A", "B"),
+    ("\\boxed{12 \\text{ or } 13}", "12"),
+    ("\\boxed{5.5}", "55"),
+    ("Answer: 3 hours and 20 minutes", "3"),
+    ("\\boxed{1,5}", "15"),
+    ("\\boxed{5^2}", "5"),
+    ("\\boxed{\\frac{1}{5}}", "5"),
+    ("\\boxed{1:5}", "15"),
+    ("no number at all", "3"),
+    ("\\boxed{i}", "1"),
+    ("\\boxed{5i}", "5"),
+    ("\\boxed{5 x}", "5"),
+    ("\\boxed{7\\sqrt 5}", "75"),
+    ("\\boxed{\\infty}", "8"),
+    ("Answer: not 7", "7"),
+]
+
+
+@pytest.mark.parametrize(("text", "reference"), RIGHT)
+def test_what_a_person_calls_right_is_right(text: str, reference: str) -> None:
+    assert load_grader("math")(text, reference)
+
+
+@pytest.mark.parametrize(("text", "reference"), WRONG)
+def test_what_a_person_calls_wrong_is_wrong(text: str, reference: str) -> None:
+    start = time.monotonic()
+    assert not load_grader("math")(text, reference)
+    assert time.monotonic() - start < 20  # towers of powers and the like are not computed
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("</think> Answer : 12", "12"),
+        ("\n</think>\n\n**Final Answer**\n\\boxed{18}", "18"),
+        ("**Final Answer**\n\\boxed{1,200", "1,200"),  # the forced answer ran out of tokens
+        ("first \\boxed{1} then \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("so 3 and later $1,200.50.", "$1,200.50"),
+        ("The answer is 7, since 3 + 4 is 7 and 9 is not", "7"),
+        ("Answer: 12 - 7 = 5", "5"),
+        ("#### -5", "-5"),
+        ("no number at all", None),
+        ("</think> Answer : Ana", "Ana"),
+        ("so the answer is: Ana.", "Ana"),
+        ("the answer is Ana", None),  # without a colon the next word may be any
+        ("Answer : Ana, who has 3", "Ana, who has 3"),
+        ("I thought 5 </think>", "5"),  # nothing after the reasoning: what it came to
+        ("\\boxed{", None),
+        ("", None),
+    ],
+)
+def test_the_stated_answer_is_extracted(text: str, answer: str | None) -> None:
+    assert stated_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "right"),
+    [
+        ("The correct option is B.", "B", True),
+        ("So, **(D)** is right", "D", True),
+        ("I think A, but no: (C)", "(C)", True),
+        ("</think>B", "(B)", True),
+        ("B. 12 metres", "B", True),
+        ("The best choice is\nE.", "E", True),
+        ("Answer: b", "B", True),
+        ("Answer: A", "B", False),
+        ("none of them", "A", False),
+        ("A cat sat. The answer is 5", "A", False),
+        ("Answer: A", "12", False),
+    ],
+)
+def test_choices_are_letters(text: str, reference: str, right: bool) -> None:
+    assert load_grader("choice")(text, reference) is right
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reference", "right"),
+    [
+        ("number", "so 10-12", "12", True),
+        ("number", "x=\u22125", "-5", True),
+        ("number", "5-3", "3", True),
+        ("number", "first 7, then \\boxed{8} or 9", "9", True),
+        ("number", "Ana", "Ana", False),
+        ("exact", "The answer is: Paris.", "Paris", True),
+        ("exact", "</think>  New York ", "new york", True),
+        ("exact", "It is Paris", "Paris", False),
+        ("exact", " ", "Paris", False),
+        ("gsm8k", "18 dollars", "She makes 9 * 2 = <<9*2=18>>18.\n#### 18", True),
+        ("gsm8k", "Answer : North", "north.", True),
+        ("gsm8k", "\\boxed{19-1}", "18", False),  # no algebra
+        ("gsm8k", "\\boxed{\\sqrt{2}}", "2", False),
+    ],
+)
+def test_the_other_graders_keep_to_their_rule(name: str, text: str, reference: str, right: bool) -> None:
+    assert load_grader(name)(text, reference) is right
+
+
+def test_a_grader_has_a_name_and_a_version() -> None:
+    assert [load_grader(name).identity.rpartition("-")[0] for name in GRADER_NAMES] == list(GRADER_NAMES)
+
+
+def test_references_are_bare_or_end_in_a_mark_or_hold_a_box() -> None:
+    assert reference_answer("2+2 = 4\n#### 4") == "4"
+    assert reference_answer("We get $\\boxed{\\frac{1}{2}}$.") == "\\frac{1}{2}"
+    assert reference_answer(" 4 ") == "4"
+
+
+def test_a_grader_of_ones_own_is_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_grader_of_test.py").write_text(
+        "def longer(text, reference):\n    return len(text) > len(reference)\n"
+        "def marked(text, reference):\n    return marked.extract(text) == reference\n"
+        "marked.extract = lambda text: text.split('@')[-1]\nmarked.version = 4\nnumber = 5\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    longer = load_grader("own_grader_of_test:longer")
+    assert longer("abc", "ab")
+    assert not longer("a", "ab")
+    assert longer.extract(" abc ") == "abc"
+    marked = load_grader("own_grader_of_test:marked")
+    assert marked.identity == "own_grader_of_test:marked-4"
+    assert marked.extract("a@b") == "b"
+    assert marked("a@b", "b")
+    with pytest.raises(ValueError, match="grader must be importable, but 'own_grader_of_test:none' is not"):
+        load_grader("own_grader_of_test:none")
+    with pytest.raises(ValueError, match="grader must be importable, but 'nowhere_at_all:f' is not"):
+        load_grader("nowhere_at_all:f")
+    with pytest.raises(ValueError, match=r"must be a function of \(text, reference\), but .* is a int"):
+        load_grader("own_grader_of_test:number")
+
+
+def test_an_unknown_grader_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"grader must be one of .* or module:function, got 'maths'"):
+        load_grader("maths")
+
+
+def test_formulas_are_compared_in_a_thread_too() -> None:
+    results: list[bool] = []
+    thread = threading.Thread(
+        target=lambda: results.append(load_grader()(r"\boxed{2\sqrt{3}}", r"\sqrt{12}"))
+    )
+    thread.start()
+    thread.join()
+    assert results == [True]
+
+
+@given(
+    st.integers(-(10**12), 10**12),
+    st.sampled_from(["{:d}", "{:,d}", "${:d}$", "\\boxed{{{:d}}}", "{:d} apples"]),
+)
+def test_any_whole_number_is_read_however_it_is_written(number: int, form: str) -> None:
+    answer = load_grader("math")
+    assert answer("Answer: " + form.format(number), str(number))
+    assert not answer("Answer: " + form.format(number), str(number + 1))
+
+
+@given(st.fractions(min_value=-1000, max_value=1000, max_denominator=999))
+def test_fractions_are_read_exactly(value: Fraction) -> None:
+    sign, top = ("-" if value < 0 else ""), abs(value.numerator)
+    assert read_number(f"{sign}{top}/{value.denominator}") == {value}
+    assert read_number(rf"{sign}\frac{{{top}}}{{{value.denominator}}}") == {value}
+
+
+@given(st.text(alphabet="0123456789-+.,/\\{}$^ abfrcxe%()=:#*\n!_", max_size=60), st.text(max_size=8))
+def test_no_text_breaks_extraction(text: str, reference: str) -> None:
+    for name in ("number", "choice", "exact", "gsm8k"):
+        grader = load_grader(name)
+        assert isinstance(grader(text, reference), bool)
+    assert isinstance(boxed(text), list)
+    found = last_number(text)
+    assert found is None or found in text
