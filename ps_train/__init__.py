@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ps_train.predictor import load_predictor
+    from ps_train.load import load_predictor
 
 __all__ = ["load_predictor"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch with `load_predictor` only: reading a question set or a curve table needs none."""
+    """Imported when asked for: reading a question set or a curve table needs no predictor."""
     if name == "load_predictor":
-        from ps_train.predictor import load_predictor
+        from ps_train.load import load_predictor
 
         return load_predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

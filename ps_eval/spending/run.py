@@ -24,7 +24,7 @@ from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.live import read_answers, run_live
 from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 from ps_train.questions import Question, load_questions
 
 
@@ -192,7 +192,7 @@ def predicted_inputs(
         loaded.predict_curves(questions[:1])  # the backbone is loaded at the first question
     with timer.phase("predict"):
         curves = loaded.predict_curves(questions)
-    mean_curve: npt.NDArray[np.float32] = loaded.mean_curve.cpu().numpy()
+    mean_curve: npt.NDArray[np.float32] = loaded.training_mean
     return PolicyInputs(
         len(questions), loaded.window, curves.shape[1], predictions=curves, mean_curve=mean_curve
     )

@@ -52,7 +52,7 @@ def fit_light(
     if len(table) < MIN_QUESTIONS:
         raise ValueError(f"a light predictor needs at least {MIN_QUESTIONS} questions, got {len(table)}")
     numbers = dict(numbers or {})
-    hasher = hasher or (TextHasher() if len(table) < WORDS_ONLY else TextHasher(letters=(0, 0)))
+    hasher = hasher or (TextHasher() if len(table) < WORDS_ONLY else TextHasher(bits=20, letters=(0, 0)))
     named = number_columns(numbers, list(numbers), len(table))
 
     hashed = hasher(questions)
@@ -87,15 +87,23 @@ def fit_light(
         "mean_curve": curves.mean(axis=0).astype(np.float32),
         "mean_use": table.expected_use.mean(axis=0).astype(np.float32),
     }
+    metadata = table.metadata
     schema = LightSchema(
         budgets=table.budgets.tolist(),
         numbers=list(numbers),
-        served_model=table.metadata.get("model", "unknown"),
-        answer=table.metadata.get("answer", "unknown"),
+        served_model=metadata.get("model", "unknown"),
+        rising=metadata.get("answer") == "strict",
         has_use=use is not None,
     )
-    quality = _quality(curve_map(scores), targets[rows], choices, len(table.budgets), use is not None)
-    return LightPredictor(schema, hasher, arrays, {"questions": len(table), **quality})
+    record = {
+        "served_model": schema.served_model,
+        "grader": metadata.get("grader", "unknown"),
+        "answer": metadata.get("answer", "unknown"),
+        "budgets": schema.budgets,
+        "num_questions": len(table),
+        "left_out": _quality(curve_map(scores), targets[rows], choices, len(table.budgets), use is not None),
+    }
+    return LightPredictor(schema, hasher, arrays, record, table.questions)
 
 
 def _quality(

@@ -50,7 +50,7 @@ class HashedText:
 class TextHasher:
     """Which n-grams of a text are hashed, and how finely."""
 
-    bits: int = 18
+    bits: int = 17
     """2**bits different hashes."""
     words: int = 2
     """Runs of 1 … this many words (or single symbols)."""
@@ -96,7 +96,7 @@ class TextHasher:
         row = np.repeat(np.arange(len(chunk), dtype=np.uint64), [len(content) + 1 for content in chunk])
         half = np.uint64(self.bits - 1)
         mask = np.uint64((1 << (self.bits - 1)) - 1)
-        keys = []
+        keys = [np.empty(0, np.uint64)]
         for rows, hashes in self._word_grams(text, row):
             keys.append(rows << np.uint64(self.bits) | np.uint64(1) << half | hashes & mask)
         for rows, hashes in self._letter_grams(text, row):

@@ -136,8 +136,8 @@ def _average(
 
     Settings that leave about the same error are about as good: a choice among them would be chance.
     """
-    errors = np.array([trial.choice.error for trial in trials])
-    shares = (errors.min() / np.maximum(errors, 1e-12)) ** (len(trials[0].dual) / 2)
+    errors = np.maximum([trial.choice.error for trial in trials], 1e-12)
+    shares = (errors.min() / errors) ** (len(trials[0].dual) / 2)
     shares /= shares.sum()
     dual = sum(share * trial.dual for share, trial in zip(shares, trials, strict=True))
     weights = text.T @ (dual - dual.mean())
