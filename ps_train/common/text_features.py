@@ -20,9 +20,9 @@ WORD_GROUPS = (
 )
 """Words that tell of a calculation step; one count a group."""
 _GROUPS = [re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for words in WORD_GROUPS]
-LARGEST = 1e30
-"""Stands for any greater number: what has hundreds of digits is no quantity."""
 PUNCTUATION = ".?%$,/"
+LARGEST = 1e300
+"""What a number counts as at most."""
 
 NUM_TEXT_FEATURES = 10 + len(PUNCTUATION) + len(WORD_GROUPS)
 
@@ -35,6 +35,7 @@ def text_features(questions: Sequence[str]) -> npt.NDArray[np.float32]:
 
 def _describe(question: str) -> list[float]:
     words = question.split()
+    # A number of hundreds of digits would be infinite.
     numbers = [min(float(match.replace(",", "")), LARGEST) for match in NUMBER.findall(question)]
     # Magnitudes enter as logarithms: 10 against 1,000 is one kind of difference, not 990.
     magnitudes = [math.log1p(number) for number in numbers] or [0.0]
@@ -42,7 +43,7 @@ def _describe(question: str) -> list[float]:
         len(words),
         len(question),
         len(set(words)) / max(len(words), 1),
-        sum(letter.isupper() for letter in question),
+        sum(map(str.isupper, question)),
         len(numbers),
         len(set(numbers)),
         sum(number != int(number) for number in numbers) / max(len(numbers), 1),
