@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc._checks import check_curves, check_values, per_query, whole
-from ps_alloc._curve_kernels import raise_evenly
-from ps_alloc._problem import check_limits
+from ps_alloc._leftover import uniform_windows
+from ps_alloc._problem import check_costs, check_limits
 from ps_alloc.allocate import allocate
 from ps_alloc.allocation import Allocation
 
@@ -40,10 +40,10 @@ def uniform(
     """
     n_queries = whole("n_queries", n_queries, at_least=1)
     largest = int(per_query("max_windows", max_windows, n_queries, low=0, high=2**31).max())
-    limits = check_limits(n_queries, largest, total_tokens, window, min_windows, max_windows, None)
-    windows = limits.full("least")
-    left = raise_evenly(windows, limits.most, limits.window_cost, limits.total_tokens - limits.cost(windows))
-    return Allocation(windows, limits.window, limits.total_tokens, limits.total_tokens - left, "uniform")
+    costs = check_costs(n_queries, largest, window)
+    limits = check_limits(n_queries, largest, total_tokens, costs, min_windows, max_windows)
+    windows = uniform_windows(limits)
+    return Allocation(windows, int(window), limits.total_tokens, costs.of(windows), "uniform")
 
 
 def no_information_mix(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ps_alloc.moved import keep_former_names
+from ps_train.former_names import FORMER_NAMES
+
 if TYPE_CHECKING:
     from ps_train.predictor import load_predictor
 
 __all__ = ["load_predictor"]
+
+keep_former_names(FORMER_NAMES)
 
 
 def __getattr__(name: str) -> Any:

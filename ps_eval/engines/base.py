@@ -8,10 +8,10 @@ answer is appended, and the answer is decoded greedily.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -133,6 +133,20 @@ class ReasoningFormat:
         return cls(**fields)
 
 
+def as_format(given: ReasoningFormat | Mapping[str, Any] | None, model: str | Path) -> ReasoningFormat:
+    """A format as an engine is given it: whole, or by fields; the rest as the model's folder says.
+
+    Raises:
+        ValueError: If there is no such field.
+    """
+    if isinstance(given, ReasoningFormat):
+        return given
+    allowed = sorted(ReasoningFormat.__dataclass_fields__)
+    if unknown := sorted(set(given or {}) - set(allowed)):
+        raise ValueError(f"format may set {allowed}, got {unknown}")
+    return replace(ReasoningFormat.of_model(model), **(given or {}))
+
+
 class Engine(Protocol):
     """An inference engine with one model loaded."""
 
@@ -142,6 +156,21 @@ class Engine(Protocol):
     """Of the model, for records."""
     repeatable: bool
     """The same batch gives the same tokens, to the last rounding. A server's batches are its own affair."""
+    one_pass: bool
+    """`respond` is no `reason` and `answer`: an answer under a smaller budget is not had by cutting."""
+    concurrent: bool
+    """Threads may call it side by side, and each row ends when it does."""
+    batch_size: int
+    """Rows decoded at once."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of the engine that a token depends on, as JSON: kind, model, format, prompt, precision."""
+        ...
+
+    def text_of(self, reasoning: Reasoning) -> str:
+        """A reasoning as the model wrote it."""
+        ...
 
     def reason(
         self, requests: Sequence[Request], sampling: Sampling, progress: Progress | None = None

@@ -42,6 +42,7 @@ class OpenAIEngine(TokenEngine):
 
     kind = "openai"
     repeatable = False
+    concurrent = True
 
     def __init__(
         self,
@@ -103,6 +104,9 @@ class OpenAIEngine(TokenEngine):
         async with self._client() as client:
             body = self._body(prompt, 1, self._eos_ids, GREEDY, 0)
             return (await client.completions.create(**body)).choices[0]
+
+    def _numerics(self) -> dict[str, Any]:
+        return {"tokenizer": str(self.tokenizer.name_or_path)}
 
     def _client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(

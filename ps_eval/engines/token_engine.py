@@ -8,11 +8,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from ps_eval.engines.base import Answer, Failure, Progress, Reasoning, ReasoningFormat, Request, Sampling
+from ps_eval.engines.base import (
+    Answer,
+    Failure,
+    Progress,
+    Reasoning,
+    ReasoningFormat,
+    Request,
+    Sampling,
+    as_format,
+)
 from ps_train.common.prompts import encode_prompts
 
 GREEDY = Sampling(temperature=0, top_p=1)
@@ -23,6 +34,9 @@ class TokenEngine(ABC):
 
     kind: str
     repeatable: bool
+    one_pass = False
+    concurrent = False
+    batch_size: int
 
     def __init__(self, model: str | Path, format: ReasoningFormat | None = None) -> None:
         """Load the tokenizer of a model and how it ends its reasoning.
@@ -43,7 +57,7 @@ class TokenEngine(ABC):
                 f"model must be a folder or a model name transformers can load, got {model}: {reason}"
             ) from error
         self.name = str(model)
-        self.format = format or ReasoningFormat.of_model(model)
+        self.format = as_format(format, model)
         self._end_id = _single_token(self.tokenizer, self.format.think_end)
         self.forced_prefix: list[int] = self.tokenizer.encode(
             self.format.forced_prefix, add_special_tokens=False
@@ -82,6 +96,19 @@ class TokenEngine(ABC):
         stops = [self._end_id, *self._eos_ids]
         generated = self._continue(prompts, limits, stops, sampling, streams, progress)
         return [ids if isinstance(ids, Failure) else _as_reasoning(ids, stops) for ids in generated]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Engine.settings`."""
+        return {"engine": self.kind, "model": self.name, **asdict(self.format), **self._numerics()}
+
+    def _numerics(self) -> dict[str, Any]:
+        """What decides about rounding, as far as this engine decides it."""
+        return {}
+
+    def text_of(self, reasoning: Reasoning) -> str:
+        """See `Engine.text_of`."""
+        return str(self.tokenizer.decode(list(reasoning.token_ids), skip_special_tokens=True))
 
     def answer(
         self,

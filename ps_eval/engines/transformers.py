@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,6 +74,14 @@ class TransformersEngine(TokenEngine):
         self.model.to(torch.device(device)).eval()  # type: ignore[arg-type]  # its decorator hides `self`
         self.batch_size = batch_size
         self._pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+
+    def _numerics(self) -> dict[str, Any]:
+        model = self.model
+        return {
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "batch_size": self.batch_size,
+        }
 
     def probe(
         self,

@@ -25,6 +25,7 @@ class NativeVLLMEngine(VLLMEngine):
     """
 
     kind = "vllm-native"
+    one_pass = True
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from ps_eval.serve.intent import EFFORTS
 from ps_eval.serve.lanes import Lane, Lanes
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.pacer_state import StateFile
+from ps_eval.serve.pacing import MAX_MOVE, moved
 from ps_eval.serve.prediction import MicroBatcher
 from ps_eval.serve.question import QuestionReader
 from ps_eval.serve.request_body import BodyLimits
@@ -114,6 +115,7 @@ def _lane(
         min_windows=settings.min_windows,
         max_windows=settings.max_windows,
         step=settings.step,
+        max_move=MAX_MOVE,
         **({} if price is None else {"initial_price": price}),
     )
     budgets = Budgets(
@@ -220,12 +222,7 @@ def carry_prices(old: Lanes, new: Lanes) -> None:
     pairs += [(old.models[name], lane) for name, lane in new.models.items() if name in old.models]
     for source, lane in pairs:
         before, after = source.budgets.accounts, lane.budgets.accounts
-        after.shared.pacer = _moved(before.shared.pacer, after.shared.pacer)
+        after.shared.pacer = moved(before.shared.pacer, after.shared.pacer)
         for name, account in after.named.items():
             if name in before.named:
-                account.pacer = _moved(before.named[name].pacer, account.pacer)
-
-
-def _moved(old: Pacer, new: Pacer) -> Pacer:
-    kept = ("price", "log_price", "n_requests", "spent_tokens")
-    return Pacer.from_state_dict({**new.state_dict(), **{name: old.state_dict()[name] for name in kept}})
+                account.pacer = moved(before.named[name].pacer, account.pacer)

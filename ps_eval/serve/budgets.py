@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ps_alloc import Pacer
 from ps_eval.serve.intent import EFFORTS, intent_of
 from ps_eval.serve.metrics import GatewayMetrics
-from ps_eval.serve.pacing import Account, Accounts
+from ps_eval.serve.pacing import Account, Accounts, Booking
 from ps_eval.serve.prediction import MicroBatcher, PredictorOverdueError
 from ps_eval.serve.question import NoQuestion, QuestionReader
 from ps_eval.serve.request_body import CompletionRequest
@@ -63,8 +63,7 @@ class Grant:
     sequences: int
     account: Account | None = None
     """Where it is booked; None: nowhere."""
-    share: float = 1.0
-    """What `Account.charge` returned: for refunds."""
+    booking: Booking | None = None
     fallback: str | None = None
     """Why the budget is not predicted: a key of `FALLBACKS`."""
     thinking: bool = True
@@ -173,47 +172,50 @@ class Budgets:
         room = None if request.max_tokens is None else self._reserve.room(request.max_tokens)
         limits = [n for n in (room, request.own_budget, intent.ceiling) if n is not None]
         limit = min(limits, default=None)
-        fallback, curve = None, None
+        fallback, curve, booking = None, None, None
         questions: tuple[str, ...] = ()
         if self.batcher is not None and (limit is None or limit > pacer.window * max(1, pacer.min_windows)):
             curve, fallback, questions = await self._predicted_curve(self.batcher, request)
-        price, explored = pacer.price, False
-        wanted = account.uniform
-        if curve is not None:
+        price = pacer.price
+        explored = curve is not None and self._explore > 0 and random.random() < self._explore
+        if explored:
+            assert curve is not None
+            booking = self._explored(account, curve, sequences, limit)
+        elif curve is not None:
             try:
-                wanted = pacer.quote(curve) * pacer.window
+                booking = account.decide(curve, sequences, limit)
             except ValueError as error:  # a predictor that is not one: NaN, too few windows
                 fallback, curve = _failed(error), None
-        tokens = wanted
-        if limit is not None and limit < wanted:
-            tokens = limit
-            if curve is not None:  # a window less may be worth more than a part of one
-                windows = pacer.quote(self._affordable(curve, limit, pacer))
-                tokens = min(limit, windows * pacer.window)
-        elif curve is not None and self._explore and random.random() < self._explore:
-            most = len(curve) if pacer.max_windows is None else min(pacer.max_windows, len(curve))
-            tokens = most * pacer.window if limit is None else min(limit, most * pacer.window)
-            explored = True
-            self._metrics.explored.inc()
-            self._metrics.explored_tokens.inc(max(0, tokens - wanted) * sequences)
-        decided = tokens == wanted and curve is not None
-        if tokens < wanted:
+        if booking is None:
+            tokens = account.uniform if limit is None else min(limit, account.uniform)
+            booking = account.charge(tokens, sequences)
+        if booking.limited:
             self._metrics.limited.inc()
-        share = account.charge(tokens, sequences, decided=decided or explored)
         if fallback is not None:
             self._metrics.fallbacks.labels(fallback).inc()
-        self._metrics.granted.observe(tokens)
+        self._metrics.granted.observe(booking.tokens)
         return Grant(
-            tokens,
+            booking.tokens,
             sequences,
             account,
-            share,
+            booking,
             fallback,
             price=price,
             curve=curve,
             questions=questions,
             explored=explored,
         )
+
+    def _explored(
+        self, account: Account, curve: npt.NDArray[np.float64], sequences: int, limit: int | None
+    ) -> Booking:
+        pacer = account.pacer
+        most = len(curve) if pacer.max_windows is None else min(pacer.max_windows, len(curve))
+        tokens = most * pacer.window if limit is None else min(limit, most * pacer.window)
+        self._metrics.explored.inc()
+        priced = pacer.quote(curve) * pacer.window
+        self._metrics.explored_tokens.inc(max(0, tokens - priced) * sequences)
+        return account.charge(tokens, sequences)
 
     async def _predicted_curve(
         self, batcher: MicroBatcher, request: CompletionRequest
@@ -242,12 +244,6 @@ class Budgets:
             return None, _failed(error), ()
         return np.asarray(np.mean(curves, axis=0, dtype=np.float64)), None, tuple(questions)
 
-    def _affordable(
-        self, curve: npt.NDArray[np.float64], limit: int, pacer: Pacer
-    ) -> npt.NDArray[np.float64]:
-        """The curve's part that a client's limit leaves; its last window may be cut."""
-        return curve[: max(1, pacer.min_windows, -(-limit // pacer.window))]
-
     def settle(self, grant: Grant, usage: Usage) -> int | None:
         """The request was answered; `usage` is the response's own, if it has one.
 
@@ -263,24 +259,24 @@ class Budgets:
         elif made:
             self._metrics.uncounted.inc()
             self._warn_of_uncounted()
-        if self._pace == "used" and grant.account is not None:
+        if self._pace == "used" and grant.account is not None and grant.booking is not None:
             # Without a count of reasoning apart: it was at most all that was generated.
-            spent = made if used is None else used
-            if spent is not None and spent < grant.total:
-                grant.account.refund(grant.total - spent, 0, grant.share)
+            spent = used if used is not None else None if made is None else min(made, grant.total)
+            if spent is not None:
+                grant.account.settle(grant.booking, spent)
         return used
 
     def raised(self, grant: Grant, tokens: int) -> Grant:
         """The grant with more tokens: the server takes no fewer."""
         self.revoke(grant)
         assert grant.account is not None
-        share = grant.account.charge(tokens, grant.sequences, decided=False)
-        return replace(grant, tokens=tokens, share=share)
+        booking = grant.account.charge(tokens, grant.sequences)
+        return replace(grant, tokens=tokens, booking=booking)
 
     def revoke(self, grant: Grant) -> None:
         """The request came to nothing: neither it nor its tokens count."""
-        if grant.account is not None:
-            grant.account.refund(grant.total, grant.sequences, grant.share)
+        if grant.account is not None and grant.booking is not None:
+            grant.account.revoke(grant.booking)
 
     def _warn_of_uncounted(self) -> None:
         if not self._warned and self._pace == "used":

@@ -9,8 +9,8 @@ from typing import Any
 
 from ps_alloc import Pacer
 from ps_alloc.files import read_json, write_json
-from ps_alloc.pacing import HIGHEST_PRICE, LOWEST_PRICE
 from ps_eval.serve.lanes import Lanes
+from ps_eval.serve.pacing import taken_over
 
 OTHERS = "others"
 """In the file: the states of other lanes and of named keys, by lane and name."""
@@ -97,18 +97,8 @@ class StateFile:
 
 def restored(path: Path, state: dict[str, Any], pacer: Pacer) -> Pacer:
     """`pacer`'s settings with `state`'s price and counts."""
-    settings = {
-        name: value
-        for name, value in pacer.state_dict().items()
-        if name not in ("version", "price", "log_price", "n_requests", "spent_tokens")
-    }
     try:
-        pacer = Pacer.from_state_dict({**state, **settings})
-        if not LOWEST_PRICE * 0.99 <= pacer.price <= HIGHEST_PRICE * 1.01:
-            raise ValueError(
-                f"its price must lie in [{LOWEST_PRICE:g}, {HIGHEST_PRICE:g}], got {pacer.price:g}"
-            )
-        return pacer
+        return Pacer.from_state_dict(taken_over(state, pacer))
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"{path} must hold a pacer's state: {error}") from error
 

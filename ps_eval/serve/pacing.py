@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
 
 from ps_alloc import Pacer
+from ps_alloc.pacing import Grant as PacerGrant
 
-MAX_WEIGHT = 4
-"""A body counts as at most so many sequences where it moves the price, however many it asks for."""
+MAX_MOVE = 4.0
+"""Requests' worth of tokens that one body may move the price by, however many sequences it asks for."""
+COUNTED = ("version", "price", "log_price", "debt_tokens", "warm_up", "n_requests", "spent_tokens")
+"""Of a pacer's state: what it has learnt, beside its settings."""
 MAX_KEYS = 1024
 """Most keys with a price of their own; beyond it, the one unused for longest begins anew."""
 
 
-class Account:
-    """Spending that is held together: a pacer, and the rules of what moves its price.
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What was booked for a request."""
 
-    - What a prediction decided moves it.
-    - What a client's limit decided does so only upwards: asking for little gives no credit to others.
-    - A body moves it as at most `MAX_WEIGHT` sequences.
-    """
+    tokens: int
+    """Granted to each sequence."""
+    sequences: int
+    limited: bool
+    """The client's limit decided, below the target: it gives nobody credit and moves no price."""
+    decided: PacerGrant | None = None
+    """Where a curve decided."""
+    share: float = 1.0
+    """Where none did: what `Pacer.charge` returned."""
+
+
+class Account:
+    """Spending that is held together: a pacer, and what was booked since the start."""
 
     def __init__(self, name: str, pacer: Pacer) -> None:
         self.name, self.pacer = name, pacer
@@ -33,37 +49,48 @@ class Account:
     @property
     def uniform(self) -> int:
         """Tokens of a sequence that nothing is known of."""
-        return int(self.pacer.tokens_per_request)
+        return int(self.pacer.tokens_per_request or 0)
 
-    def charge(self, tokens: int, sequences: int, *, decided: bool) -> float:
-        """Book a grant.
+    def decide(self, curve: npt.ArrayLike, sequences: int, limit: int | None) -> Booking:
+        """Decide by a curve, and book it.
 
-        Args:
-            tokens: Of each sequence.
-            sequences: How many.
-            decided: The prediction decided, not the client.
-
-        Returns:
-            Which share of its move the price made, for `refund`.
+        Raises:
+            ValueError: If the curve is none.
         """
-        moves = decided or tokens >= self.uniform
-        if moves:
-            self.priced_requests += sequences
-            self.priced_tokens += tokens * sequences
-        share = min(1.0, MAX_WEIGHT / sequences) if moves else 0.0
-        return _book(self.pacer, tokens * sequences, sequences, share)
+        grant = self.pacer.decide(curve, limit=limit, sequences=sequences)
+        return self._counted(Booking(int(grant), sequences, grant.limited, grant))
 
-    def refund(self, tokens: int, sequences: int, share: float) -> None:
-        """Take back what was not used, or a request that came to nothing."""
-        if share:
-            self.priced_requests -= sequences
-            self.priced_tokens -= tokens
-        self.pacer.refund(tokens, sequences, share)
+    def charge(self, tokens: int, sequences: int) -> Booking:
+        """Book what was decided without a curve."""
+        limited = tokens < self.uniform
+        share = self.pacer.charge(tokens * sequences, sequences, limited=limited)
+        return self._counted(Booking(tokens, sequences, limited, share=share))
 
+    def settle(self, booking: Booking, used: int) -> None:
+        """The request used so many tokens, all its sequences together."""
+        if booking.decided is not None:
+            self.pacer.settle(booking.decided, used)
+        elif used < (total := booking.tokens * booking.sequences):
+            self.pacer.refund(total - used, 0, booking.share)
+        if not booking.limited:
+            self.priced_tokens += used - booking.tokens * booking.sequences
 
-def _book(pacer: Pacer, tokens: int, sequences: int, share: float) -> float:
-    with pacer._lock:
-        return share * pacer._book(tokens, sequences, share)
+    def revoke(self, booking: Booking) -> None:
+        """The request came to nothing."""
+        total = booking.tokens * booking.sequences
+        if booking.decided is not None:
+            self.pacer.revoke(booking.decided)
+        else:
+            self.pacer.refund(total, booking.sequences, booking.share)
+        if not booking.limited:
+            self.priced_requests -= booking.sequences
+            self.priced_tokens -= total
+
+    def _counted(self, booking: Booking) -> Booking:
+        if not booking.limited:
+            self.priced_requests += booking.sequences
+            self.priced_tokens += booking.tokens * booking.sequences
+        return booking
 
 
 class Accounts:
@@ -115,10 +142,26 @@ class Accounts:
 
 def fresh(pacer: Pacer, *, tokens_per_request: float | None = None) -> Pacer:
     """A pacer with the same settings and price that has spent nothing; or with another target."""
-    state = copy.deepcopy(pacer.state_dict()) | {"n_requests": 0, "spent_tokens": 0}
+    state = pacer.state_dict() | {"n_requests": 0, "spent_tokens": 0, "debt_tokens": 0.0}
     if tokens_per_request is not None:
-        state["tokens_per_request"] = tokens_per_request
+        # The burst is so many requests' worth, of the new target.
+        state |= {"tokens_per_request": tokens_per_request, "burst": None}
     return Pacer.from_state_dict(state)
+
+
+def moved(old: Pacer, new: Pacer) -> Pacer:
+    """The new pacer's settings at the old one's price and counts.
+
+    Raises:
+        ValueError: If the old one's state cannot be taken over.
+    """
+    return Pacer.from_state_dict(taken_over(old.state_dict(), new))
+
+
+def taken_over(state: dict[str, Any], pacer: Pacer) -> dict[str, Any]:
+    """A state's price and counts with a pacer's settings."""
+    settings = {name: value for name, value in pacer.state_dict().items() if name not in COUNTED}
+    return {**state, **settings}
 
 
 class Fingerprints:

@@ -86,7 +86,7 @@ def replay(
     )
     policies = policies or possible_policies(inputs)
     check_policies(policies, inputs)
-    check_budgets(budgets, min_windows * table.window)
+    check_budgets(budgets, min_windows * table.window, table.window * table.num_windows)
 
     allocations: dict[Cell, Allocation] = {}
     scores: dict[Cell, npt.NDArray[np.float64]] = {}

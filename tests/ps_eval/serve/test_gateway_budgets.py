@@ -262,7 +262,7 @@ def test_the_mean_of_the_budgets_keeps_to_the_target(upstream: UpstreamProcess, 
     ("usage", "paced", "realised", "over"),
     [
         ({"completion_tokens": 90, "completion_tokens_details": {"reasoning_tokens": 70}}, 70, 70, 0),
-        ({"completion_tokens": 900, "completion_tokens_details": {"reasoning_tokens": 700}}, 128, 700, 1),
+        ({"completion_tokens": 900, "completion_tokens_details": {"reasoning_tokens": 700}}, 700, 700, 1),
         ({"completion_tokens": 90, "completion_tokens_details": None}, 90, 0, 0),
         ({"completion_tokens": 900}, 128, 0, 0),
         ({"completion_tokens": "many"}, 128, 0, 0),
