@@ -46,6 +46,10 @@ class Costs:
         """Units that (N,) windows cost together."""
         return int(total_cost(windows, self.use, self.rate, self.grid))
 
+    def tokens(self, windows: IntArray) -> int:
+        """Tokens that (N,) windows cost together, rounded up."""
+        return -(-self.of(windows) // self.unit)
+
     def used(self, windows: IntArray) -> FloatArray:
         """(N,). Tokens that queries with these windows are expected to use, not rounded to units."""
         taken = np.maximum(windows - 1, 0)

@@ -98,7 +98,7 @@ def allocate(
         windows=windows,
         window=None if budgets is not None else int(costs.budgets[0]),
         total_tokens=limits.total_tokens,
-        spent_tokens=-(-costs.of(windows) // costs.unit),
+        spent_tokens=costs.tokens(windows),
         method="hull" if method == "auto" else method,
         expected_accuracy=float(expected),
         price=price,

@@ -109,6 +109,8 @@ class Gateway:
         self._bodies = Bodies(self.limits.max_body_bytes)
         self._parsing = asyncio.Semaphore(1)
         self._in_flight = 0
+        self.open_requests = 0
+        """Requests whose head is there and whose end is not, booked and logged."""
         self._upstream_state, self._upstream_seen = "unreachable", 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -217,7 +219,7 @@ class Gateway:
                 metrics.lane_mean.labels(account.name).set(mean)
         batchers = [lane.budgets.batcher for lane in self.lanes.all if lane.budgets.batcher is not None]
         metrics.predictor_queue.set(sum(batcher.waiting for batcher in batchers))
-        metrics.predictor_overdue.set(any(batcher.overdue for batcher in batchers))
+        metrics.predictor_overdue.set(int(any(batcher.overdue for batcher in batchers)))
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _feedback(self, request: Request) -> Response:
@@ -239,6 +241,13 @@ class Gateway:
             cors=bool(self._cors),
         )
         exchange = Exchange(scope, self._routes.of(scope["method"], scope["path"]), reply)
+        self.open_requests += 1
+        try:
+            await self._served(exchange, receive)
+        finally:
+            self.open_requests -= 1
+
+    async def _served(self, exchange: Exchange, receive: Receive) -> None:
         exchange.outcome = await self._outcome(exchange, receive)
         self.metrics.requests.labels(exchange.route.name, exchange.outcome).inc()
         if access.isEnabledFor(logging.INFO):
@@ -411,7 +420,7 @@ class _Endpoint:
         await self._gateway.handle(scope, receive, send)
 
 
-def _mean(total: int, number: int) -> float:
+def _mean(total: float, number: float) -> float:
     return total / max(1, number)
 
 

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from ps_alloc import Pacer, allocate
 from ps_eval.engines.base import ReasoningFormat
 from ps_eval.serve.adapters import Field, Server, fields_of
 from ps_eval.serve.budgets import AnswerReserve, Budgets
+from ps_eval.serve.forecast import Forecaster
 from ps_eval.serve.intent import EFFORTS
 from ps_eval.serve.lanes import Lane, Lanes
 from ps_eval.serve.metrics import GatewayMetrics
@@ -22,7 +22,8 @@ from ps_eval.serve.prediction import MicroBatcher
 from ps_eval.serve.question import QuestionReader
 from ps_eval.serve.request_body import BodyLimits
 from ps_eval.serve.settings import ModelRule, ServeSettings
-from ps_train.predictor import CurvePredictor, load_predictor
+from ps_train.light.predictor import is_light
+from ps_train.load import load_predictor
 from ps_train.questions import load_questions
 
 logger = logging.getLogger("ps_eval.serve")
@@ -34,7 +35,7 @@ FORCED_MARGIN = 8
 class _Loaded:
     """A predictor and what reads for it."""
 
-    predictor: CurvePredictor | None
+    forecaster: Forecaster | None
     batcher: MicroBatcher | None
     reader: QuestionReader
 
@@ -52,9 +53,8 @@ def build_lanes(
         ValueError: If a setting is out of range, a predictor cannot be loaded, or the state is damaged.
     """
     _check(settings)
-    torch.set_num_threads(settings.predictor_threads)
     default = _loaded(settings, metrics, settings.predictor, settings.backbone)
-    price = _start_price(settings, default.predictor, state)
+    price = _start_price(settings, default.forecaster, state)
     lanes = Lanes(
         _lane(settings, metrics, default, price, fields_of(server, settings.budget_field)),
         models={
@@ -108,15 +108,19 @@ def _lane(
     target = settings.tokens_per_request
     if rule is not None and rule.tokens_per_request is not None:
         target = rule.tokens_per_request
-    predictor = loaded.predictor
+    forecaster = loaded.forecaster
+    grid: dict[str, Any] = {}
+    if forecaster is not None:
+        window = forecaster.window
+        grid = {"budgets": forecaster.budgets} if window is None else {"window": window}
     pacer = Pacer(
         target,
-        window=16 if predictor is None else predictor.window,
         min_windows=settings.min_windows,
         max_windows=settings.max_windows,
         step=settings.step,
         max_move=MAX_MOVE,
-        **({} if price is None else {"initial_price": price}),
+        initial_price=price,
+        **grid,
     )
     budgets = Budgets(
         pacer,
@@ -127,7 +131,7 @@ def _lane(
         pace=settings.pace,
         reserve=answer_reserve(settings),
         efforts={**EFFORTS, **(settings.efforts or {})},
-        mean_curve=None if predictor is None else predictor.mean_curve.numpy(),
+        mean=None if forecaster is None else forecaster.mean,
         explore=settings.explore,
         by_key=settings.pace_by == "key",
         name="default" if rule is None else rule.model,
@@ -154,11 +158,16 @@ def _loaded(
 ) -> _Loaded:
     if folder is None:
         return _Loaded(None, None, QuestionReader(None, mode=settings.question))
-    predictor = load_predictor(folder, backbone=backbone)
-    predictor.compute_in(getattr(torch, settings.predictor_dtype))
-    predictor.predict_curves(["warm-up"])  # loads its language model: mistakes show before the first request
+    predictor = load_predictor(folder, **({} if backbone is None else {"backbone": backbone}))
+    if not is_light(folder):
+        import torch
+
+        torch.set_num_threads(settings.predictor_threads)
+        predictor.compute_in(getattr(torch, settings.predictor_dtype))
+    forecaster = Forecaster(predictor, with_use=settings.pace == "used")
+    forecaster(["warm-up"])  # loads its language model: mistakes show before the first request
     batcher = MicroBatcher(
-        predictor.predict_curves,
+        forecaster,
         wait_seconds=settings.batch_wait,
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
@@ -168,16 +177,16 @@ def _loaded(
     reader = QuestionReader(
         predictor.served_tokenizer(), mode=settings.question, max_tokens=settings.max_question_tokens
     )
-    return _Loaded(predictor, batcher, reader)
+    return _Loaded(forecaster, batcher, reader)
 
 
 def _start_price(
-    settings: ServeSettings, predictor: CurvePredictor | None, state: StateFile | None
+    settings: ServeSettings, forecaster: Forecaster | None, state: StateFile | None
 ) -> float | None:
-    if predictor is None or settings.past_questions is None or not (state is None or state.is_new):
+    if forecaster is None or settings.past_questions is None or not (state is None or state.is_new):
         return settings.initial_price
     return price_of_past(
-        predictor,
+        forecaster,
         settings.past_questions,
         settings.tokens_per_request,
         min_windows=settings.min_windows,
@@ -186,7 +195,7 @@ def _start_price(
 
 
 def price_of_past(
-    predictor: CurvePredictor,
+    forecaster: Forecaster,
     questions: str,
     tokens_per_request: float,
     *,
@@ -195,11 +204,13 @@ def price_of_past(
 ) -> float | None:
     """The price at which past questions, as predicted, would spend `tokens_per_request` on average."""
     asked = load_questions(questions)
-    curves = predictor.predict_curves([question.question for question in asked])
+    rows = forecaster([question.question for question in asked])
+    curves, use = (rows, None) if rows.ndim == 2 else (rows[:, 0], rows[:, 1])
     allocation = allocate(
         curves,
         int(tokens_per_request * len(asked)),
-        window=predictor.window,
+        budgets=forecaster.budgets,
+        use=use,
         min_windows=min_windows,
         max_windows=max_windows,
         leftover="keep",

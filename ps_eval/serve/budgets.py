@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc import Pacer
+from ps_eval.serve.forecast import Row, grid_of
 from ps_eval.serve.intent import EFFORTS, intent_of
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.pacing import Account, Accounts, Booking
@@ -106,7 +107,7 @@ class Budgets:
         pace: Pace = "granted",
         reserve: AnswerReserve | None = None,
         efforts: Mapping[str, int] = EFFORTS,
-        mean_curve: npt.NDArray[np.floating] | None = None,
+        mean: Row | None = None,
         explore: float = 0.0,
         by_key: bool = False,
         name: str = "default",
@@ -122,7 +123,7 @@ class Budgets:
             pace: Whether the mean of the budgets is held, or that of the tokens really used.
             reserve: What of `max_tokens` is kept for the answer.
             efforts: Most thinking tokens at a `reasoning_effort`.
-            mean_curve: (W,) what is known of a question that cannot be read; by default nothing.
+            mean: What is known of a question that cannot be read; by default nothing.
             explore: Share of requests that get the largest budget, so that the curves' tails stay seen.
             by_key: Hold the mean of each client's key apart.
             name: Of the rule, in metrics and logs.
@@ -143,7 +144,7 @@ class Budgets:
         self._pace = pace
         self._reserve = reserve or AnswerReserve()
         self._efforts = efforts
-        self._mean_curve = None if mean_curve is None else np.asarray(mean_curve, dtype=np.float64)
+        self._mean = None if mean is None else np.asarray(mean, dtype=np.float64)
         self._explore = explore
         self._warned = False
 
@@ -172,10 +173,12 @@ class Budgets:
         room = None if request.max_tokens is None else self._reserve.room(request.max_tokens)
         limits = [n for n in (room, request.own_budget, intent.ceiling) if n is not None]
         limit = min(limits, default=None)
-        fallback, curve, booking = None, None, None
+        fallback, row, booking = None, None, None
         questions: tuple[str, ...] = ()
-        if self.batcher is not None and (limit is None or limit > pacer.window * max(1, pacer.min_windows)):
-            curve, fallback, questions = await self._predicted_curve(self.batcher, request)
+        least = grid_of(pacer, max(1, pacer.min_windows))[-1]
+        if self.batcher is not None and (limit is None or limit > least):
+            row, fallback, questions = await self._predicted(self.batcher, request)
+        curve, use = (row, None) if row is None or row.ndim == 1 else (row[0], row[1])
         price = pacer.price
         explored = curve is not None and self._explore > 0 and random.random() < self._explore
         if explored:
@@ -183,7 +186,7 @@ class Budgets:
             booking = self._explored(account, curve, sequences, limit)
         elif curve is not None:
             try:
-                booking = account.decide(curve, sequences, limit)
+                booking = account.decide(curve, use, sequences, limit)
             except ValueError as error:  # a predictor that is not one: NaN, too few windows
                 fallback, curve = _failed(error), None
         if booking is None:
@@ -210,14 +213,15 @@ class Budgets:
         self, account: Account, curve: npt.NDArray[np.float64], sequences: int, limit: int | None
     ) -> Booking:
         pacer = account.pacer
-        most = len(curve) if pacer.max_windows is None else min(pacer.max_windows, len(curve))
-        tokens = most * pacer.window if limit is None else min(limit, most * pacer.window)
+        budgets = grid_of(pacer, min(len(curve), pacer.max_windows or len(curve)))
+        tokens = int(budgets[-1]) if limit is None else min(limit, int(budgets[-1]))
         self._metrics.explored.inc()
-        priced = pacer.quote(curve) * pacer.window
+        windows = pacer.quote(curve)
+        priced = int(budgets[windows - 1]) if windows else 0
         self._metrics.explored_tokens.inc(max(0, tokens - priced) * sequences)
         return account.charge(tokens, sequences)
 
-    async def _predicted_curve(
+    async def _predicted(
         self, batcher: MicroBatcher, request: CompletionRequest
     ) -> tuple[npt.NDArray[np.float64] | None, str | None, tuple[str, ...]]:
         try:
@@ -227,7 +231,7 @@ class Budgets:
                 else await asyncio.to_thread(self._reader.questions, request)
             )
         except NoQuestion as none:
-            return (self._mean_curve if none.reason in BY_MEAN_CURVE else None), none.reason, ()
+            return (self._mean if none.reason in BY_MEAN_CURVE else None), none.reason, ()
         except Exception:  # text that the tokenizer cannot decode raises types of its own
             return None, "unreadable", ()
         asked = questions[:: -(-len(questions) // MOST_PREDICTED)]

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ps_eval.serve.exchange import REQUEST_ID, Exchange
+from ps_eval.serve.forecast import grid_of
 
 logger = logging.getLogger(__name__)
 Questions = Literal["text", "hash"]
@@ -98,8 +99,7 @@ class DecisionLog:
             "seconds": round(exchange.seconds, 4),
         }
         if grant.curve is not None and grant.account is not None:
-            window = grant.account.pacer.window
-            line["budgets"] = [window * (k + 1) for k in range(len(grant.curve))]
+            line["budgets"] = grid_of(grant.account.pacer, len(grant.curve)).tolist()
             line["curve"] = np.round(grant.curve, 4).tolist()
         self._put(line)
 

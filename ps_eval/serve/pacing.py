@@ -51,13 +51,15 @@ class Account:
         """Tokens of a sequence that nothing is known of."""
         return int(self.pacer.tokens_per_request or 0)
 
-    def decide(self, curve: npt.ArrayLike, sequences: int, limit: int | None) -> Booking:
+    def decide(
+        self, curve: npt.ArrayLike, use: npt.ArrayLike | None, sequences: int, limit: int | None
+    ) -> Booking:
         """Decide by a curve, and book it.
 
         Raises:
             ValueError: If the curve is none.
         """
-        grant = self.pacer.decide(curve, limit=limit, sequences=sequences)
+        grant = self.pacer.decide(curve, use=use, limit=limit, sequences=sequences)
         return self._counted(Booking(int(grant), sequences, grant.limited, grant))
 
     def charge(self, tokens: int, sequences: int) -> Booking:

@@ -19,6 +19,7 @@ from ps_alloc import allocate
 from ps_eval.cli import main
 from ps_eval.serve.app import Gateway
 from ps_eval.serve.assemble import price_of_past
+from ps_eval.serve.forecast import Forecaster
 from ps_train.embedded.problem_families import make_problems
 from ps_train.predictor import load_predictor
 from ps_train.questions import save_questions
@@ -86,7 +87,13 @@ def test_the_start_price_is_that_of_allocating_to_past_questions(
     problems = [p.as_question(f"past-{i}") for i, p in enumerate(make_problems(60, seed=4))]
     save_questions(tmp_path / "past.jsonl", problems)
     predictor = load_predictor(PREDICTOR)
-    price = price_of_past(predictor, str(tmp_path / "past.jsonl"), 48.5, min_windows=1, max_windows=8)
+    price = price_of_past(
+        Forecaster(predictor, with_use=False),
+        str(tmp_path / "past.jsonl"),
+        48.5,
+        min_windows=1,
+        max_windows=8,
+    )
     curves = predictor.predict_curves([p.question for p in problems])
     expected = allocate(curves, int(48.5 * 60), max_windows=8, leftover="keep")
     assert price == expected.price

@@ -72,7 +72,7 @@ def test_a_question_too_long_for_the_predictor_is_not_read_and_the_mean_curve_de
     upstream: UpstreamProcess, start_gateway: Start
 ) -> None:
     mean = flat_curves(["hard"])[0]
-    gateway = start_gateway(upstream.url, reader={"max_tokens": 20}, budgets={"mean_curve": mean})
+    gateway = start_gateway(upstream.url, reader={"max_tokens": 20}, budgets={"mean": mean})
     _, headers, _ = gateway.post({"prompt": "x" * 81})
     assert (headers["x-ps-budget"], headers["x-ps-fallback"]) == ("128", "too_long")
     assert gateway.post({"prompt": "x" * 80})[1]["x-ps-budget"] == "32"

@@ -242,7 +242,7 @@ def test_a_follow_up_gets_the_conversations_budget_and_never_that_of_three_words
     upstream: UpstreamProcess, start_gateway: Start
 ) -> None:
     mean = flat_curves(["hard"])[0]
-    gateway = start_gateway(upstream.url, budgets={"mean_curve": mean})
+    gateway = start_gateway(upstream.url, budgets={"mean": mean})
     hard, easy = user(f"hard: {LONG}"), user(f"easy: {LONG}")
     tool = {"role": "tool", "content": "17"}
     for messages, budget, fallback in (
