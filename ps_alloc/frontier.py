@@ -21,7 +21,7 @@ from ps_alloc.kernels.stream import split_by_price
 # shape.
 SAMPLED_QUERIES = 8_192
 DIRECT_VALUES = 1_000_000  # N * W up to here: every breakpoint of every query
-KNOTS = (0.25, 0.5, 0.75)  # shares of the sample's tokens at which exact points are computed
+KNOTS = (0.15, 0.5)  # shares of the sample's tokens at which exact points are computed
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def frontier(
     price.
 
     One solve: the segments of all envelopes, sorted by slope, summed up. Batches of more than a million
-    values are drawn through five exact points, between which an even sample of queries gives the shape.
+    values are drawn through four exact points, between which an even sample of queries gives the shape.
 
     Args:
         curves: (N, W) as for `allocate`, and so are all settings.
@@ -179,26 +179,22 @@ def _through_knots(
     cost, value, slope = _breakpoints(sample, settings)
     knots = np.searchsorted(cost, cost[0] + np.array(KNOTS) * (cost[-1] - cost[0]))
     knots = np.unique(knots[(knots > 0) & (knots < cost.size - 1)])
-    prices = [0.5 * float(slope[k - 1] + slope[k]) for k in knots]
+    prices = [float(slope[k]) for k in knots]
 
     windows = np.empty(len(rows.curves), np.int32)
     nowhere = Rows(np.empty_like(rows.curves[:0]), np.empty_like(rows.use[:0]), NO_ROWS)
     exact_cost, exact_value = [limits.costs.of(limits.fewest())], [0.0]
     exact_value[0] = mean_accuracy(rows.curves, limits.fewest(), *settings[2:4]) * total_weight
-    found = {}
-    queue = sorted({0.0, *prices})
-    if len(queue) % 2:
-        queue.append(queue[-1])
-    for low, high in zip(queue[::2], queue[1::2], strict=True):
+    # Of ties the low price takes the most and the high one the fewest: at price 0 the fewest are wanted.
+    pairs = [(0.0, 0.0)] if not prices else [(prices[-1], prices[0]), (0.0, 0.0)]
+    for low, high in pairs:
         _, costs, values, suspicious = split_by_price(*rows, settings, (low, high), windows, *nowhere)
         if suspicious:
             check_values(rows.curves)
             limits.costs.check_use()
-        found[high] = (costs[0] + costs[1], values[0] + values[1])
-        found.setdefault(low, (costs[0] + costs[2], values[0] + values[2]))
-    for price in [*prices, 0.0]:
-        exact_cost.append(max(exact_cost[-1], found[price][0]))
-        exact_value.append(max(exact_value[-1], found[price][1]))
+        for which in (1, 2)[: 1 if low == high else 2]:
+            exact_cost.append(max(exact_cost[-1], costs[0] + costs[which]))
+            exact_value.append(max(exact_value[-1], values[0] + values[which]))
     corners = np.concatenate(([0], knots, [cost.size - 1]))
     bent_cost = np.interp(cost, cost[corners], exact_cost)
     bent_value = np.interp(value, value[corners], exact_value)
