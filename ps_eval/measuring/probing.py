@@ -168,5 +168,5 @@ def _traced_question(
         finished=[r.finished for r, _ in whole],
         answers=answers,
         correct=[[int(is_correct(a, question.answer)) for a in trace] for trace in answers],
-        probe_tokens=sum(a.num_tokens for _, probed in whole for a in probed if a.forced),
+        probe_tokens=sum(a.num_generated for _, probed in whole for a in probed if a.forced),
     )

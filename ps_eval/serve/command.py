@@ -12,7 +12,7 @@ import uvicorn
 from transformers.utils.logging import disable_progress_bar
 
 from ps_alloc import Pacer, allocate
-from ps_eval.engines.base import ReasoningFormat
+from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.app import Gateway, Limits
 from ps_eval.serve.budgets import Budgets, Pace
 from ps_eval.serve.metrics import GatewayMetrics

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from ps_eval.engines.base import ReasoningFormat
+from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.budgets import Grant
 from ps_eval.serve.errors import Refusal, invalid
 from ps_eval.serve.relay import Reply, is_event_stream

@@ -6,8 +6,10 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ps_train.common.blocks import text_decoder
@@ -53,7 +55,8 @@ def load_backbone(
     tokenizer = load_tokenizer(path)
     with _loading(path) as source:
         model = AutoModel.from_pretrained(**source, dtype=dtype)
-    return text_decoder(model).to(device).eval().requires_grad_(False), tokenizer
+    decoder: nn.Module = text_decoder(model).to(device)  # type: ignore[arg-type]  # its decorator hides `self`
+    return cast(PreTrainedModel, decoder.eval().requires_grad_(False)), tokenizer
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
