@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ps_alloc.allocate import allocate
     from ps_alloc.allocation import Allocation
-    from ps_alloc.calibration import Guard, PlattCalibrator
+    from ps_alloc.calibration import PlattCalibrator, UseCalibrator
     from ps_alloc.conformal import BudgetCalibrator
     from ps_alloc.difficulty import allocate_by_difficulty, fit_class_curves
+    from ps_alloc.guard import Guard
     from ps_alloc.options import (
         OptionAllocation,
         OptionMenus,
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "Allocation": "allocation",
     "BudgetCalibrator": "conformal",
-    "Guard": "calibration",
+    "Guard": "guard",
     "OptionAllocation": "options",
     "OptionMenus": "options",
     "Pacer": "pacing",
     "PlattCalibrator": "calibration",
     "Predictions": "predictions",
+    "UseCalibrator": "calibration",
     "allocate": "allocate",
     "allocate_by_difficulty": "difficulty",
     "allocate_options": "options",
@@ -52,6 +54,7 @@ __all__ = [
     "Pacer",
     "PlattCalibrator",
     "Predictions",
+    "UseCalibrator",
     "allocate",
     "allocate_by_difficulty",
     "allocate_options",

@@ -4,150 +4,159 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NoReturn
 
-import numpy as np
-import numpy.typing as npt
+from ps_alloc import commands
+from ps_alloc.errors import accept_any_text, did_you_mean, run_command
 
-from ps_alloc.allocate import allocate
-from ps_alloc.allocation import Allocation
-from ps_alloc.difficulty import allocate_by_difficulty, load_difficulty_predictions
-from ps_alloc.errors import run_command
+OVERVIEW = """\
+Give each query the reasoning tokens it can use: the same spend, more right answers.
+
+  ps-alloc greedy --predictions predictions.npz --budget 96 --output allocation.json
+
+spends 96 tokens a query on average, and writes one budget a query.
+
+  greedy      allocate by predicted accuracy curves
+  difficulty  allocate by predicted difficulty classes
+  calibrate   refit predicted curves to measured ones
+  guard       find the budgets at which predictions are worth using
+  bench       time the allocator on this machine
+
+ps-alloc COMMAND --help explains each. Files: docs/formats.md.
+"""
+PREDICTIONS_HELP = "predictions.npz, a .npy of (N, W) accuracies in [0, 1], or a .json of difficulty classes"
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run `ps-alloc`; return its exit code (0, or 2 with one sentence after bad input)."""
-    parsed = _parser().parse_args(args)
+    accept_any_text()
+    given = list(sys.argv[1:] if args is None else args)
+    parser, by_name = _parser()
+    if not given:
+        sys.stdout.write(OVERVIEW)
+        return 0
+    if given[0] in by_name:
+        by_name[given[0]].refuse_unknown(given[1:])
+    elif not given[0].startswith("-"):
+        parser.error(f"there is no command {given[0]!r}{did_you_mean(given[0], by_name)}")
+    parsed = parser.parse_args(given)
     return run_command(lambda: parsed.run(parsed))
 
 
-def read_predictions(path: str | Path) -> npt.NDArray[np.floating]:
-    """Open `predictions.npy`, memory-mapped: curves larger than memory are no problem.
+class _Parser(argparse.ArgumentParser):
+    """A command's parser: an unknown flag is named with the command's own usage and its nearest."""
 
-    Raises:
-        ValueError: If the file is missing, is not `.npy`, or holds pickled objects, which could run code.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"predictions must be an existing .npy file, got {path}")
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except ValueError as error:
-        raise ValueError(f"{path} must be a .npy file of plain numbers, but {error}") from error
+    def refuse_unknown(self, args: Sequence[str]) -> None:
+        """Before anything else is checked: a misspelt flag is not a missing one."""
+        known = list(self._option_string_actions)
+        for flag in (arg.split("=")[0] for arg in args if arg.startswith("--") and arg != "--"):
+            if not any(name.startswith(flag) for name in known):
+                self.error(f"there is no {flag}{did_you_mean(flag, known)}")
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"error: {message}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ps-alloc", description="Token budgets from predicted accuracy curves."
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+    parser = _Parser(prog="ps-alloc", usage="ps-alloc COMMAND ...", add_help=False)
+    parser.add_argument("-h", "--help", action=_Overview, nargs=0)
+    parser.add_argument("--version", action="version", version=_versions())
+    subparsers = parser.add_subparsers(
+        required=True, metavar="COMMAND", prog="ps-alloc", parser_class=_Parser
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    by_name: dict[str, _Parser] = {}
 
-    greedy = commands.add_parser("greedy", help="allocate by predicted curves (.npy)")
-    greedy.add_argument("--predictions", required=True, metavar="P.npy", help="(N, W) accuracies in [0, 1]")
-    greedy.set_defaults(run=_greedy)
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], help: str, output: str | None
+    ) -> _Parser:
+        by_name[name] = subparsers.add_parser(name, description=help)
+        if output is not None:
+            by_name[name].add_argument("--predictions", required=True, metavar="FILE", help=PREDICTIONS_HELP)
+            by_name[name].add_argument("--output", required=True, metavar="FILE", help=output)
+            by_name[name].add_argument(
+                "--window",
+                type=int,
+                default=16,
+                help="tokens a window, where the file does not say (default: 16)",
+            )
+        by_name[name].add_argument("--json", action="store_true", help="print the result as JSON")
+        by_name[name].set_defaults(run=run)
+        return by_name[name]
 
-    difficulty = commands.add_parser("difficulty", help="allocate by predicted difficulty classes (.json)")
-    difficulty.add_argument(
-        "--predictions",
-        required=True,
-        metavar="P.json",
-        help="class_curves, and labels or probabilities (probabilities are used where there are both)",
-    )
-    difficulty.set_defaults(run=_difficulty)
-
-    for command in (greedy, difficulty):
-        tokens = command.add_mutually_exclusive_group(required=True)
+    for name, what in (("greedy", "accuracy curves"), ("difficulty", "difficulty classes")):
+        allocating = command(
+            name, commands.allocate_command, f"Allocate by predicted {what}.", "where to write the allocation"
+        )
+        tokens = allocating.add_mutually_exclusive_group(required=True)
         tokens.add_argument("--budget", type=float, help="mean reasoning tokens per query")
         tokens.add_argument("--total-tokens", type=int, help="reasoning tokens of the whole batch")
-        command.add_argument("--window", type=int, default=16, help="tokens a window (default: 16)")
-        command.add_argument(
+        allocating.add_argument(
             "--min-windows", type=int, default=1, help="fewest windows a query gets (default: 1)"
         )
-        command.add_argument("--method", choices=("hull", "myopic", "uniform"), default="hull")
-        command.add_argument("--leftover", choices=("spread", "keep"), default="spread")
-        command.add_argument(
-            "--output", required=True, metavar="A.json", help="where to write the allocation"
+        allocating.add_argument("--method", choices=("hull", "myopic", "uniform"), default="hull")
+        allocating.add_argument("--leftover", choices=("spread", "keep"), default="spread")
+        allocating.add_argument("--calibration", metavar="FILE", help="what `ps-alloc calibrate` wrote")
+        allocating.add_argument("--guard", metavar="FILE", help="what `ps-alloc guard` wrote: else uniform")
+
+    calibrate = command(
+        "calibrate",
+        commands.calibrate_command,
+        "Refit predicted curves to measured ones.",
+        "where to write the calibration",
+    )
+    calibrate.add_argument(
+        "--n-traces", type=int, default=1, help="traces behind each measured curve (default: 1)"
+    )
+    guard = command(
+        "guard",
+        commands.guard_command,
+        "Find the budgets at which predictions gain over uniform.",
+        "where to write the guard",
+    )
+    guard.add_argument("--budgets", required=True, metavar="32,64,…", help="mean tokens per query to try")
+    guard.add_argument(
+        "--calibration", metavar="FILE", help="what `ps-alloc calibrate` wrote, of other questions"
+    )
+    guard.add_argument("--min-windows", type=int, default=1, help="fewest windows a query gets (default: 1)")
+    guard.add_argument("--z", type=float, default=2.0, help="standard errors a gain must exceed (default: 2)")
+    for checking in (calibrate, guard):
+        checking.add_argument(
+            "--outcomes",
+            required=True,
+            metavar="FILE",
+            help="measured curves of the same questions, .npz or .npy",
         )
 
-    bench = commands.add_parser("bench", help="time the allocator on this machine, against copying its input")
+    bench = command(
+        "bench",
+        commands.bench_command,
+        "Time the allocator on this machine, against copying its input.",
+        None,
+    )
     bench.add_argument("--queries", type=int, nargs="+", default=[128, 1000, 100_000, 1_000_000])
     bench.add_argument("--windows", type=int, default=16)
     bench.add_argument("--repeats", type=int, default=9)
-    bench.set_defaults(run=_bench)
-    return parser
+    return parser, by_name
 
 
-def _total_tokens(parsed: argparse.Namespace, n_queries: int) -> int:
-    if parsed.total_tokens is not None:
-        return int(parsed.total_tokens)
-    if not 0 <= parsed.budget < 2**40:
-        raise ValueError(f"--budget must be a number of tokens, not negative, got {parsed.budget}")
-    return int(parsed.budget * n_queries)
+class _Overview(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        sys.stdout.write(OVERVIEW)
+        parser.exit()
 
 
-def _greedy(parsed: argparse.Namespace) -> None:
-    curves = read_predictions(parsed.predictions)
-    if curves.ndim != 2:
-        raise ValueError(f"{parsed.predictions} must hold an array of shape (N, W), got shape {curves.shape}")
-    allocation = allocate(
-        curves,
-        _total_tokens(parsed, len(curves)),
-        window=parsed.window,
-        min_windows=parsed.min_windows,
-        method=parsed.method,
-        leftover=parsed.leftover,
-    )
-    _finish(allocation, parsed.output)
+def _versions() -> str:
+    found = []
+    for package in ("predictive-scheduling", "numpy", "numba"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:  # run from a checkout that was never installed
+            found.append(f"{package} (not installed)")
+    return ", ".join(found)
 
 
-def _difficulty(parsed: argparse.Namespace) -> None:
-    predictions = load_difficulty_predictions(parsed.predictions)
-    shares = predictions.labels if predictions.probabilities is None else predictions.probabilities
-    allocation = allocate_by_difficulty(
-        predictions.class_curves,
-        _total_tokens(parsed, len(shares) if shares is not None else 0),
-        labels=predictions.labels,
-        probabilities=predictions.probabilities,
-        window=parsed.window,
-        min_windows=parsed.min_windows,
-        method=parsed.method,
-        leftover=parsed.leftover,
-    )
-    _finish(replace(allocation, ids=predictions.ids), parsed.output)
-
-
-def _finish(allocation: Allocation, output: str) -> None:
-    allocation.save(output)
-    sys.stdout.write(
-        f"{output}: {len(allocation)} queries, "
-        f"{allocation.spent_tokens} of {allocation.total_tokens} tokens, "
-        f"expected accuracy {allocation.expected_accuracy:.4f} ({allocation.method})\n"
-    )
-
-
-def _bench(parsed: argparse.Namespace) -> None:
-    rng = np.random.default_rng(0)
-    sys.stdout.write("medians; ratio: to copying the curves once, in the same run\n")
-    for n in parsed.queries:
-        gains = np.abs(rng.normal(0, 0.06, (n, parsed.windows)))
-        curves = np.clip(gains.cumsum(axis=1) + rng.normal(0, 0.03, gains.shape), 0, 1).astype(np.float32)
-        copy = np.empty_like(curves)
-        total = n * 6 * 16
-        allocate(curves, total)  # compiles, or loads the compiled kernels
-        seconds: list[float] = []
-        ratios: list[float] = []
-        for _ in range(parsed.repeats):
-            begin = time.perf_counter()
-            np.copyto(copy, curves)
-            middle = time.perf_counter()
-            allocate(curves, total)
-            end = time.perf_counter()
-            seconds.append(end - middle)
-            ratios.append((end - middle) / (middle - begin))
-        sys.stdout.write(
-            f"{n:>9} x {parsed.windows}: {np.median(seconds) * 1e3:9.3f} ms, "
-            f"{np.median(ratios):7.1f} copies\n"
-        )
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from ps_alloc._checks import numbers, one_of, real, vector, whole
 from ps_alloc.files import read_json, write_json
 
 FloatArray = npt.NDArray[np.float64]
@@ -22,6 +23,7 @@ Method = Literal["additive", "multiplicative", "scaled", "quantile"]
 
 # Needed budgets are multiples of the window, and so is what is given. A float a hair below a multiple is it.
 ROUNDING = 1e-9
+LARGEST_BUDGET = 2**40
 NUM_LEVELS = 100  # resolution of `probabilities`
 
 
@@ -61,8 +63,10 @@ class BudgetCalibrator:
     Needed budgets are multiples of `window`, and so are the budgets given. The score takes the rounding into
     account: it is what must be added to *reach the window* of the needed budget, `(needed - window -
     prediction) / scale`. With continuous predictions, scores have no ties and the rate is met to
-    `1 / (n + 1)` for all that the budgets are discrete. Where predictions themselves repeat (a constant, the
-    middle of a bin), scores tie and underruns are rarer than asked, never more frequent.
+    `1 / (n + 1)` for all that the budgets are discrete, as long as no budget comes to an end of its range.
+    Underruns are rarer than asked, never more frequent, where budgets would fall below one window, which is
+    the least that is given, and where predictions themselves repeat (a constant, the middle of a bin), so
+    that scores tie.
     """
 
     predicted: FloatArray
@@ -101,13 +105,9 @@ class BudgetCalibrator:
         Raises:
             ValueError: If a shape or value does not fit.
         """
-        if method not in get_args(Method):
-            raise ValueError(f"method must be one of {get_args(Method)}, got {method!r}")
-        if not isinstance(window, int) or window < 1:
-            raise ValueError(f"window must be a whole number of tokens, at least 1, got {window!r}")
-        tokens = np.asarray(needed, dtype=np.float64)
-        if tokens.ndim != 1 or tokens.size == 0:
-            raise ValueError(f"needed must be an array of shape (n,), n at least 1, got {tokens.shape}")
+        one_of("method", method, get_args(Method))
+        window = whole("window", window, at_least=1)
+        tokens = vector("needed", needed, low=0.0, high=float(LARGEST_BUDGET))
         bad = np.flatnonzero(~((tokens > 0) & (tokens % window == 0)))
         if bad.size:
             raise ValueError(
@@ -153,11 +153,13 @@ class BudgetCalibrator:
             ValueError: If a shape or value does not fit, or the calibration queries are too few for the rate
                 and there is no `max_tokens`.
         """
-        if max_tokens is not None and (max_tokens < self.window or max_tokens % self.window):
-            raise ValueError(
-                f"max_tokens must be a positive multiple of the window, {self.window} tokens, "
-                f"got {max_tokens}"
-            )
+        if max_tokens is not None:
+            max_tokens = whole("max_tokens", max_tokens, at_most=LARGEST_BUDGET)
+            if max_tokens < self.window or max_tokens % self.window:
+                raise ValueError(
+                    f"max_tokens must be a positive multiple of the window, {self.window} tokens, "
+                    f"got {max_tokens}"
+                )
         _check_rate(underrun_rate)
         tokens = self._tokens(*self._check(predicted, spread), 1 - underrun_rate)
         if max_tokens is not None:
@@ -166,6 +168,12 @@ class BudgetCalibrator:
             raise ValueError(
                 f"underrun_rate must be at least 1 / (n + 1) = {1 / (self.needed.size + 1):.3g} with "
                 f"n = {self.needed.size} calibration queries, or max_tokens be given, got {underrun_rate}"
+            )
+        above = np.flatnonzero(tokens > LARGEST_BUDGET)
+        if above.size:
+            raise ValueError(
+                f"budgets must be at most {LARGEST_BUDGET} tokens, or max_tokens be given, "
+                f"got {tokens[above[0]]:g} for query {above[0]}"
             )
         return tokens.astype(np.int64)
 
@@ -179,12 +187,13 @@ class BudgetCalibrator:
 
         Args:
             predicted: (N,), or (N, L) quantiles, as for `fit`.
-            num_windows: W.
+            num_windows: W, at least 1.
             spread: (N,), for `scaled`.
 
         Returns:
             (N, W), rows summing to 1: what `ps_alloc.difficulty` takes, with a class a window.
         """
+        num_windows = whole("num_windows", num_windows, at_least=1)
         checked = self._check(predicted, spread)
         counts = np.zeros((len(checked[0]), num_windows))
         rows = np.arange(len(counts))
@@ -244,7 +253,7 @@ class BudgetCalibrator:
     def _check(
         self, predicted: npt.ArrayLike, spread: npt.ArrayLike | None
     ) -> tuple[FloatArray, FloatArray | None]:
-        values = np.asarray(predicted, dtype=np.float64)
+        values = numbers("predicted", predicted).astype(np.float64)
         wanted = "(N,)" if self.levels is None else f"(N, {self.levels.size})"
         fits = values.ndim == 1 if self.levels is None else values.shape[1:] == self.levels.shape
         if not fits:
@@ -263,14 +272,14 @@ class BudgetCalibrator:
             )
         if spread is None:
             return values, None
-        scale = np.asarray(spread, dtype=np.float64)
+        scale = numbers("spread", spread).astype(np.float64)
         if scale.shape != values.shape or not ((scale > 0) & np.isfinite(scale)).all():
             raise ValueError(f"spread must be {values.shape} positive numbers, got {scale!r:.60}")
         return values, scale
 
 
 def _check_rate(rate: float) -> None:
-    if not 0 < rate < 1:
+    if not 0 < real("underrun_rate", rate) < 1:
         raise ValueError(f"underrun_rate must be between 0 and 1, got {rate}")
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ps_alloc._checks import IntArray, check_curves, vector, whole
 from ps_alloc.files import atomic_path
 
 FloatArray = npt.NDArray[np.floating]
-IntArray = npt.NDArray[np.int64]
 
 ZIP_MAGIC, NPY_MAGIC = b"PK\x03\x04", b"\x93NUMPY"
 POINTER = b"version https://git-lfs"  # what a checkout without LFS holds instead of the file
@@ -39,13 +39,13 @@ class Predictions:
     """(N,). Names of the questions, where known."""
 
     def __post_init__(self) -> None:
-        curves = _matrix("curves", self.curves)
+        curves = check_curves(self.curves)
         budgets = check_budgets(self.budgets)
         if curves.shape[1] != budgets.size:
             raise ValueError(
                 f"curves must have a column for each of the {budgets.size} budgets, got shape {curves.shape}"
             )
-        use = None if self.use is None else _matrix("use", self.use)
+        use = None if self.use is None else check_curves(self.use, "use")
         if use is not None and use.shape != curves.shape:
             raise ValueError(f"use must have the curves' shape {curves.shape}, got {use.shape}")
         ids = None if self.ids is None else _checked_ids(self.ids, len(curves))
@@ -84,12 +84,13 @@ class Predictions:
             np.savez(file, **arrays)
 
     @classmethod
-    def load(cls, path: str | Path, *, window: int = 16) -> Predictions:
+    def load(cls, path: str | Path, *, window: int = 16, budgets: npt.ArrayLike | None = None) -> Predictions:
         """Read what `save` wrote, a plain `.npy` of curves, or a JSON file of difficulty classes.
 
         Args:
             path: The file; its content says which of the three it is. A `.npy` is memory-mapped.
             window: Tokens from one column to the next, where the file does not say: in `.npy` and JSON.
+            budgets: (W,) tokens of each column, likewise, instead of equal windows.
 
         Raises:
             ValueError: If the file is missing, is none of the three, is damaged, holds pickled objects, which
@@ -102,14 +103,19 @@ class Predictions:
             start = file.read(len(POINTER))
         if start.startswith(POINTER):
             raise ValueError(f"{path} must hold predictions, but is a Git LFS pointer: fetch the file itself")
-        if start.startswith(ZIP_MAGIC):
-            return cls(**_read_npz(path))
-        if start.startswith(NPY_MAGIC):
-            curves = _read_npy(path)
-            if curves.ndim != 2:
-                raise ValueError(f"{path} must hold an array of shape (N, W), got shape {curves.shape}")
-            return cls(curves, uniform_budgets(window, curves.shape[1]))
-        return _from_classes(path, window)
+        reader = _read_npz if start.startswith(ZIP_MAGIC) else _read_npy
+        if not start.startswith((ZIP_MAGIC, NPY_MAGIC)):
+            reader = _read_classes
+        content = reader(path)
+        try:
+            if "budgets" not in content and budgets is not None:
+                content["budgets"] = budgets
+            if "budgets" not in content:
+                width = content["curves"].shape[1] if content["curves"].ndim == 2 else 1
+                content["budgets"] = uniform_budgets(whole("window", window, at_least=1), width)
+            return cls(**content)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def uniform_budgets(window: int, num_windows: int) -> IntArray:
@@ -123,11 +129,10 @@ def check_budgets(budgets: npt.ArrayLike) -> IntArray:
     Raises:
         ValueError: If it is not strictly rising whole numbers of tokens from 1 on.
     """
-    grid = np.asarray(budgets)
-    whole = grid.dtype.kind in "iu" or (grid.dtype.kind == "f" and bool((grid == np.floor(grid)).all()))
-    rising = grid.ndim == 1 and grid.size > 0 and whole and grid[0] >= 1 and grid[-1] <= 2**40
-    if not rising or (grid[1:] <= grid[:-1]).any():
-        raise ValueError(f"budgets must be strictly rising whole tokens from 1 to 2**40, got {budgets!r:.80}")
+    grid = vector("budgets", budgets, low=1.0, high=2.0**40, rising=True)
+    broken = np.flatnonzero(grid != np.floor(grid))
+    if broken.size:
+        raise ValueError(f"budgets must be whole tokens, got {grid[broken[0]]} at position {broken[0]}")
     return grid.astype(np.int64)
 
 
@@ -153,15 +158,6 @@ def check_same_ids(known: Sequence[str] | None, asked: Sequence[str], source: st
         f"{source} must be of these questions in their order, got {why}: "
         f"row {row} is {known[row]!r}, the question {asked[row]!r}"
     )
-
-
-def _matrix(name: str, values: npt.ArrayLike) -> FloatArray:
-    array = values if isinstance(values, np.ndarray) else np.asarray(values)
-    if array.dtype.kind not in "fiub" or array.ndim != 2 or 0 in array.shape:
-        raise ValueError(
-            f"{name} must be real numbers of shape (N, W), both at least 1, got {array.dtype} {array.shape}"
-        )
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
 def _checked_ids(ids: Sequence[Any], number: int) -> list[str]:
@@ -190,9 +186,9 @@ def _read_npz(path: Path) -> dict[str, Any]:
     return found
 
 
-def _read_npy(path: Path) -> npt.NDArray[np.floating]:
+def _read_npy(path: Path) -> dict[str, Any]:
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        return {"curves": np.lib.format.open_memmap(path, mode="r")}
     except Exception as error:  # a cut header raises whatever its remains parse to
         raise ValueError(f"{path} must be a .npy file of plain numbers, but {_line(error)}") from error
 
@@ -201,15 +197,13 @@ def _line(error: Exception) -> str:
     return " ".join(f"{error}".split()) or type(error).__name__
 
 
-def _from_classes(path: Path, window: int) -> Predictions:
-    # Here, as it brings the allocator, and with it numba.
+def _read_classes(path: Path) -> dict[str, Any]:
+    # Here, as it brings the allocator, and with it the compiler.
     from ps_alloc.difficulty import difficulty_curves, load_difficulty_predictions
 
     classes = load_difficulty_predictions(path)
+    shares = {"labels": classes.labels, "probabilities": classes.probabilities}
     try:
-        curves = difficulty_curves(
-            classes.class_curves, labels=classes.labels, probabilities=classes.probabilities
-        )
+        return {"curves": difficulty_curves(classes.class_curves, **shares), "ids": classes.ids}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Predictions(curves, uniform_budgets(window, curves.shape[1]), ids=classes.ids)

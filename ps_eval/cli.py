@@ -8,6 +8,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
+from ps_alloc.errors import accept_any_text, run_command
+
 # Subcommand: where its function lives, and its line in `ps-eval --help` (the docstring's first line). A
 # function is imported only when its subcommand is run, so that torch and vLLM load only where they are used.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -64,6 +66,7 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after bad input, 130 after Ctrl-C.
     """
+    accept_any_text()
     args = sys.argv[1:] if args is None else args
     parser = ArgumentParser(prog="ps-eval", description="Spend token budgets and measure what they bring.")
     subcommands = parser.add_subcommands(dest="command")
@@ -82,9 +85,6 @@ def main(args: list[str] | None = None) -> int:
     except SystemExit as stop:  # --help: 0; jsonargparse has printed what is wrong with a flag: 2
         return int(stop.code or 0)
     assert function is not None  # parse_args refuses a command that is not in COMMANDS
-    # Here, because importing anything of ps_alloc brings numba: `ps-eval --help` need not wait for it.
-    from ps_alloc.errors import run_command
-
     settings = parser.instantiate(settings)[settings.command]
     return run_command(lambda: function(**_without_config(settings)))
 

@@ -89,7 +89,7 @@ def demo_command(
 
     console.rule("3 decide, 4 spend: live, each policy with the same total budget")
     inputs = predicted_inputs(PREDICTOR, [q.question for q in test], timer)
-    with show_progress("problems answered", len(test) * len(LIVE_POLICIES) * len(budgets)) as progress:
+    with show_progress("problems answered", len(test)) as progress:
         live = run_live(
             test,
             loaded,
@@ -119,7 +119,7 @@ def demo_command(
     print_table(rows, console)
     console.print(_agreement(live, replayed), highlight=False)
     console.print(_small_gains(small), highlight=False)
-    console.print(scheduling_cost(timer, cells=len(live)), highlight=False)
+    console.print(scheduling_cost(timer), highlight=False)
     console.print(
         f"Written: {folder}/summary.json, {folder}/{PLOT_FILE}, answers and allocations.", highlight=False
     )

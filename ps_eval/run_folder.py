@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ ALLOCATIONS_FOLDER = "allocations"
 QUESTIONS_FILE = "asked_questions.jsonl"
 """The questions of a trace or a live run: an id alone does not say whose result it is."""
 
+BLOCK = 1 << 16
 FAILURES_FILE = "failed.jsonl"
 """What a server would not answer, with the reason; gone once all of it is answered."""
 
@@ -35,7 +39,8 @@ def remember_settings(path: str | Path, settings: dict[str, Any]) -> None:
         write_json(path, settings)
         return
     before = read_json(path)
-    different = sorted(k for k in before.keys() | settings.keys() if before.get(k) != settings.get(k))
+    names = (before.keys() | settings.keys()) - {"hash"}  # which is theirs together
+    different = sorted(k for k in names if before.get(k) != settings.get(k))
     if different:
         changes = ", ".join(f"{k} was {before.get(k)!r} and is {settings.get(k)!r}" for k in different)
         raise ValueError(
@@ -67,16 +72,78 @@ def remember_questions(folder: str | Path, questions: Sequence[Question]) -> Non
         save_questions(path, [*known.values(), *added])
 
 
-def report_failures(folder: str | Path, failures: Mapping[str, str], total: int) -> None:
+def repair_last_line(path: str | Path) -> None:
+    """Take away a last line that a kill cut off an append-only file; make the file where it is not there."""
+    path = Path(path)
+    if not path.is_file():
+        path.touch()
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:  # backwards in blocks, until the last line's end
+            start = max(0, position - BLOCK)
+            file.seek(start)
+            found = file.read(position - start).rfind(b"\n")
+            if found >= 0:
+                position = start + found + 1
+                break
+            position = start
+        if position < end:
+            file.truncate(position)
+
+
+@contextmanager
+def locked_folder(folder: str | Path) -> Iterator[Path]:
+    """Keep a folder for this process while the block runs: two that write in it would mix their lines.
+
+    The lock belongs to the process and goes with it, however it ends.
+
+    Args:
+        folder: Made where it is not there.
+
+    Yields:
+        The folder.
+
+    Raises:
+        ValueError: If another process has it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield folder
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ValueError(
+                    f"{folder} must be written by one process at a time, but another one is at work in it: "
+                    "wait for it, or choose another output"
+                ) from None
+            # Some network file systems lock no folder: there, as before locks, the user must take care.
+        yield folder
+    finally:
+        os.close(handle)
+
+
+def report_failures(
+    folder: str | Path, failures: Mapping[str, str], total: int, *, skip: bool = False
+) -> None:
     """Write what failed, so that no result hides it; without failures, remove what an earlier run wrote.
 
     Args:
         folder: The run's folder.
         failures: Names of what failed, with the reasons.
         total: How many were asked for.
+        skip: Go on without what failed, as long as anything is left.
 
     Raises:
-        RequestsFailedError: If there are failures.
+        RequestsFailedError: If there are failures, and they are not skipped or nothing else is left.
     """
     path = Path(folder) / FAILURES_FILE
     if not failures:
@@ -85,8 +152,10 @@ def report_failures(folder: str | Path, failures: Mapping[str, str], total: int)
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for name, reason in failures.items():
             file.write(json.dumps({"id": name, "reason": reason}, ensure_ascii=False) + "\n")
+    if skip and len(failures) < total:
+        return
     name, reason = next(iter(failures.items()))
     raise RequestsFailedError(
         f"{len(failures)} of {total} failed, {name} first: {reason}. They are in {path}; the rest is kept: "
-        "run the same command again to ask for them again"
+        "run the same command again to ask for them again, or with --skip-failed to go on without them"
     )

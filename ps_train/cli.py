@@ -11,7 +11,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.cli import LightningCLI
 
-from ps_alloc.errors import run_command
+from ps_alloc.errors import accept_any_text, run_command
 
 # Command: where its function lives, and what it does. The function's signature makes the flags.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -64,6 +64,7 @@ class PredictiveSchedulingCLI(LightningCLI):
 
 def main(args: list[str] | None = None) -> int:
     """Run `ps-train` on `args` (default: the command line) and return its exit code."""
+    accept_any_text()
     given = sys.argv[1:] if args is None else args
     if given and given[0] in COMMANDS:
         return _run_function(given[0], given[1:])

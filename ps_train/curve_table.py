@@ -22,6 +22,8 @@ from ps_train.feature_file import load_features, save_features
 from ps_train.table_columns import read_budgets, read_columns, write_columns
 
 CURVES_FILE = "curves.parquet"
+AT_ZERO = "at_zero"
+"""The further column that says how accurate answers without any reasoning are, (N,) float32."""
 
 IntArray = npt.NDArray[np.int64]
 Curves = npt.NDArray[np.float32]

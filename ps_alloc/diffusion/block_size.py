@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -45,7 +46,7 @@ class BlockSizeController:
             adaptation_sensitivity: Width of the band of mean confidence that changes nothing.
             adaptation_rate: Share by which the size shrinks; it grows by twice that.
             reference_confidence: Middle of the band; our choice is the source's confidence threshold.
-            multiple: Sizes are rounded to a multiple of this at use.
+            multiple: Sizes are rounded to a multiple of this at use, where one lies within the bounds.
 
         Raises:
             ValueError: If sizes are not ordered and at least 1, or another value is out of range.
@@ -85,8 +86,15 @@ class BlockSizeController:
         check_at_least("remaining", remaining, 1)
         if self._recent and self.adaptation_rate:
             self._adapt(float(np.mean(self._recent)))
-        rounded = self.multiple * max(1, round(self.size / self.multiple))
-        return int(min(rounded, remaining))
+        return int(min(self._rounded(), remaining))
+
+    def _rounded(self) -> int:
+        """The size to the nearest multiple within the bounds, or whole where no multiple lies there."""
+        least = math.ceil(self.min_size / self.multiple)
+        most = math.floor(self.max_size / self.multiple)
+        if least > most:
+            return round(self.size)
+        return self.multiple * min(most, max(least, round(self.size / self.multiple)))
 
     def _adapt(self, mean: float) -> None:
         factor = 1.0

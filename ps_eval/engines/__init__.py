@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +22,17 @@ ENGINES = {
 """Engine name to the class that runs it."""
 RAY = "ray"
 """In the place of an engine's name: the engine that its options name, on the workers of a Ray cluster."""
+
+
+def engine_arguments(
+    options: Mapping[str, object] | None,
+    format: Mapping[str, object] | None,
+    prompt: Mapping[str, object] | None,
+    batch_size: int,
+) -> dict[str, object]:
+    """A command's flags about its engine as keyword arguments of `load_engine` and `load_pool`."""
+    given = {"format": format, "prompt": prompt}
+    return {"batch_size": batch_size, **(options or {}), **{k: v for k, v in given.items() if v}}
 
 
 def load_engine(name: str, model: str | Path, **options: object) -> Engine:
@@ -45,7 +56,10 @@ def engine_class(name: str) -> type[Engine]:
         ValueError: If there is no such engine.
     """
     if name == RAY:
-        raise ValueError("engine ray is for ps-eval trace alone: a run needs one engine, such as openai")
+        raise ValueError(
+            "engine ray stands for many engines: it is for ps-eval trace, run and answer alone, "
+            "and its workers need one of the others"
+        )
     if name not in ENGINES:
         raise ValueError(f"engine must be one of {tuple(ENGINES)}, got {name!r}")
     module, attribute = ENGINES[name].split(":")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -122,6 +122,21 @@ class Engine(Protocol):
     """How the model ends its reasoning and is made to answer."""
     prompt: PromptFormat
     """What is put around a question."""
+    one_pass: bool
+    """`respond` is no `reason` and `answer`: an answer under a smaller budget is not had by cutting."""
+    concurrent: bool
+    """Threads may call it side by side, and each row ends when it does."""
+    batch_size: int
+    """Rows decoded at once."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of the engine that a token depends on, as JSON: kind, model, format, prompt, precision."""
+        ...
+
+    def text_of(self, reasoning: Reasoning) -> str:
+        """A reasoning as the model wrote it."""
+        ...
 
     def reason(
         self, requests: Sequence[Request], sampling: Sampling, progress: Progress | None = None

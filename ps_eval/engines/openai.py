@@ -53,6 +53,7 @@ class OpenAIEngine(TokenEngine):
 
     kind = "openai"
     repeatable = False
+    concurrent = True
 
     def __init__(
         self,
@@ -147,6 +148,9 @@ class OpenAIEngine(TokenEngine):
     async def _models(self) -> list[Any]:
         async with self._client() as client:
             return list((await client.with_options(max_retries=0).models.list()).data)
+
+    def _numerics(self) -> dict[str, Any]:
+        return {"tokenizer": str(self.tokenizer.name_or_path)}
 
     def _client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(

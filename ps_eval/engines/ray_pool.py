@@ -90,6 +90,8 @@ class RayEnginePool(EnginePool):
         self._resources = {"num_cpus": cpus, "num_gpus": gpus}
         self._engine = {"name": engine, "model": str(model), "batch_size": batch_size, **engine_options}
         self.kind, self.name, self.repeatable = inside.kind, str(model), inside.repeatable
+        self.batch_size = batch_size
+        self.settings = {"engine": self.kind, "model": self.name, **engine_options}
 
     def map(
         self, function: Callable[[Engine, Task], Result], tasks: Sequence[Task]

@@ -35,6 +35,9 @@ class TokenEngine(ABC):
 
     kind: str
     repeatable: bool
+    one_pass = False
+    concurrent = False
+    batch_size: int
     room: int | None = None
     """Tokens that a prompt and all that follows may have together; None where nothing is known."""
 
@@ -117,6 +120,25 @@ class TokenEngine(ABC):
         stops = self._reasoning_stops
         generated = self._continue(checked, limits, stops, sampling, streams, progress)
         return [ids if isinstance(ids, Failure) else self._as_reasoning(ids, stops) for ids in generated]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Engine.settings`."""
+        return {
+            "engine": self.kind,
+            "model": self.name,
+            **self.format.as_dict(),
+            "prompt": self.prompt.as_dict(),
+            **self._numerics(),
+        }
+
+    def _numerics(self) -> dict[str, Any]:
+        """What decides about rounding, as far as this engine decides it."""
+        return {}
+
+    def text_of(self, reasoning: Reasoning) -> str:
+        """See `Engine.text_of`."""
+        return str(self.tokenizer.decode(list(reasoning.token_ids), skip_special_tokens=True))
 
     def answer(
         self,

@@ -83,9 +83,20 @@ class TransformersEngine(TokenEngine):
             quantization=quantization,
         )
         self.batch_size = batch_size
+        self._quantization = quantization
         self.room = max_positions(self.model)
         self._pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         self._ways = check_reading(self.model, self.name)
+
+    def _numerics(self) -> dict[str, Any]:
+        model = self.model
+        return {
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "attention": str(model.config._attn_implementation),
+            "quantization": str(self._quantization) if self._quantization else None,
+            "batch_size": self.batch_size,
+        }
 
     def probe(
         self,

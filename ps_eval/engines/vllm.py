@@ -71,7 +71,16 @@ class VLLMEngine(TokenEngine):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         super().__init__(model, format, prompt)
         self.llm = load_llm(model, **{"max_num_seqs": batch_size, **llm_arguments})
+        self.batch_size = batch_size
         self.room = int(self.llm.llm_engine.model_config.max_model_len)
+
+    def _numerics(self) -> dict[str, Any]:
+        config = self.llm.llm_engine.model_config
+        return {
+            "dtype": str(config.dtype).removeprefix("torch."),
+            "quantization": config.quantization,
+            "batch_size": self.batch_size,
+        }
 
     def _generate(
         self,

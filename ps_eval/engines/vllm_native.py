@@ -26,6 +26,7 @@ class NativeVLLMEngine(VLLMEngine):
     """
 
     kind = "vllm-native"
+    one_pass = True
 
     def __init__(
         self,

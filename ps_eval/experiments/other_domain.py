@@ -15,7 +15,7 @@ from ps_eval.experiments.policy_rows import LENGTH, Contest, gain_text
 from ps_eval.experiments.predictors import predict_with
 from ps_eval.experiments.record import Outcome, ResultTable, points
 from ps_eval.experiments.replayed import length_curves
-from ps_eval.reporting.plots import LABELS
+from ps_eval.reporting.words import label
 from ps_train.curve.metrics import per_window_pearson
 from ps_train.curve_table import CurveTable
 from ps_train.embedded.problem_families import DIARY, FAMILIES, HANDOVERS
@@ -82,7 +82,7 @@ def other_domain(
         rows = contest.rows(budgets, seed=seed)
         uniform_rows.append([title, *(f"{100 * rows['uniform', b].accuracy:.0f}" for b in budgets)])
         lengths = length_curves(contest.train, contest.test.questions)
-        shown = [(policy, LABELS[policy], "–") for policy in ("honest_oracle", "mix")]
+        shown = [(policy, label(policy), "–") for policy in ("honest_oracle", "mix")]
         shown.append((f"{LENGTH}, hull", LENGTH, _r(lengths, contest.test)))
         shown += [
             (f"{name}, hull", name, _r(p.curves, contest.test)) for name, p in contest.predicted.items()

@@ -1,21 +1,25 @@
-"""Measure accuracy curves: sample chains of thought and probe each for its answer at every window's end."""
+"""Measure accuracy curves: sample chains of thought, and probe each for its answer under every budget."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
+from ps_alloc.predictions import check_budgets, uniform_budgets
 from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import EnginePool, OneEngine
 from ps_eval.grading import extract_answer, is_correct, load_grader
 from ps_eval.measuring.trace_file import TracedQuestion, TraceFile
+from ps_eval.measuring.traced_table import traced_table
 from ps_eval.run_folder import remember_questions, report_failures
 from ps_train.curve_table import CurveTable
 from ps_train.questions import Question
+
+KEPT_APART = ("budgets", "questions_per_chunk")
+"""Settings of a run that its table says elsewhere, or that do not shape it."""
 
 
 def measure_curves(
@@ -26,15 +30,17 @@ def measure_curves(
     num_traces: int = 8,
     window: int = 16,
     num_windows: int = 16,
+    budgets: Sequence[int] | None = None,
     sampling: Sampling | None = None,
     questions_per_chunk: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> CurveTable:
     """Trace and probe every question, and write the curve table.
 
-    A trace is sampled with the largest budget, `num_windows * window` tokens; at every window's end its
-    answer is forced and graded. A trace that ends by itself keeps its own answer from there on. The curve of
-    a question is the mean over its traces (Predictive Scheduling, section 3).
+    A trace is sampled with the largest budget; where each smaller one would have cut it, its answer is forced
+    and graded. A trace that ends by itself keeps its own answer from there on. The curve of a question is the
+    mean over its traces (Predictive Scheduling, section 3). The same traces give `use`, `finished` and
+    `strict`; the answer without any reasoning is asked once a question (column `at_zero`).
 
     Work is done in chunks of questions; `output` may hold the first part of an interrupted run, which is then
     continued. A chunk that was cut is computed again whole, so that batches, and with them the rounding of
@@ -49,8 +55,9 @@ def measure_curves(
         engine: Where the model runs; with a pool, chunks are traced side by side and saved as they end.
         output: The table's folder.
         num_traces: Chains of thought a question.
-        window: Tokens a window.
-        num_windows: W.
+        window: Tokens from one budget to the next.
+        num_windows: W, how many there are.
+        budgets: Any grid of W rising budgets in tokens, instead of `window` and `num_windows`.
         sampling: How reasoning is drawn.
         questions_per_chunk: Questions traced together.
         progress: Called with the number of questions that just ended.
@@ -64,10 +71,13 @@ def measure_curves(
     """
     sampling = sampling or Sampling()
     pool = engine if isinstance(engine, EnginePool) else OneEngine(engine)
-    counts = {"num_traces": num_traces, "window": window, "num_windows": num_windows}
-    for name, value in {**counts, "questions_per_chunk": questions_per_chunk}.items():
+    counts = {"num_traces": num_traces, "questions_per_chunk": questions_per_chunk}
+    if budgets is None:
+        counts |= {"window": window, "num_windows": num_windows}
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    grid = uniform_budgets(window, num_windows) if budgets is None else check_budgets(budgets)
     settings = {
         "engine": pool.kind,
         "model": pool.name,
@@ -75,8 +85,7 @@ def measure_curves(
         "top_p": sampling.top_p,
         "seed": sampling.seed,
         "num_traces": num_traces,
-        "window": window,
-        "num_windows": num_windows,
+        "budgets": grid.tolist(),
         "questions_per_chunk": questions_per_chunk,
         "grader": load_grader().identity,
     }
@@ -97,9 +106,7 @@ def measure_curves(
             chunks.append(chunk if pool.repeatable else missing)
         if progress:
             progress(len(chunk) - len(missing))
-    trace = partial(
-        _trace_chunk, num_traces=num_traces, window=window, num_windows=num_windows, sampling=sampling
-    )
+    trace = partial(_trace_chunk, num_traces=num_traces, budgets=grid.tolist(), sampling=sampling)
     with closing(pool.map(trace, chunks)) as ended:
         for asked, results in ended:
             found = {r.id: r for r in results if isinstance(r, TracedQuestion)}
@@ -114,16 +121,9 @@ def measure_curves(
             if progress:
                 progress(len(missing))
     report_failures(output, failures, len(questions))
-    curves = [np.mean(traced[q.id].correct, axis=0) for q in questions]
-    table = CurveTable(
-        ids=[q.id for q in questions],
-        questions=[q.question for q in questions],
-        answers=[q.answer for q in questions],
-        curves=np.array(curves, dtype=np.float32),
-        n_traces=np.full(len(questions), num_traces, dtype=np.int32),
-        budgets=window * np.arange(1, num_windows + 1),
-        metadata={k: str(v) for k, v in settings.items() if k not in ("window", "questions_per_chunk")},
-        extra={"mean_length": np.array([np.mean(traced[q.id].lengths) for q in questions])},
+    table = traced_table(questions, [traced[q.id] for q in questions], grid)
+    table = replace(
+        table, metadata={"answer": "forced"} | {k: str(v) for k, v in settings.items() if k not in KEPT_APART}
     )
     table.save(output)
     return table
@@ -134,24 +134,26 @@ def _trace_chunk(
     questions: Sequence[Question],
     *,
     num_traces: int,
-    window: int,
-    num_windows: int,
+    budgets: Sequence[int],
     sampling: Sampling,
 ) -> list[TracedQuestion | Failure]:
     rows = [(q, t) for q in questions for t in range(num_traces)]
-    requests = [Request(q.question, window * num_windows, stream_of(q.id, t)) for q, t in rows]
+    requests = [Request(q.question, budgets[-1], stream_of(q.id, t)) for q, t in rows]
     reasonings = engine.reason(requests, sampling)
-    cuts = [window * (k + 1) for k in range(num_windows)]
-    probes = engine.probe([q.question for q, _ in rows], reasonings, cuts)
+    probes = engine.probe([q.question for q, _ in rows], reasonings, budgets)
+    unreasoned = engine.answer([q.question for q in questions], [Reasoning((), False)] * len(questions))
     traced = []
     for number, question in enumerate(questions):
         mine = slice(number * num_traces, (number + 1) * num_traces)
-        traced.append(_traced_question(question, reasonings[mine], probes[mine]))
+        traced.append(_traced_question(question, reasonings[mine], probes[mine], unreasoned[number]))
     return traced
 
 
 def _traced_question(
-    question: Question, reasonings: Sequence[Reasoning | Failure], probes: Sequence[list[Answer] | Failure]
+    question: Question,
+    reasonings: Sequence[Reasoning | Failure],
+    probes: Sequence[list[Answer] | Failure],
+    unreasoned: Answer | Failure,
 ) -> TracedQuestion | Failure:
     """One question's traces with their graded probes, or the first failure among them."""
     whole: list[tuple[Reasoning, list[Answer]]] = []
@@ -161,6 +163,8 @@ def _traced_question(
         if isinstance(probed, Failure):
             return probed
         whole.append((reasoning, probed))
+    if isinstance(unreasoned, Failure):
+        return unreasoned
     answers = [[extract_answer(a.text) for a in probed] for _, probed in whole]
     return TracedQuestion(
         id=question.id,
@@ -169,4 +173,5 @@ def _traced_question(
         answers=answers,
         correct=[[int(is_correct(a, question.answer)) for a in trace] for trace in answers],
         probe_tokens=sum(a.num_generated for _, probed in whole for a in probed if a.forced),
+        correct_at_zero=int(is_correct(extract_answer(unreasoned.text), question.answer)),
     )

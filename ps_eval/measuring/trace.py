@@ -10,6 +10,7 @@ from rich.console import Console
 from ps_eval.engines import load_pool
 from ps_eval.engines.base import Sampling
 from ps_eval.measuring.probing import measure_curves
+from ps_eval.measuring.token_grid import parse_grid
 from ps_eval.progress import show_progress
 from ps_train.common.features import extract_features
 from ps_train.embedded.problem_families import DIARY, make_problems
@@ -26,6 +27,7 @@ def trace_command(
     num_traces: int = 8,
     window: int = 16,
     num_windows: int = 16,
+    grid: str | None = None,
     temperature: float = 0.6,
     top_p: float = 0.95,
     seed: int = 0,
@@ -47,6 +49,8 @@ def trace_command(
         num_traces: Chains of thought a question.
         window: Tokens a window.
         num_windows: Windows probed; the longest budget is window × num_windows tokens.
+        grid: Any token budgets to probe at instead of windows: 256,512,1024 or geometric:256:32768:15 (first,
+            last, how many) or linear:…, or a preset: paper, 8k, 32k.
         temperature: Of the chains of thought; answers are decoded greedily.
         top_p: Nucleus of the chains of thought.
         seed: Seed of the chains of thought.
@@ -60,6 +64,7 @@ def trace_command(
     Raises:
         ValueError: If the questions or the model cannot be read, or the folder was begun with other settings.
     """
+    budgets = None if grid is None else parse_grid(grid).tolist()
     asked = load_questions(questions, limit)
     pool = load_pool(engine, model, batch_size=batch_size, **(engine_options or {}))
     with show_progress("questions traced", len(asked)) as progress:
@@ -70,14 +75,22 @@ def trace_command(
             num_traces=num_traces,
             window=window,
             num_windows=num_windows,
+            budgets=budgets,
             sampling=Sampling(temperature, top_p, seed),
             questions_per_chunk=questions_per_chunk,
             progress=progress,
         )
     if layers:
         save_features(output, extract_features(model, table.questions, layers), {"model": model})
-    mean = " ".join(f"{100 * share:.0f}" for share in table.curves.mean(axis=0))
-    Console().print(f"{output}: {len(table)} curves; mean accuracy (%) by window: {mean}", highlight=False)
+    used = table.expected_use.mean(axis=0)
+    points = " ".join(
+        f"{budget}: {100 * share:.0f} ({use:.0f})"
+        for budget, share, use in zip(table.budgets, table.curves.mean(axis=0), used, strict=True)
+    )
+    Console().print(
+        f"{output}: {len(table)} curves; mean accuracy in % (tokens really used) by budget: {points}",
+        highlight=False,
+    )
 
 
 def make_problems_command(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ps_eval.run_folder import remember_settings
+from ps_eval.run_folder import remember_settings, repair_last_line
 
 TRACES_FILE = "traces.jsonl"
 SETTINGS_FILE = "trace_settings.json"
@@ -16,7 +16,7 @@ SETTINGS_FILE = "trace_settings.json"
 
 @dataclass(frozen=True)
 class TracedQuestion:
-    """All traces of one question, T traces probed at W windows."""
+    """All traces of one question, T traces probed under W budgets."""
 
     id: str
     lengths: list[int]
@@ -24,11 +24,13 @@ class TracedQuestion:
     finished: list[bool]
     """(T,) whether the model ended the reasoning itself."""
     answers: list[list[str | None]]
-    """(T, W) the extracted answer at the end of each window."""
+    """(T, W) the extracted answer under each budget."""
     correct: list[list[int]]
     """(T, W) 1 where that answer is right."""
     probe_tokens: int
     """Tokens decoded by all probes of the question: the price of measuring, no part of any budget."""
+    correct_at_zero: int | None = None
+    """1 where the answer without any reasoning is right; None in files written before it was asked."""
 
 
 class TraceFile:
@@ -44,17 +46,7 @@ class TraceFile:
         """
         self.path = Path(folder) / TRACES_FILE
         remember_settings(Path(folder) / SETTINGS_FILE, settings)
-        self._repair()
-
-    def _repair(self) -> None:
-        if not self.path.is_file():
-            self.path.touch()
-            return
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
+        repair_last_line(self.path)
 
     def read(self) -> Iterator[TracedQuestion]:
         """The questions traced so far; see `read_traces`."""

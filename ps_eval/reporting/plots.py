@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,25 +13,9 @@ from matplotlib.ticker import PercentFormatter
 
 from ps_alloc.files import atomic_path
 from ps_eval.reporting.summary import SummaryRow
+from ps_eval.reporting.words import COLOURS, label
 from ps_eval.spending.policies import POLICIES
 
-LABELS = {
-    "uniform": "uniform",
-    "mix": "no-information mix",
-    "myopic": "myopic greedy (the paper's)",
-    "hull": "hull greedy (ours)",
-    "honest_oracle": "noise-honest oracle",
-    "oracle": "oracle",
-}
-# Okabe and Ito's palette: told apart with any colour vision.
-COLOURS = {
-    "uniform": "#7f7f7f",
-    "mix": "#e69f00",
-    "myopic": "#009e73",
-    "hull": "#0072b2",
-    "honest_oracle": "#cc79a7",
-    "oracle": "#000000",
-}
 PANEL_INCHES = (6.0, 4.4)
 
 
@@ -63,11 +48,12 @@ def draw_accuracy(rows: Sequence[SummaryRow], title: str | None = None) -> Figur
     modes = [mode for mode in ("live", "replay") if any(row.mode == mode for row in rows)]
     figure = Figure(figsize=(PANEL_INCHES[0] * len(modes), PANEL_INCHES[1]), layout="constrained")
     FigureCanvasAgg(figure)  # a canvas of our own: pyplot's global state stays out of it
-    panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(modes), sharex=True, sharey=True, squeeze=False)[0]
     for panel, mode in zip(panels, modes, strict=True):
         _draw_panel(panel, [row for row in rows if row.mode == mode], mode)
     panels[0].set_ylabel("accuracy")
-    panels[-1].legend(frameon=False, fontsize=9)
+    for panel in panels:
+        label_lines(panel)
     if title:
         figure.suptitle(title)
     return figure
@@ -88,7 +74,7 @@ def _draw_panel(panel: Axes, rows: Sequence[SummaryRow], mode: str) -> None:
             linewidth=2.2 if policy == "hull" else 1.4,
             linestyle="--" if policy.endswith("oracle") else "-",
             color=colour,
-            label=LABELS.get(policy, policy),
+            label=label(policy),
             zorder=3 if policy == "hull" else 2,
         )
         panel.fill_between(
@@ -105,6 +91,32 @@ def _draw_panel(panel: Axes, rows: Sequence[SummaryRow], mode: str) -> None:
     panel.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def label_lines(panel: Axes, size: float = 8.5) -> None:
+    """Write each line's label at its right end, in its colour; labels make room for each other."""
+    lines = [line for line in panel.get_lines() if not str(line.get_label()).startswith("_")]
+    low, high = panel.get_ylim()
+    step = (high - low) * 0.055
+    ends = sorted(lines, key=lambda line: float(np.asarray(line.get_ydata())[-1]))
+    heights: list[float] = []
+    for line in ends:
+        height = float(np.asarray(line.get_ydata())[-1])
+        heights.append(max(height, heights[-1] + step) if heights else height)
+    excess = heights[-1] - high if heights else 0.0
+    heights = [height - max(0.0, excess) for height in heights]
+    edge = max((float(np.asarray(line.get_xdata())[-1]) for line in ends), default=0.0)
+    for line, height in zip(ends, heights, strict=True):
+        panel.annotate(
+            str(line.get_label()),
+            (edge, height),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=size,
+            color=line.get_color(),
+            annotation_clip=False,
+        )
 
 
 def _rank(policy: str) -> int:

@@ -11,15 +11,13 @@ import numpy as np
 
 from ps_alloc import Allocation
 from ps_alloc.files import atomic_path
+from ps_alloc.predictions import check_same_ids
 from ps_eval.engines.base import Engine, Failure, Reasoning, Request, Sampling, stream_of
-from ps_eval.grading import extract_answer, is_correct, load_grader
+from ps_eval.engines.pool import EnginePool, row_by_row
+from ps_eval.grading import Grader, load_grader
 from ps_eval.reporting.summary import PhaseTimer, SummaryRow
-from ps_eval.run_folder import (
-    ALLOCATIONS_FOLDER,
-    remember_questions,
-    remember_settings,
-    report_failures,
-)
+from ps_eval.run_folder import ALLOCATIONS_FOLDER, locked_folder, remember_questions, report_failures
+from ps_eval.run_settings import RunSettings
 from ps_eval.spending.policies import (
     LIVE_POLICIES,
     POLICIES,
@@ -28,7 +26,8 @@ from ps_eval.spending.policies import (
     check_budgets,
     check_policies,
 )
-from ps_eval.spending.scoring import summarise
+from ps_eval.spending.responses import Response, ResponseFile, check_within, collect
+from ps_eval.spending.scoring import Cell, summarise
 from ps_train.questions import Question
 
 ANSWERS_FOLDER = "answers"
@@ -43,7 +42,7 @@ class LiveAnswer:
     budget: int
     """Most reasoning tokens it was given."""
     reasoning_tokens: int
-    """Reasoning tokens generated; at most `budget`."""
+    """Reasoning tokens used; at most `budget`."""
     answer_tokens: int
     """Tokens after the reasoning, forced prefix included; not part of the budget."""
     forced: bool
@@ -51,11 +50,13 @@ class LiveAnswer:
     answer: str | None
     """As extracted; None where the text states none."""
     correct: bool
+    text: str = ""
+    """What follows the reasoning."""
 
 
 def run_live(
     questions: Sequence[Question],
-    engine: Engine,
+    engine: Engine | EnginePool,
     inputs: PolicyInputs,
     *,
     budgets: Sequence[int],
@@ -66,82 +67,80 @@ def run_live(
     min_windows: int = 1,
     seed: int = 0,
     n_resamples: int = 2000,
+    grader: Grader | None = None,
+    predictor: str | None = None,
+    skip_failed: bool = False,
     timer: PhaseTimer | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> list[SummaryRow]:
     """Answer the questions once for each policy and mean budget.
 
-    All cells draw a question's reasoning from the same random stream: under a larger budget it is the same
-    reasoning, continued. Cells differ by their budgets alone, which makes paired comparisons sharp.
+    A question is reasoned about once, for the largest budget that any cell gives it; under a smaller budget
+    it is the same reasoning, cut. Cells differ by their budgets alone, which makes paired comparisons sharp.
 
-    Writes `answers/<policy>-<budget>.jsonl` and `allocations/<policy>-<budget>.json` into `output`, each when
-    its cell is done. A cell whose answers are there already is not generated again. Of a cell in which
-    requests failed, the other answers are kept in `answers/<policy>-<budget>.incomplete.jsonl`, and only the
-    failed ones are asked again; there are no rows until none has failed.
+    Every question's reasoning and answers are appended to `responses.jsonl` in `output` as they end; a run
+    that goes on asks only for what is missing. `answers/<policy>-<budget>.jsonl` and
+    `allocations/<policy>-<budget>.json` are written from them at the end. Questions of which a request failed
+    are named in `failed.jsonl`; there are no rows until none has failed, unless they are skipped.
 
     Args:
-        questions: What to answer, N of them.
+        questions: What to answer, N of them, with reference answers.
         engine: Where the model runs.
         inputs: What is known about the N questions.
         budgets: Mean reasoning tokens per query.
         policies: Names among `LIVE_POLICIES`; gains over `uniform` are reported where it is among them.
         given: Further cells by name: allocations of the N questions that were decided elsewhere.
-        output: Folder to write into.
+        output: Folder to write into; no other process may.
         sampling: How reasoning is drawn.
         min_windows: Fewest windows a query gets.
         seed: Decides the draws of stochastic policies and of the bootstrap.
         n_resamples: Bootstrap resamples of the questions.
+        grader: Tells right answers from wrong ones.
+        predictor: What `run_settings.predictor_identity` says of the predictor of `inputs`.
+        skip_failed: Compare on the questions that all cells answered.
         timer: Adds the seconds spent on `allocate` and `generate`.
-        progress: Called with the number of answers that were just finished.
+        progress: Called with the questions, or parts of one, that were just finished.
 
     Returns:
         One row a policy and budget.
 
     Raises:
-        ValueError: If a policy cannot run live or lacks its input, a budget is repeated or cannot pay for
-            `min_windows`, a given allocation is not of these questions or is named like a policy, or
-            `output` was begun with other settings or has other questions of the same ids.
-        RequestsFailedError: If requests failed; a cell in which all fail ends the run at once.
+        ValueError: If a policy cannot run live or lacks its input, a budget is repeated, beyond the grid or
+            cannot pay for `min_windows`, a given allocation is not of these questions or is named like a
+            policy, or `output` was begun with other settings, has other questions of the same ids or is
+            being written by another process.
+        RequestsFailedError: If requests failed and are not skipped; where all fail, the run ends at once.
     """
-    sampling, timer = sampling or Sampling(), timer or PhaseTimer()
+    sampling, timer, grader = sampling or Sampling(), timer or PhaseTimer(), grader or load_grader()
     if unknown := [p for p in policies if p not in LIVE_POLICIES]:
         raise ValueError(f"policies of a live run must be among {LIVE_POLICIES}, got {unknown[0]!r}")
     check_policies(policies, inputs)
-    check_budgets(budgets, min_windows * inputs.window)
-    with timer.phase("allocate"):
-        allocations = {
-            (policy, budget): allocate_policy(
-                policy, inputs, budget * len(questions), min_windows=min_windows, seed=seed
-            )
-            for policy in policies
-            for budget in budgets
-        }
+    check_budgets(budgets, min_windows * inputs.window, inputs.window * inputs.num_windows)
+    allocations = _allocations(questions, inputs, policies, budgets, min_windows, seed, timer)
     allocations |= {(name, round(a.budget)): a for name, a in _checked(given or {}, questions).items()}
-    output = Path(output)
-    settings = {
-        "engine": engine.kind,
-        "model": engine.name,
-        **asdict(sampling),
-        "grader": load_grader().identity,
-    }
-    remember_settings(output / SETTINGS_FILE, settings)
-    remember_questions(output, questions)
-
-    cells: dict[tuple[str, int], list[LiveAnswer]] = {}
-    failures: dict[str, str] = {}
-    for (policy, budget), allocation in allocations.items():
-        name = f"{policy}-{budget}"
-        answers = _read_cell(_answers_file(output, name), questions, allocation)
-        if answers is None:
-            with timer.phase("generate"):
-                answers, failed = _generate_cell(output, name, questions, allocation, engine, sampling)
-            failures |= {f"{name}/{question_id}": reason for question_id, reason in failed.items()}
-            if failed and not answers:
-                break
-        cells[policy, budget] = answers
-        if progress:
-            progress(len(questions))
-    report_failures(output, failures, len(allocations) * len(questions))
+    output, pool = Path(output), row_by_row(engine)
+    with locked_folder(output):
+        RunSettings(pool.settings, sampling, grader.identity, predictor).guard(output / SETTINGS_FILE)
+        remember_questions(output, questions)
+        file = ResponseFile(output)
+        wanted = {
+            question: sorted({int(a.tokens[row]) for a in allocations.values()})
+            for row, question in enumerate(questions)
+        }
+        with timer.phase("generate"):
+            failures = collect(file, wanted, pool, sampling, progress=progress)
+        report_failures(output, failures, len(questions), skip=skip_failed)
+        cells: dict[Cell, list[LiveAnswer]] = {}
+        for (policy, budget), allocation in allocations.items():
+            answers = [
+                graded(q, response, grader)
+                for q, b in zip(questions, allocation.tokens.tolist(), strict=True)
+                if q.id not in failures and (response := file.get(q.id, b))
+            ]
+            name = f"{policy}-{budget}"
+            allocation.save(output / ALLOCATIONS_FOLDER / f"{name}.json")
+            write_lines(output / ANSWERS_FOLDER / f"{name}.jsonl", answers)
+            cells[policy, budget] = answers
     return summarise(
         "live",
         {key: np.array([a.correct for a in answers], dtype=float) for key, answers in cells.items()},
@@ -154,103 +153,84 @@ def run_live(
 
 
 def answer_within(
-    questions: Sequence[Question], budgets: Sequence[int], engine: Engine, sampling: Sampling
+    questions: Sequence[Question],
+    budgets: Sequence[int],
+    engine: Engine,
+    sampling: Sampling,
+    grader: Grader | None = None,
 ) -> list[LiveAnswer | Failure]:
-    """Answer each question within its own budget of tokens, and grade it.
+    """Answer each question within its own budget of tokens, and grade it; nothing is kept.
 
     Raises:
         RuntimeError: If the engine reasoned for longer than a budget: its accuracy would be worth nothing.
     """
+    grader = grader or load_grader()
     requests = [Request(q.question, b, stream_of(q.id)) for q, b in zip(questions, budgets, strict=True)]
     reasonings, answers = engine.respond(requests, sampling)
-    graded: list[LiveAnswer | Failure] = []
+    results: list[LiveAnswer | Failure] = []
     for question, budget, reasoning, answer in zip(questions, budgets, reasonings, answers, strict=True):
+        if isinstance(reasoning, Reasoning):
+            check_within(question.id, budget, reasoning)
         if isinstance(answer, Failure):
-            graded.append(answer)
+            results.append(answer)
             continue
         assert isinstance(reasoning, Reasoning)  # the answer after a failure is that failure
-        if len(reasoning.token_ids) > budget:
-            raise RuntimeError(
-                f"{question.id} was reasoned about for {len(reasoning.token_ids)} > {budget} tokens"
-            )
-        extracted = extract_answer(answer.text)
-        graded.append(
-            LiveAnswer(
-                id=question.id,
-                budget=budget,
-                reasoning_tokens=len(reasoning.token_ids),
-                answer_tokens=answer.num_tokens,
-                forced=answer.forced,
-                answer=extracted,
-                correct=is_correct(extracted, question.answer),
-            )
-        )
-    return graded
+        used = len(reasoning.token_ids)
+        response = Response(budget, used, answer.num_tokens, answer.forced, answer.text)
+        results.append(graded(question, response, grader))
+    return results
 
 
-def _generate_cell(
-    output: Path,
-    name: str,
-    questions: Sequence[Question],
-    allocation: Allocation,
-    engine: Engine,
-    sampling: Sampling,
-) -> tuple[list[LiveAnswer], dict[str, str]]:
-    """Answer what no earlier run has, and write the cell, or what there is of it.
+def graded(question: Question, response: Response, grader: Grader) -> LiveAnswer:
+    """A response with its grade."""
+    return LiveAnswer(
+        id=question.id,
+        budget=response.budget,
+        reasoning_tokens=response.reasoning_tokens,
+        answer_tokens=response.answer_tokens,
+        forced=response.forced,
+        answer=grader.extract(response.text),
+        correct=grader(response.text, question.answer),
+        text=response.text,
+    )
 
-    Returns:
-        The answers there are, in the order of the questions, and the reasons of those that failed, by id.
-    """
-    path = _answers_file(output, name)
-    incomplete = path.with_suffix(".incomplete.jsonl")
-    wanted = [(q, int(b)) for q, b in zip(questions, allocation.tokens, strict=True)]
-    known = {(a.id, a.budget): a for a in _read_answers(incomplete)}
-    asked = [(q, b) for q, b in wanted if (q.id, b) not in known]
-    results = answer_within([q for q, _ in asked], [b for _, b in asked], engine, sampling)
-    known |= {(r.id, r.budget): r for r in results if isinstance(r, LiveAnswer)}
-    answers = [known[q.id, b] for q, b in wanted if (q.id, b) in known]
-    allocation.save(output / ALLOCATIONS_FOLDER / f"{name}.json")
-    complete = len(answers) == len(wanted)
-    with (
-        atomic_path(path if complete else incomplete) as temporary,
-        temporary.open("w", encoding="utf-8") as file,
-    ):
+
+def read_answers(output: str | Path, cell: str) -> list[LiveAnswer]:
+    """The answers of a cell, `<policy>-<budget>`, that a live run wrote."""
+    with (Path(output) / ANSWERS_FOLDER / f"{cell}.jsonl").open(encoding="utf-8") as lines:
+        return [LiveAnswer(**json.loads(line)) for line in lines]
+
+
+def write_lines(path: Path, answers: Sequence[LiveAnswer]) -> None:
+    """Write answers as JSONL, atomically."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in answers)
-    if complete:
-        incomplete.unlink(missing_ok=True)
-    failed = {q.id: r.reason for (q, _), r in zip(asked, results, strict=True) if isinstance(r, Failure)}
-    return answers, failed
+
+
+def _allocations(
+    questions: Sequence[Question],
+    inputs: PolicyInputs,
+    policies: Sequence[str],
+    budgets: Sequence[int],
+    min_windows: int,
+    seed: int,
+    timer: PhaseTimer,
+) -> dict[Cell, Allocation]:
+    def allocate(policy: str, budget: int) -> Allocation:
+        total = budget * len(questions)
+        return allocate_policy(policy, inputs, total, min_windows=min_windows, seed=seed)
+
+    with timer.phase("compile"):  # the kernels, at a policy's first use: no part of what allocating costs
+        for policy in policies:
+            allocate(policy, budgets[0])
+    with timer.phase("allocate"):
+        return {(policy, budget): allocate(policy, budget) for policy in policies for budget in budgets}
 
 
 def _checked(given: Mapping[str, Allocation], questions: Sequence[Question]) -> Mapping[str, Allocation]:
     for name, allocation in given.items():
         if name in POLICIES:
             raise ValueError(f"a given allocation must not be named like a policy, got {name!r}")
-        if len(allocation) != len(questions):
-            raise ValueError(
-                f"allocation {name!r} must have one budget a question ({len(questions)}),"
-                f" got {len(allocation)}"
-            )
-        if allocation.ids is not None and allocation.ids != [q.id for q in questions]:
-            raise ValueError(
-                f"allocation {name!r} must be of these questions in this order, but its ids differ"
-            )
+        asked = [q.id for q in questions]
+        check_same_ids(allocation.ids, asked, f"allocation {name!r}", len(allocation))
     return given
-
-
-def _answers_file(output: Path, name: str) -> Path:
-    return output / ANSWERS_FOLDER / f"{name}.jsonl"
-
-
-def _read_cell(path: Path, questions: Sequence[Question], allocation: Allocation) -> list[LiveAnswer] | None:
-    """A finished cell's answers, or None where there are none for these questions and budgets."""
-    answers = _read_answers(path)
-    wanted = [(q.id, int(b)) for q, b in zip(questions, allocation.tokens, strict=True)]
-    return answers if [(a.id, a.budget) for a in answers] == wanted else None
-
-
-def _read_answers(path: Path) -> list[LiveAnswer]:
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        return [LiveAnswer(**json.loads(line)) for line in lines]

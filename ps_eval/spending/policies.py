@@ -193,19 +193,25 @@ def check_policies(names: Sequence[str], inputs: PolicyInputs) -> None:
             inputs.need(name, needed)
 
 
-def check_budgets(budgets: Sequence[int], least: int) -> None:
+def check_budgets(budgets: Sequence[int], least: int, most: int) -> None:
     """Refuse mean budgets that cannot all be run, before anything expensive is.
 
     Args:
         budgets: Mean tokens per query.
         least: What `min_windows` costs, in tokens.
+        most: The grid's last budget, in tokens: what a query can use at most.
 
     Raises:
-        ValueError: If there is none, one is repeated, or one is below `least`.
+        ValueError: If there is none, one is repeated, below `least` or above `most`.
     """
     if not budgets or len(set(budgets)) != len(budgets):
         raise ValueError(f"budgets must be different numbers, at least one, got {list(budgets)}")
     if min(budgets) < least:
         raise ValueError(
             f"budgets must be at least {least} mean tokens, what min_windows costs, got {min(budgets)}"
+        )
+    if max(budgets) > most:
+        raise ValueError(
+            f"budgets must be at most {most} mean tokens, the last of the grid, got {max(budgets)}: "
+            "a longer grid needs curves traced with more windows (--num-windows)"
         )

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from ps_alloc import Allocation
-from ps_alloc.cli import read_predictions
+from ps_alloc import Allocation, Predictions
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
 from ps_eval.run_folder import ALLOCATIONS_FOLDER
@@ -87,7 +86,7 @@ def replay(
     )
     policies = policies or possible_policies(inputs)
     check_policies(policies, inputs)
-    check_budgets(budgets, min_windows * table.window)
+    check_budgets(budgets, min_windows * table.window, table.window * table.num_windows)
 
     allocations: dict[Cell, Allocation] = {}
     scores: dict[Cell, npt.NDArray[np.float64]] = {}
@@ -131,7 +130,8 @@ def replay_command(
         output: Folder to write into.
         predictor: Predictor folder. It reads the table's features where those it needs are there, else the
             questions' text.
-        predictions: Predicted curves instead of a predictor: a .npy file of shape (questions, windows).
+        predictions: Predicted curves instead of a predictor: predictions.npz, or a .npy file of shape
+            (questions, windows).
         train_table: Curve table of training questions, for their mean curve: needed by `mix` where there is
             no predictor, which brings its own.
         budgets: Mean tokens per query, such as 32,48,64.
@@ -153,7 +153,7 @@ def replay_command(
         if train_table is not None:
             mean_curve = _load_mean_curve(train_table, measured)
     with timer.phase("predict"):
-        curves = None if predictions is None else read_predictions(predictions)
+        curves = None if predictions is None else _read_predictions(predictions, measured)
         if predictor is not None:
             curves, predictor_mean_curve = predict_table(predictor, table)
             mean_curve = predictor_mean_curve if mean_curve is None else mean_curve
@@ -198,6 +198,18 @@ def predict_table(
     else:
         curves = loaded.predict_curves(questions.questions)
     return curves, loaded.mean_curve.cpu().numpy()
+
+
+def _read_predictions(path: str, measured: CurveTable) -> npt.NDArray[np.floating]:
+    """Predicted curves from a file, where they are of the table's questions and budgets."""
+    predictions = Predictions.load(path, budgets=measured.budgets)
+    predictions.check_ids(measured.ids, path)
+    if not np.array_equal(predictions.budgets, measured.budgets):
+        raise ValueError(
+            f"{path} must have the table's budgets, {measured.budgets.tolist()!s:.60}, "
+            f"got {predictions.budgets.tolist()!s:.60}"
+        )
+    return predictions.curves
 
 
 def _load_mean_curve(train_table: str, measured: CurveTable) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,21 @@ import numpy.typing as npt
 from rich.console import Console
 
 from ps_alloc import Allocation
-from ps_eval.engines import load_engine
+from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import Sampling
+from ps_eval.grading import DEFAULT_GRADER, load_grader
+from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
 from ps_eval.reporting.plots import plot_accuracy
-from ps_eval.reporting.summary import PhaseTimer, Summary, collect_run_info, print_table
-from ps_eval.spending.live import run_live
+from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
+from ps_eval.run_folder import FAILURES_FILE
+from ps_eval.run_settings import predictor_identity
+from ps_eval.spending.guards import check_predictor
+from ps_eval.spending.live import read_answers, run_live
 from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
 from ps_train.predictor import load_predictor
-from ps_train.questions import load_questions
+from ps_train.questions import Question, load_questions
 
 
 def run_command(
@@ -32,8 +38,9 @@ def run_command(
     allocations: list[str] | None = None,
     budgets: list[int] | None = None,
     policies: list[str] | None = None,
+    grader: str = DEFAULT_GRADER,
     window: int = 16,
-    num_windows: int = 16,
+    num_windows: int | None = None,
     min_windows: int = 1,
     temperature: float = 0.6,
     top_p: float = 0.95,
@@ -41,13 +48,20 @@ def run_command(
     limit: int | None = None,
     engine: str = "transformers",
     engine_options: dict[str, Any] | None = None,
+    format: dict[str, Any] | None = None,
+    prompt: dict[str, Any] | None = None,
     batch_size: int = 128,
     n_resamples: int = 2000,
+    skip_failed: bool = False,
+    allow_training_questions: bool = False,
+    allow_other_model: bool = False,
+    allow_other_grader: bool = False,
 ) -> None:
     """Answer questions under allocated budgets, once for each policy and mean budget.
 
-    Writes `summary.json`, `accuracy.png`, and for each cell its answers and its allocation. Stop it at any
-    moment and run it again: finished cells are kept.
+    Writes `summary.json`, `accuracy.png`, and for each cell its answers and its allocation. A question is
+    reasoned about once, for its largest budget; smaller budgets are cut from that. Stop it at any moment and
+    run it again: what had ended is kept, answer by answer.
 
     Args:
         questions: JSONL of id, question, answer; GSM8K's own files are read as they are.
@@ -60,38 +74,57 @@ def run_command(
         budgets: Mean reasoning tokens per query of the policies, such as 48,64; by default those of the
             allocations, or 48,64,96.
         policies: Such as uniform,hull; by default all whose inputs are there.
+        grader: Tells right from wrong: math, gsm8k, choice, number, exact, or module:function of your own.
         window: Tokens a window; with a predictor, its own.
-        num_windows: Most windows a query can use; with a predictor, its own.
+        num_windows: Most windows a query can use; with a predictor, its own; by default as many as the
+            budgets ask for.
         min_windows: Fewest windows a query gets.
         temperature: Of the chains of thought; answers are decoded greedily.
         top_p: Nucleus of the chains of thought.
         seed: Seed of the chains of thought, the random policies and the bootstrap.
         limit: Only the first questions.
-        engine: What runs the model: transformers, vllm, vllm-native or openai (a server).
+        engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
         engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
+        format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
+        prompt: What is put around a question, such as --prompt.system 'Be brief.'
         batch_size: Sequences decoded at once.
         n_resamples: Bootstrap resamples of the questions.
+        skip_failed: Compare on the questions whose requests all succeeded, and name the others.
+        allow_training_questions: Go on although the predictor learned from some of the questions.
+        allow_other_model: Go on although the predictor learned from another model's answers.
+        allow_other_grader: Go on although another grader graded what the predictor learned from.
 
     Raises:
         ValueError: If an input is missing or damaged, or the folder was begun with other settings.
     """
     config = dict(locals())
-    timer = PhaseTimer()
+    timer, console, judge = PhaseTimer(), Console(), load_grader(grader)
     with timer.phase("load"):
         asked = load_questions(questions, limit)
-        loaded = load_engine(engine, model, batch_size=batch_size, **(engine_options or {}))
-    given = {Path(path).stem: Allocation.load(path) for path in allocations or []}
+        given = _load_allocations(allocations or [])
+        remarks = []
+        if predictor is not None:
+            remarks = check_predictor(
+                predictor,
+                questions=[q.question for q in asked],
+                served_model=model,
+                grader=judge.identity,
+                allow_training_questions=allow_training_questions,
+                allow_other_model=allow_other_model,
+                allow_other_grader=allow_other_grader,
+            )
+        pool = load_pool(engine, model, **engine_arguments(engine_options, format, prompt, batch_size))
     budgets = budgets or sorted({round(a.budget) for a in given.values()}) or [48, 64, 96]
-    inputs = PolicyInputs(len(asked), window, num_windows)
-    if predictor is not None:
+    if predictor is None:
+        longest = max(max(budgets), *(int(a.tokens.max()) for a in given.values()), 1)
+        inputs = PolicyInputs(len(asked), window, num_windows or max(16, ceil(longest / window)))
+    else:
         inputs = predicted_inputs(predictor, [q.question for q in asked], timer, backbone)
     chosen = policies or possible_policies(inputs, live=True)
-    with show_progress(
-        "questions answered", len(asked) * (len(chosen) * len(budgets) + len(given))
-    ) as progress:
+    with show_progress("questions answered", len(asked)) as progress:
         rows = run_live(
             asked,
-            loaded,
+            pool,
             inputs,
             budgets=budgets,
             policies=chosen,
@@ -101,14 +134,50 @@ def run_command(
             min_windows=min_windows,
             seed=seed,
             n_resamples=n_resamples,
+            grader=judge,
+            predictor=None if predictor is None else predictor_identity(predictor),
+            skip_failed=skip_failed,
             timer=timer,
             progress=progress,
         )
     plot_accuracy(rows, Path(output) / PLOT_FILE)
     Summary(rows, collect_run_info(config, seed, timer.seconds)).save(output)
-    console = Console()
+    for remark in remarks:
+        console.print(f"NOTE: {remark}.", style="bold", highlight=False)
     print_table(rows, console)
-    console.print(scheduling_cost(timer, cells=len(rows)), highlight=False)
+    warn_of_grading(_graded_texts(asked, Path(output), rows), judge, Console(stderr=True))
+    if missing := len(asked) - rows[0].n:
+        console.print(
+            f"{missing} of {len(asked)} questions failed and are in no row: "
+            f"{output}/{FAILURES_FILE} names them."
+        )
+    console.print(scheduling_cost(timer), highlight=False)
+    console.print(f"Written: {output}. Next: ps-eval report {output} --output report.html", highlight=False)
+
+
+def _graded_texts(asked: list[Question], output: Path, rows: list[SummaryRow]) -> list[GradedText]:
+    """The answers of the cell with the largest budget: those after the longest reasoning."""
+    row = max(rows, key=lambda row: row.budget)
+    answers = {a.id: a for a in read_answers(output, f"{row.policy}-{row.budget}")}
+    return [
+        GradedText(q.id, q.question, "", a.text, a.answer, q.answer, a.correct)
+        for q in asked
+        if (a := answers.get(q.id))
+    ]
+
+
+def _load_allocations(paths: list[str]) -> dict[str, Allocation]:
+    """Allocations by their files' names.
+
+    Raises:
+        ValueError: If one cannot be read, or two files have the same name.
+    """
+    given: dict[str, Allocation] = {}
+    for path in paths:
+        if (name := Path(path).stem) in given:
+            raise ValueError(f"allocations must be files of different names, got {name!r} twice: {paths}")
+        given[name] = Allocation.load(path)
+    return given
 
 
 def predicted_inputs(
@@ -129,13 +198,13 @@ def predicted_inputs(
     )
 
 
-def scheduling_cost(timer: PhaseTimer, cells: int) -> str:
+def scheduling_cost(timer: PhaseTimer) -> str:
     """One sentence: what predicting and allocating took, beside generating."""
-    predict, allocate = timer.seconds.get("predict", 0.0), timer.seconds.get("allocate", 0.0) / cells
-    # Cells of an earlier, interrupted run were not generated now.
-    generate = timer.seconds.get("generate", 0.0) / max(1, timer.entries.get("generate", 0))
+    seconds = timer.seconds
+    predict, allocate = seconds.get("predict", 0.0), seconds.get("allocate", 0.0)
+    generate = seconds.get("generate", 0.0)
     share = f", {100 * (predict + allocate) / generate:.1f}% of it" if generate else ""
     return (
-        f"Predicting took {predict:.2f} s and allocating {1000 * allocate:.1f} ms a batch,"
+        f"Predicting took {predict:.2f} s and allocating {1000 * allocate:.1f} ms for all cells,"
         f" beside {generate:.1f} s of generation{share}."
     )

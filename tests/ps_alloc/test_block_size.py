@@ -56,20 +56,23 @@ def test_a_rate_of_zero_fixes_the_size() -> None:
 @given(
     st.lists(st.floats(0, 1), max_size=30),
     st.integers(1, 200),
-    st.integers(1, 8),
+    st.integers(1, 12),
     st.floats(0, 0.99),
+    st.tuples(*[st.integers(1, 80)] * 3).map(sorted),
 )
-def test_sizes_stay_between_the_limits_up_to_rounding_and_never_exceed_what_remains(
-    confidences: list[float], remaining: int, multiple: int, rate: float
+def test_sizes_stay_between_the_limits_and_never_exceed_what_remains(
+    confidences: list[float], remaining: int, multiple: int, rate: float, sizes: list[int]
 ) -> None:
-    controller = BlockSizeController(16, 8, 64, adaptation_rate=rate, multiple=multiple)
+    least, base, most = sizes
+    controller = BlockSizeController(base, least, most, adaptation_rate=rate, multiple=multiple)
+    exists = any(least <= size <= most for size in range(0, 99, multiple))
     for confidence in confidences:
         controller.observe(confidence)
         size = controller.next_size(remaining)
         assert 1 <= size <= remaining
-        assert size == remaining or (size % multiple == 0 and 8 - multiple < size < 64 + multiple)
+        assert size == remaining or (least <= size <= most and (size % multiple == 0 or not exists))
     controller.reset()
-    assert (controller.size, controller.adaptations) == (16, 0)
+    assert (controller.size, controller.adaptations) == (base, 0)
 
 
 @pytest.mark.parametrize(

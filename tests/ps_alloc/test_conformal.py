@@ -203,8 +203,9 @@ def test_bad_calibration_sets_are_refused():
             BudgetCalibrator.fit(**{**ready, **changes})
 
     expect("method must be one of .*got 'sum'", method="sum")
-    expect("window must be a whole number of tokens, at least 1, got 0", window=0)
-    expect(r"needed must be an array of shape \(n,\), n at least 1, got \(0,\)", needed=[])
+    expect("window must be at least 1 and at most .*, got 0", window=0)
+    expect(r"needed must be a list of shape \(M,\), got shape \(0,\)", needed=[])
+    expect(r"needed must lie in \[0, .* got inf for position 1", needed=[16, np.inf])
     expect("needed must be positive multiples of the window, 16 tokens, got 20 in row 1", needed=[16, 20])
     expect("levels must ascend between 0 and 1, got None", method="quantile")
     expect(r"levels must ascend between 0 and 1, got \[0.5, 0.5\]", method="quantile", levels=[0.5, 0.5])
@@ -225,11 +226,32 @@ def test_bad_calibration_sets_are_refused():
     expect(r"spread must be \(2,\) positive numbers, got", spread=[1.0, 0.0], method="scaled")
 
 
+def test_budgets_that_no_integer_holds_are_refused_or_cut():
+    calibrator = fit(queries(40, 1), "additive")
+    assert calibrator.budgets([1e300, 50.0], 0.1, max_tokens=256)[0] == 256
+    with pytest.raises(
+        ValueError, match=r"budgets must be at most 1099511627776 tokens, or max_tokens be given"
+    ):
+        calibrator.budgets([50.0, 1e19], 0.1)
+
+
+def test_numbers_of_numpy_are_numbers():
+    calibrator = BudgetCalibrator.fit([20.0, 30.0], [16, 32], window=np.int64(16))
+    given = calibrator.budgets([20.0], np.float64(0.5), max_tokens=np.int64(64))
+    np.testing.assert_array_equal(given, calibrator.budgets([20.0], 0.5, max_tokens=64))
+
+
 def test_bad_requests_for_budgets_are_refused():
     calibrator = fit(queries(40, 1), "additive")
-    for rate in (0.0, 1.0, np.nan):
+    for rate in (0.0, 1.0):
         with pytest.raises(ValueError, match="underrun_rate must be between 0 and 1, got"):
             calibrator.budgets([50.0], rate)
+    with pytest.raises(ValueError, match="underrun_rate must be finite, got nan"):
+        calibrator.budgets([50.0], np.nan)
+    with pytest.raises(ValueError, match=r"num_windows must be at least 1 and at most .*, got 0"):
+        calibrator.probabilities([50.0], 0)
+    with pytest.raises(ValueError, match="predicted must not hold masked values, got 1"):
+        calibrator.budgets(np.ma.masked_equal([50.0, 1.0], 1.0), 0.1)
     with pytest.raises(
         ValueError, match="max_tokens must be a positive multiple of the window, 16 tokens, got 40"
     ):

@@ -46,3 +46,21 @@ def test_allocate_is_the_function_whatever_was_imported_first(first):
 def test_what_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'ps_alloc' has no attribute 'alocate'"):
         _ = ps_alloc.alocate
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "from ps_alloc import Pacer; Pacer(64).decide([0.2, 0.5])",
+        "from ps_alloc import PlattCalibrator, UseCalibrator, Guard, BudgetCalibrator",
+        "from ps_alloc import BudgetCalibrator; BudgetCalibrator.fit([9, 5], [8, 4]).budgets([3.0], 0.4)",
+        "import numpy as np; from ps_alloc import Guard; Guard(*np.ones((3, 1)), 2.0).allows(1)",
+        "from ps_alloc import Predictions; Predictions([[0.5]], [16]).save(FILE); Predictions.load(FILE)",
+        "from ps_alloc.files import write_json, read_json; write_json(FILE, 1); read_json(FILE)",
+        "from ps_alloc.cli import main; main([])",
+        "import ps_alloc.diffusion",
+    ],
+)
+def test_who_only_paces_calibrates_or_reads_files_waits_for_no_compiler(use, tmp_path):
+    printed = fresh(f"FILE = {str(tmp_path / 'f')!r}\n{use}\nimport sys\nprint('numba' in sys.modules)")
+    assert printed.splitlines()[-1] == "False"

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +17,12 @@ from ps_alloc.baselines import uniform
 from ps_eval.cli import main
 from ps_eval.engines.base import Reasoning, Sampling
 from ps_eval.engines.transformers import TransformersEngine
+from ps_eval.grading import load_grader
 from ps_eval.reporting.summary import load_summary
+from ps_eval.run_folder import locked_folder
 from ps_eval.spending.live import answer_within, run_live
 from ps_eval.spending.policies import PolicyInputs
+from ps_eval.spending.responses import RESPONSES_FILE, ResponseFile
 from ps_train.questions import Question, save_questions
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)
@@ -59,7 +67,99 @@ def test_cells_differ_by_their_budgets_alone(
         assert b.reasoning_tokens == min(a.reasoning_tokens, 32)
 
 
-def test_an_interrupted_run_keeps_its_finished_cells(
+def test_a_question_is_reasoned_about_once_and_cut_for_every_smaller_budget(
+    engine: TransformersEngine,
+    questions: list[Question],
+    inputs: PolicyInputs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reasoned: list[tuple[str, int]] = []
+    reason = TransformersEngine.reason
+
+    def counted(self: TransformersEngine, requests: list, *args: object) -> list[Reasoning]:
+        found = reason(self, requests, *args)
+        reasoned.extend((r.question, r.max_tokens) for r in requests)
+        return found
+
+    monkeypatch.setattr(TransformersEngine, "reason", counted)
+    policies = ["uniform", "hull"]
+    run_live(
+        questions, engine, inputs, budgets=[16, 40], policies=policies, output=tmp_path, sampling=SAMPLING
+    )
+    assert sorted(text for text, _ in reasoned) == sorted(q.question for q in questions)
+    monkeypatch.setattr(TransformersEngine, "reason", reason)
+    for name in ("uniform-16", "uniform-40", "hull-16", "hull-40"):
+        answers = cell(tmp_path, name)
+        alone = answer_within(questions, [a["budget"] for a in answers], engine, SAMPLING)
+        assert answers == [asdict(a) for a in alone]
+
+
+def test_larger_budgets_later_keep_what_there_is_and_ask_for_the_rest(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    nothing_known = PolicyInputs(len(questions), 8, 8)
+
+    def run(folder: str, budgets: list[int]) -> list:
+        return run_live(
+            questions,
+            engine,
+            nothing_known,
+            budgets=budgets,
+            policies=["uniform"],
+            output=tmp_path / folder,
+            sampling=SAMPLING,
+        )
+
+    run("grown", [16])
+    before = (tmp_path / "grown" / RESPONSES_FILE).read_bytes()
+    assert run("grown", [8, 16, 48]) == run("whole", [8, 16, 48])
+    assert (tmp_path / "grown" / RESPONSES_FILE).read_bytes().startswith(before)
+
+
+def test_two_processes_cannot_write_one_folder(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    nothing_known = PolicyInputs(len(questions), 8, 8)
+    with locked_folder(tmp_path), pytest.raises(ValueError, match="written by one process at a time"):
+        run_live(questions, engine, nothing_known, budgets=[16], policies=["uniform"], output=tmp_path)
+
+
+def test_a_killed_run_loses_only_the_batch_under_way(
+    random_reasoner: Path, questions: list[Question], tmp_path: Path
+) -> None:
+    asked = [Question(f"{q.id}-{copy}", q.question, q.answer) for copy in range(10) for q in questions]
+    save_questions(tmp_path / "questions.jsonl", asked)
+    arguments = ["run", "--questions", str(tmp_path / "questions.jsonl"), "--model", str(random_reasoner)]
+    arguments += ["--batch-size", "8", "--budgets", "32,64"]
+    command = [str(Path(sys.executable).parent / "ps-eval"), *arguments]
+    responses = tmp_path / "killed" / RESPONSES_FILE
+    process = subprocess.Popen([*command, "--output", str(tmp_path / "killed")], start_new_session=True)
+    while process.poll() is None:
+        if responses.is_file() and responses.read_bytes().count(b"\n") >= 16:
+            os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(0.01)
+    kept = responses.read_bytes()
+    assert 16 <= kept.count(b"\n") < len(asked), "the run ended before it could be killed"
+    with responses.open("ab") as file:
+        file.write(b'{"id": "cut')
+
+    assert main([*arguments, "--output", str(tmp_path / "killed")]) == 0
+    assert main([*arguments, "--output", str(tmp_path / "whole")]) == 0
+    assert responses.read_bytes().startswith(kept)
+    assert responses.read_bytes() == (tmp_path / "whole" / RESPONSES_FILE).read_bytes()
+    assert cell(tmp_path / "killed", "uniform-64") == cell(tmp_path / "whole", "uniform-64")
+
+
+def test_a_damaged_response_is_named(tmp_path: Path) -> None:
+    (tmp_path / RESPONSES_FILE).write_text('{"id": "a"}\n')
+    with pytest.raises(
+        ValueError, match=r"responses.jsonl line 1 must be a response, but KeyError\('thought'\)"
+    ):
+        ResponseFile(tmp_path)
+
+
+def test_an_interrupted_run_keeps_what_had_ended(
     engine: TransformersEngine,
     questions: list[Question],
     inputs: PolicyInputs,
@@ -96,6 +196,16 @@ def test_a_run_with_other_settings_in_the_same_folder_is_refused(
     run_live(questions, engine, inputs, sampling=SAMPLING, **arguments)
     with pytest.raises(ValueError, match=r"begun with, but temperature was 1.0 and is 0.5"):
         run_live(questions, engine, inputs, sampling=Sampling(0.5, 1.0, 1), **arguments)
+    with pytest.raises(ValueError, match=r"begun with, but grader was 'math-\d' and is 'exact-\d'"):
+        run_live(questions, engine, inputs, sampling=SAMPLING, grader=load_grader("exact"), **arguments)
+    for changed, message in (
+        ({"format": {"forced_prefix": "\n"}}, r"forced_prefix was '.*' and is '\\n'"),
+        ({"dtype": "float64"}, "dtype was 'float32' and is 'float64'"),
+        ({"batch_size": 4}, "batch_size was 8 and is 4"),
+    ):
+        other = TransformersEngine(engine.name, **{"batch_size": 8, **changed})
+        with pytest.raises(ValueError, match=message):
+            run_live(questions, other, inputs, sampling=SAMPLING, **arguments)
 
 
 def test_answers_of_other_questions_are_not_taken_for_a_finished_cell(
@@ -125,6 +235,16 @@ def test_an_id_that_means_another_question_now_is_refused(
     run(questions[:2])
     with pytest.raises(ValueError, match=r"questions it was begun with, but 'diary-1' has another text or"):
         run([questions[0], replace(questions[1], answer="-1")])
+
+
+def test_a_budget_beyond_the_grid_is_refused_not_capped(
+    engine: TransformersEngine, questions: list[Question], inputs: PolicyInputs, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ValueError, match="budgets must be at most 64 mean tokens, the last of the grid, got 65"
+    ):
+        run_live(questions, engine, inputs, budgets=[64, 65], policies=["uniform"], output=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("budgets", [[], [16, 16]])
@@ -196,12 +316,39 @@ def test_an_allocation_decided_elsewhere_is_run_as_it_stands(
     assert [a["budget"] for a in cell(tmp_path / "run", "mine-24")] == allocation.tokens.tolist()
 
 
+def test_without_a_predictor_the_grid_is_as_long_as_the_budgets_ask(
+    random_reasoner: Path, questions: list[Question], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_questions(tmp_path / "questions.jsonl", questions)
+    arguments = ["--questions", str(tmp_path / "questions.jsonl"), "--model", str(random_reasoner)]
+    assert main(["run", *arguments, "--budgets", "300", "--output", str(tmp_path / "run")]) == 0
+    assert {a["budget"] for a in cell(tmp_path / "run", "uniform-300")} <= {288, 304}
+    fixed = ["--num-windows", "16", "--budgets", "300", "--output", str(tmp_path / "fixed")]
+    assert main(["run", *arguments, *fixed]) == 2
+    assert "at most 256 mean tokens" in capsys.readouterr().err
+
+
+def test_two_allocations_of_one_name_are_refused(
+    random_reasoner: Path, questions: list[Question], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_questions(tmp_path / "questions.jsonl", questions)
+    for folder in ("a", "b"):
+        uniform(len(questions), 16 * len(questions), window=8, max_windows=8).save(
+            tmp_path / folder / "m.json"
+        )
+    arguments = ["--questions", str(tmp_path / "questions.jsonl"), "--model", str(random_reasoner)]
+    twice = f"[{tmp_path}/a/m.json,{tmp_path}/b/m.json]"
+    assert main(["run", *arguments, "--allocations", twice, "--output", str(tmp_path / "run")]) == 2
+    assert "allocations must be files of different names, got 'm' twice" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "rows", "ids", "message"),
     [
         ("hull", 12, None, "must not be named like a policy, got 'hull'"),
-        ("mine", 11, None, r"must have one budget a question \(12\), got 11"),
-        ("mine", 12, [f"other-{i}" for i in range(12)], "must be of these questions in this order"),
+        ("mine", 11, None, r"must have one row a question \(12\), got 11"),
+        ("mine", 12, [f"other-{i}" for i in range(12)], "in their order, got other questions"),
+        ("mine", 12, [f"diary-{i}" for i in range(11, -1, -1)], "got the same questions in another order"),
     ],
 )
 def test_an_allocation_that_does_not_fit_is_refused_before_anything_is_written(

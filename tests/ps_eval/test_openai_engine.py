@@ -155,7 +155,7 @@ def encoded(server: CompletionServer, *questions: Question) -> list[list[int]]:
 def test_a_run_with_failures_keeps_the_rest_has_no_summary_and_is_completed_by_the_next(
     server: CompletionServer, questions: list[Question], tmp_path: Path, phase: str
 ) -> None:
-    def run(name: str) -> list:
+    def run(name: str, skip_failed: bool = False) -> list:
         return run_live(
             questions,
             connect(server),
@@ -164,19 +164,25 @@ def test_a_run_with_failures_keeps_the_rest_has_no_summary_and_is_completed_by_t
             policies=["uniform"],
             output=tmp_path / name,
             sampling=SAMPLING,
+            skip_failed=skip_failed,
         )
 
     whole = run("whole")
     refuse(server, questions[7], phase)
-    with pytest.raises(RequestsFailedError, match=r"2 of 24 failed, uniform-16/diary-7 first: .*refused"):
+    with pytest.raises(RequestsFailedError, match=r"1 of 12 failed, diary-7 first: .*refused"):
         run("cut")
+    assert not (tmp_path / "cut" / "answers").exists()
+    (row, _) = run("cut", skip_failed=True)
+    assert row.n == len(questions) - 1
     lines = (tmp_path / "cut" / "failed.jsonl").read_text().splitlines()
-    assert [json.loads(line)["id"] for line in lines] == ["uniform-16/diary-7", "uniform-24/diary-7"]
+    assert [json.loads(line)["id"] for line in lines] == ["diary-7"]
     server.refuses = lambda body: False
+    server.bodies.clear()
     assert run("cut") == whole
     assert all(body["prompt"][: len(p)] == p for p in encoded(server, questions[7]) for body in server.bodies)
     assert sorted(f.name for f in (tmp_path / "cut").rglob("*.jsonl")) == [
         "asked_questions.jsonl",
+        "responses.jsonl",
         "uniform-16.jsonl",
         "uniform-24.jsonl",
     ]
@@ -210,7 +216,7 @@ def test_a_server_that_fails_everything_ends_the_run_at_once(
 ) -> None:
     engine = connect(server, max_retries=0)
     server.refuses = lambda body: True
-    with pytest.raises(RequestsFailedError, match=r"12 of 36 failed"):
+    with pytest.raises(RequestsFailedError, match=r"12 of 12 failed"):
         run_live(
             questions,
             engine,
@@ -240,7 +246,7 @@ def test_the_commands_run_on_a_server_and_the_key_is_sent_but_written_nowhere(
     refuse(server, questions[0])
     assert main(run) == 2
     printed = capsys.readouterr()
-    assert "error: 1 of 12 failed, uniform-16/diary-0 first: " in printed.err
+    assert "error: 1 of 12 failed, diary-0 first: " in printed.err
     assert not (tmp_path / "run" / SUMMARY_FILE).exists()
     server.refuses = lambda body: False
     assert main(run) == 0

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from ps_eval.reporting.plots import COLOURS, LABELS, draw_accuracy, plot_accuracy
+from ps_eval.reporting.plots import draw_accuracy, plot_accuracy
 from ps_eval.reporting.summary import SummaryRow
+from ps_eval.reporting.words import COLOURS, LABELS, MEANINGS
 from ps_eval.spending.policies import POLICIES
 
 
@@ -63,8 +64,9 @@ def test_live_and_replay_stand_side_by_side_on_one_accuracy_axis() -> None:
 
 
 def test_every_policy_has_a_name_and_a_colour_of_its_own() -> None:
-    assert set(LABELS) == set(COLOURS) == set(POLICIES)
-    assert len(set(COLOURS.values())) == len(POLICIES)
+    assert set(POLICIES) <= set(LABELS) == set(COLOURS)
+    assert set(COLOURS) <= set(MEANINGS)
+    assert len({COLOURS[policy] for policy in POLICIES}) == len(POLICIES)
 
 
 def test_a_policy_without_a_set_colour_is_drawn_too() -> None:

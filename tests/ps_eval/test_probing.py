@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from ps_eval.cli import main
-from ps_eval.engines.base import Engine, Request, Sampling, stream_of
+from ps_eval.engines.base import Engine, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import OneEngine
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.grading import extract_answer, is_correct
 from ps_eval.measuring.probing import measure_curves
-from ps_eval.measuring.trace_file import TRACES_FILE, TraceFile
+from ps_eval.measuring.trace_file import TRACES_FILE, TracedQuestion, TraceFile
+from ps_eval.measuring.traced_table import traced_table
 from ps_eval.run_folder import QUESTIONS_FILE
 from ps_train.curve_table import CurveTable
 from ps_train.embedded.problem_families import make_problems
@@ -41,6 +42,51 @@ def test_a_curve_is_the_share_of_traces_right_when_cut_at_each_window(
             assert table.curves[row, k] == np.float32(np.mean(right))
     assert table.window == 8
     assert table.n_traces.tolist() == [2] * len(questions)
+
+
+def test_the_same_traces_say_what_is_used_and_finished_under_any_grid(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    grid = [3, 5, 16, 40]
+    table = measure_curves(questions, engine, tmp_path, sampling=SAMPLING, num_traces=2, budgets=grid)
+    assert table.budgets.tolist() == grid
+    ended_early = 0
+    for row, question in enumerate(questions):
+        asked = [question.question] * 2
+        traces = engine.reason(
+            [Request(question.question, 40, stream_of(question.id, t)) for t in range(2)], SAMPLING
+        )
+        for k, budget in enumerate(grid):
+            cut = [t.cut(budget) for t in traces]
+            ended = [t.finished for t in cut]
+            right = [is_correct(extract_answer(a.text), question.answer) for a in engine.answer(asked, cut)]
+            assert table.use[row, k] == np.float32(np.mean([len(t.token_ids) for t in cut]))
+            assert table.finished[row, k] == np.float32(np.mean(ended))
+            assert table.curves[row, k] == np.float32(np.mean(right))
+            assert table.strict[row, k] == np.float32(np.mean(np.array(right) & np.array(ended)))
+            ended_early += sum(ended)
+        (unreasoned,) = engine.answer([question.question], [Reasoning((), finished=False)])
+        assert table.extra["at_zero"][row] == is_correct(extract_answer(unreasoned.text), question.answer)
+    assert ended_early > 0, "no trace ended by itself: the test shows nothing"
+
+
+def test_traces_of_an_earlier_version_make_a_table_without_the_answer_at_zero() -> None:
+    traced = TracedQuestion("a", [3, 9], [True, False], [["1", "1"], [None, "1"]], [[1, 1], [0, 1]], 4)
+    table = traced_table([Question("a", "how many ?", "1")], [traced], np.array([3, 8]))
+    assert (table.use.tolist(), table.finished.tolist()) == ([[3.0, 5.5]], [[0.0, 0.5]])
+    assert (table.curves.tolist(), table.strict.tolist()) == ([[0.5, 1.0]], [[0.0, 0.5]])
+    assert "at_zero" not in table.extra
+
+
+def test_the_trace_command_probes_at_a_grid(
+    random_reasoner: Path, questions: list[Question], tmp_path: Path
+) -> None:
+    save_questions(tmp_path / "questions.jsonl", questions)
+    arguments = ["trace", "--questions", str(tmp_path / "questions.jsonl"), "--model", str(random_reasoner)]
+    arguments += ["--num-traces", "1", "--limit", "3", "--output", str(tmp_path / "table")]
+    assert main([*arguments, "--grid", "4,8,24"]) == 0
+    assert CurveTable.load(tmp_path / "table").budgets.tolist() == [4, 8, 24]
+    assert main([*arguments, "--grid", "geometric:4:64:3"]) == 2  # begun with another grid
 
 
 def test_the_table_on_disk_is_the_table_returned(

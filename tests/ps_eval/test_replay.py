@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ps_alloc import Allocation
+from ps_alloc import Allocation, Predictions
 from ps_eval.cli import main
 from ps_eval.reporting.summary import load_summary
 from ps_eval.spending.policies import POLICIES
@@ -48,6 +48,26 @@ def run(folder: Path, *flags: str) -> int:
     return main(
         ["replay", "--table", f"{folder}/test", "--output", f"{folder}/out", "--n-resamples=50", *flags]
     )
+
+
+def test_predictions_of_other_questions_another_order_or_other_budgets_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = make_table()
+    for ids, budgets, message in (
+        (table.ids, table.budgets, ""),
+        (table.ids[::-1], table.budgets, "p.npz must be of these questions in their order, got the same"),
+        ([f"x{i}" for i in range(N)], table.budgets, "got other questions: row 0 is 'x0', the question 'q0'"),
+        (
+            table.ids,
+            2 * table.budgets,
+            "p.npz must have the table's budgets, [8, 16, 24, 32, 40, 48], got [16",
+        ),
+    ):
+        Predictions(table.curves, budgets, ids=ids).save(folder / "p.npz")
+        code = run(folder, "--predictions", f"{folder}/p.npz", "--budgets=16", "--policies=hull")
+        assert code == (2 if message else 0)
+        assert message in capsys.readouterr().err
 
 
 def test_a_row_holds_exactly_what_its_allocation_scores_on_the_measured_curves() -> None:
@@ -205,11 +225,17 @@ def with_nan() -> np.ndarray:
     ("flags", "message"),
     [
         (lambda f: spoil(f, with_nan()), "predictions must lie in [0, 1], got nan at row 3, column 2"),
-        (lambda f: spoil(f, np.zeros((N - 1, W))), "predictions must have shape (80, 6), got (79, 6)"),
-        (lambda f: spoil(f, np.zeros((N, W + 1))), "predictions must have shape (80, 6), got (80, 7)"),
-        (lambda f: spoil(f, np.full((N, W), "a")), "predictions must be numbers, got dtype <U1"),
+        (lambda f: spoil(f, np.zeros((N - 1, W))), "bad.npy must have one row a question (80), got 79"),
+        (
+            lambda f: spoil(f, np.zeros((N, W + 1))),
+            "curves must have a column for each of the 6 budgets, got",
+        ),
+        (
+            lambda f: spoil(f, np.full((N, W), "a")),
+            "bad.npy: curves must be an array of real numbers, got",
+        ),
         (lambda f: spoil(f, np.array([{}])), "bad.npy must be a .npy file of plain numbers"),
-        (lambda f: ("--predictions", f"{f}/absent.npy"), "predictions must be an existing .npy file, got"),
+        (lambda f: ("--predictions", f"{f}/absent.npy"), "predictions must be an existing file (.npz"),
         (
             lambda f: ("--predictions=p", "--predictor=q"),
             "give either a predictor or predictions, but got both",

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import html
+import json
 import re
+import shutil
+import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ps_alloc.files import write_json
 from ps_eval.cli import main
 from ps_eval.experiments.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
 from ps_eval.reporting.report import write_report
-from ps_eval.reporting.summary import RunInfo
+from ps_eval.reporting.sections import headline
+from ps_eval.reporting.summary import RunInfo, SummaryRow
 from ps_train.curve_table import CurveTable
 
 HARDWARE = {"cpu": "a <fast> one", "cores": 2}
@@ -73,7 +80,8 @@ def test_the_page_needs_nothing_but_itself(experiment: Path, replayed: Path, tmp
     page = Page(text)
     assert len(page.sources) == 2
     assert all(source.startswith("data:image/png;base64,iVBOR") for source in page.sources)
-    assert page.links == ["#one", "#replayed"] == [f"#{i}" for i in page.ids]
+    assert page.links == ["#one", "#replayed"]
+    assert page.ids == ["claims-of-the-sources", "one", "replayed"]
     assert "http" not in re.sub(r"base64,[^\"]*", "", text)
 
 
@@ -110,8 +118,100 @@ def test_the_command_takes_several_folders(
     assert main(["report", str(experiment), str(replayed), "--output", f"{tmp_path}/out"]) == 0
     assert (tmp_path / "out" / "report.html").is_file()
     assert main(["report", str(tmp_path / "table"), "--output", f"{tmp_path}/other"]) == 2
-    assert "a run must be a folder with summary.json or experiment.json, got" in capsys.readouterr().err
+    expected = "a run must be a folder with experiment.json, summary.json, sweep.json or ablation.json, got"
+    assert expected in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_the_finding_comes_first_and_says_by_how_much() -> None:
+    row = SummaryRow("replay", "hull", 48, 0.538, 0.49, 0.58, 41.0, None, None, 320, 0.216, 0.166, 0.266)
+    text = headline(
+        [replace(row, policy="uniform", accuracy=0.322, gain=0.0, gain_low=0.0, gain_high=0.0), row]
+    )
+    assert text == (
+        "At 48 mean tokens allowed (replay, 320 questions): hull greedy (granted) is right on 53.8% instead "
+        "of 32.2% under an even spread, +21.6 points [+16.6, +26.6]."
+    )
+    weak = headline([replace(row, gain_low=-0.01)])
+    assert weak.startswith("No policy's gain is clear of 0. The best: at 48 mean tokens")
+    assert headline([replace(row, policy="honest_oracle")]) == ""  # an oracle is no finding
+
+
+def test_folders_of_equal_names_have_anchors_of_their_own(experiment: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(experiment, tmp_path / "other" / "one")
+    page = Page(write_report([experiment, copied], tmp_path / "out").read_text(encoding="utf-8"))
+    assert page.links == ["#one", "#one-2"]
+    assert page.ids[1:] == ["one", "one-2"]
+
+
+def test_sweeps_and_ablations_are_reported_too(tmp_path: Path) -> None:
+    score = {
+        "window_pearson": 0.5,
+        "window_pearson_std": 0.01,
+        "flattened_pearson": 0.7,
+        "flattened_pearson_std": 0.02,
+    }
+    scores = [{**score, "layer": 2}, {**score, "layer": 4, "window_pearson": 0.6}]
+    write_json(tmp_path / "layers" / "sweep.json", {"settings": {"seed": 3}, "scores": scores})
+    rows = [
+        {"schedule": "a", "accuracy": 0.5, "gain": None, "nfe": [1.25, 3]},
+        {"schedule": "b", "accuracy": 0.75},
+    ]
+    write_json(tmp_path / "ablated" / "ablation.json", {"rows": rows, "schedules": {}, "run": RUN.__dict__})
+    text = write_report([tmp_path / "layers", tmp_path / "ablated"], tmp_path / "out").read_text(
+        encoding="utf-8"
+    )
+    assert "Layer 4 of 2 tried predicts best: a correlation of 0.600 per budget" in text
+    assert "Most accurate is b, with 75.0%." in text
+    write_json(tmp_path / "layers" / "sweep.json", {"settings": {}, "scores": [{"layer": 1}]})
+    with pytest.raises(
+        ValueError, match=r"sweep.json must be as its command wrote it, but KeyError\('window_pearson'\)"
+    ):
+        write_report([tmp_path / "layers"], tmp_path / "out")
+
+
+WIDTHS = (390, 800, 1280)
+# Written into a copy of the page: how far anything reaches beyond the window, or a cell beyond its table.
+MEASURE = """<script>addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(d => d.open = true);
+  const wide = document.documentElement.clientWidth, cut = [];
+  document.querySelectorAll("td, th, p, h2, caption, img").forEach(e => {
+    const box = e.getBoundingClientRect();
+    const inner = e.clientWidth && e.scrollWidth > e.clientWidth + 1;
+    if (box.width && (box.right > wide + 1 || box.left < -1 || inner)) {
+      cut.push(e.tagName + " " + e.textContent.slice(0, 30));
+    }
+  });
+  document.title = "CUT " + JSON.stringify({wide, page: document.documentElement.scrollWidth, cut});
+});</script>"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_column_is_cut_in_a_real_browser(
+    experiment: Path, replayed: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs chromium (Debian: apt-get install chromium)")
+    page = write_report([experiment, replayed], tmp_path / "out")
+    # A window of a headless browser has its least width; a frame has any.
+    (tmp_path / "measured.html").write_text(page.read_text(encoding="utf-8") + MEASURE, encoding="utf-8")
+    frame = f'<iframe src="measured.html" width="{width}" height="4000" style="border:0"></iframe>'
+    show = "setTimeout(() => document.body.append(frames[0].document.title), 300)"
+    read = f"<script>addEventListener('load', () => {show})</script>"
+    (tmp_path / "frame.html").write_text(frame + read, encoding="utf-8")
+    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=4000", "--window-size=1400,900"]
+    command += [f"--blink-settings=preferredColorScheme={int(scheme == 'light')}", "--dump-dom"]
+    shown = subprocess.run(
+        [*command, f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=120
+    )
+    found = re.search(r"CUT (\{.*\})", html.unescape(shown.stdout))
+    assert found, shown.stderr
+    measured = json.loads(found.group(1))
+    assert measured["cut"] == []
+    assert measured["page"] <= measured["wide"] <= width
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ import pytest
 import torch
 import yaml
 
-from ps_alloc import Allocation, allocate
-from ps_alloc.cli import read_predictions
+from ps_alloc import Allocation, Predictions, allocate
 from ps_eval.spending.replay import replay_command
 from ps_train.budget.budgets import BudgetSet, load_budgets
 from ps_train.budget.metrics import budget_quality
@@ -194,7 +193,7 @@ def test_predict_writes_what_the_loaded_predictor_says(fitted, tmp_path):
         allocation = Allocation.load(tmp_path / "allocations" / f"underrun-{rate:g}.json")
         np.testing.assert_array_equal(allocation.tokens, expected)
         assert allocation.ids == test.ids
-    curves = read_predictions(tmp_path / "predictions.npy")
+    curves = Predictions.load(tmp_path / "predictions.npy").curves
     np.testing.assert_allclose(curves, predictor.predict_curves(test.queries), atol=0.02)
 
 

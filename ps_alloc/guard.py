@@ -1,0 +1,172 @@
+"""Safety with wrong predictions, second half: uniform budgets wherever no gain was validated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ps_alloc._checks import FloatArray, real, vector
+from ps_alloc.calibration import check_pair
+from ps_alloc.files import finite_field, read_object, write_json
+
+if TYPE_CHECKING:
+    from ps_alloc.allocation import Allocation
+
+REMEMBERED = ("window", "num_windows", "min_windows", "method")
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """Allocate by prediction only at budgets where validation showed a clear gain over uniform.
+
+    At each of several budgets, the paired gain in measured accuracy over uniform is known with its standard
+    error. A budget counts as safe when gain > z * error at the tried budgets on both sides of it (beyond the
+    outermost: at the nearest one).
+
+    What was validated is remembered, and used again: other settings are refused, as nothing is known of them.
+    """
+
+    budgets: FloatArray
+    """(B,) mean tokens per query that were tried, rising."""
+    gains: FloatArray
+    """(B,) mean gain in accuracy over uniform on the validation questions."""
+    errors: FloatArray
+    """(B,) its standard error."""
+    z: float
+    """Standard errors by which a gain must exceed zero."""
+    window: int | None = None
+    """Tokens a window in validation. None, as the fields below, in files that did not keep it."""
+    num_windows: int | None = None
+    """W of the validation's curves."""
+    min_windows: int | None = None
+    """Fewest windows a query got in validation."""
+    method: str | None = None
+    """The allocator's method in validation."""
+
+    @classmethod
+    def fit(
+        cls,
+        predictions: npt.ArrayLike,
+        outcomes: npt.ArrayLike,
+        budgets: Sequence[float],
+        *,
+        window: int = 16,
+        min_windows: int = 1,
+        z: float = 2.0,
+        method: str = "hull",
+    ) -> Guard:
+        """Try the allocator on validation questions.
+
+        Args:
+            predictions: (N, W) predicted curves, calibrated as they will be in use. Use other questions than
+                the calibrator saw, or cross-fitted predictions: in-sample gains flatter.
+            outcomes: (N, W) measured curves.
+            budgets: Mean tokens per query to try.
+            window: Tokens a window.
+            min_windows: Fewest windows a query gets.
+            z: Standard errors by which a gain must exceed zero: with 2, one budget in 44 passes where nothing
+                is to be gained.
+            method: The allocator's method.
+
+        Raises:
+            ValueError: If shapes differ, budgets are empty or do not rise, or as `allocate`.
+        """
+        from ps_alloc.allocate import allocate  # brings the compiler
+
+        predicted, measured = check_pair(predictions, outcomes)
+        tried = vector("budgets", budgets, low=0.0, rising=True)
+        z = real("z", z, low=0.0)
+        n = len(predicted)
+        if n < 2:
+            raise ValueError(f"a guard must have at least 2 validation questions, got {n}")
+        with_zero = np.concatenate((np.zeros((n, 1)), measured), axis=1)
+        gains, errors = [], []
+        for budget in tried:
+            total = int(budget * n)
+            ours, even = (
+                allocate(predicted, total, window=window, min_windows=min_windows, method=name).windows  # type: ignore[arg-type]
+                for name in (method, "uniform")
+            )
+            difference = with_zero[np.arange(n), ours] - with_zero[np.arange(n), even]
+            gains.append(difference.mean())
+            errors.append(difference.std(ddof=1) / np.sqrt(n))
+        remembered = int(window), predicted.shape[1], int(min_windows), method
+        return cls(tried, np.array(gains), np.array(errors), z, *remembered)
+
+    def allows(self, budget: float) -> bool:
+        """Whether the predictions may be used at `budget` mean tokens per query.
+
+        Raises:
+            ValueError: If `budget` is not a finite number from 0 on.
+        """
+        budget = real("budget", budget, low=0.0)
+        clear = self.gains > self.z * self.errors
+        right = int(np.searchsorted(self.budgets, budget))
+        neighbours = {min(right, clear.size - 1)}
+        if right == clear.size or self.budgets[right] != budget:
+            neighbours.add(max(right - 1, 0))
+        return all(clear[i] for i in neighbours)
+
+    def allocate(self, curves: npt.ArrayLike, total_tokens: int, **settings: Any) -> Allocation:
+        """`ps_alloc.allocate`, or its uniform method where this guard does not allow the budget.
+
+        Args:
+            curves: (N, W) predicted curves, calibrated as for `fit`.
+            total_tokens: Reasoning tokens for the whole batch.
+            **settings: Keyword arguments of `allocate`; those of the validation need not be repeated.
+
+        Raises:
+            ValueError: If the curves or settings are other than those of the validation, or as `allocate`.
+        """
+        from ps_alloc.allocate import allocate  # brings the compiler
+
+        shape = np.shape(curves)
+        given = {**settings, **({"num_windows": shape[1]} if len(shape) == 2 else {})}
+        for name in REMEMBERED:
+            mine = getattr(self, name)
+            if mine is None:
+                continue
+            if name in given and given[name] != mine:
+                raise ValueError(
+                    f"{name} must be that of the guard's validation, {mine!r}, got {given[name]!r:.40}"
+                )
+            if name != "num_windows":
+                settings[name] = mine
+        if not self.allows(real("total_tokens", total_tokens) / max(1, shape[0] if shape else 1)):
+            settings["method"] = "uniform"
+        return allocate(curves, total_tokens, **settings)
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, atomically."""
+        lists = {name: getattr(self, name).tolist() for name in ("budgets", "gains", "errors")}
+        write_json(path, {**lists, "z": self.z, **{name: getattr(self, name) for name in REMEMBERED}})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Guard:
+        """Read what `save` wrote. Files of before it remembered the validation's settings are read too.
+
+        Raises:
+            ValueError: If it is not such a file.
+        """
+        content = read_object(path, ("budgets", "gains", "errors", "z"))
+        arrays = [finite_field(content, path, name) for name in ("budgets", "gains", "errors")]
+        if arrays[0].ndim != 1 or arrays[0].size == 0 or len({array.shape for array in arrays}) != 1:
+            raise ValueError(f"{path}: budgets, gains and errors must be equally long lists of numbers")
+        if (np.diff(arrays[0]) <= 0).any() or (arrays[2] < 0).any():
+            raise ValueError(f"{path}: budgets must rise, and errors not be negative")
+        z = finite_field(content, path, "z")
+        if z.ndim or z < 0:
+            raise ValueError(f"{path}: z must be one number, not negative, got {content['z']!r:.60}")
+        settings = [content.get(name) for name in REMEMBERED]
+        for name, value in zip(REMEMBERED, settings, strict=True):
+            wanted = str if name == "method" else int
+            if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
+                raise ValueError(
+                    f"{path}: {name} must be of type {wanted.__name__} or null, got {value!r:.60}"
+                )
+        return cls(arrays[0], arrays[1], arrays[2], float(z), *settings)

@@ -1,0 +1,230 @@
+"""What a report shows of a folder: a run, a replay, an experiment, a sweep or an ablation."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ps_alloc.files import read_json
+from ps_eval.experiments.record import RECORD_FILE, Claim, ExperimentRecord, ResultTable, percent, points
+from ps_eval.reporting.summary import SUMMARY_FILE, RunInfo, Summary, SummaryRow, build, load_summary
+from ps_eval.reporting.words import MEANINGS, label
+
+SWEEP_FILE, ABLATION_FILE = "sweep.json", "ablation.json"
+MOST_ROWS = 12
+"""Longer tables are folded."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One policy at one budget."""
+
+    value: str
+    note: str = ""
+    """A second, smaller line."""
+    clear: bool = False
+    """Whether a gain's interval is clear of 0."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Policies × budgets."""
+
+    title: str
+    corner: str
+    columns: list[str]
+    rows: list[tuple[str, str, list[Cell]]]
+    """Name, its meaning (shown on hover), a cell a column."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One folder, as the page shows it."""
+
+    title: str
+    question: str
+    headline: str
+    """What was found, in one sentence with its figures; empty where there is nothing to say."""
+    command: str
+    """What makes every row again; empty where the folder does not tell."""
+    tables: list[ResultTable]
+    pictures: list[Path]
+    claims: list[Claim] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
+    run: RunInfo | None = None
+
+
+def read_section(folder: Path) -> Section:
+    """Read a folder that a command of this project wrote.
+
+    Raises:
+        ValueError: If it is none of them, or is damaged.
+    """
+    readers = {
+        RECORD_FILE: _experiment,
+        SUMMARY_FILE: _summary,
+        SWEEP_FILE: _sweep,
+        ABLATION_FILE: _ablation,
+    }
+    for name, reader in readers.items():
+        if (folder / name).is_file():
+            try:
+                return reader(folder)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{folder / name} must be as its command wrote it, but {error!r}") from error
+    *others, last = readers
+    raise ValueError(f"a run must be a folder with {', '.join(others)} or {last}, got {folder}")
+
+
+def _experiment(folder: Path) -> Section:
+    record = ExperimentRecord.load(folder)
+    return Section(
+        title=record.name,
+        question=record.question,
+        headline=record.finding,
+        command=record.command,
+        tables=record.tables,
+        pictures=[folder / picture for picture in record.pictures],
+        claims=record.claims,
+        run=record.run,
+    )
+
+
+def _summary(folder: Path) -> Section:
+    summary = load_summary(folder)
+    modes = list(dict.fromkeys(row.mode for row in summary.rows))
+    return Section(
+        title=folder.name,
+        question=f"{summary.rows[0].n} questions, policies × budgets" if summary.rows else "no rows",
+        headline=headline(summary.rows),
+        command=_command(summary),
+        tables=[_every_row(summary.rows)],
+        pictures=sorted(folder.glob("*.png")),
+        grids=[_grid(mode, [row for row in summary.rows if row.mode == mode]) for mode in modes],
+        run=summary.run,
+    )
+
+
+def _sweep(folder: Path) -> Section:
+    content = read_json(folder / SWEEP_FILE)
+    scores = content["scores"]
+    best = max(scores, key=lambda score: float(score["window_pearson"]))
+    columns = ["layer", "correlation per budget, mean", "± over seeds", "flattened", "± over seeds"]
+    keys = ("window_pearson", "window_pearson_std", "flattened_pearson", "flattened_pearson_std")
+    rows = [[str(score["layer"]), *(f"{float(score[key]):.3f}" for key in keys)] for score in scores]
+    return Section(
+        title=folder.name,
+        question="Which layer's hidden state predicts the curves best?",
+        headline=f"Layer {best['layer']} of {len(scores)} tried predicts best: a correlation of "
+        f"{float(best['window_pearson']):.3f} per budget on held-out questions.",
+        command="",
+        tables=[ResultTable("Correlation with the measured curves", columns, rows)],
+        pictures=sorted(folder.glob("*.png")),
+        run=RunInfo({}, None, dict(content["settings"]), int(content["settings"].get("seed", 0)), {}),
+    )
+
+
+def _ablation(folder: Path) -> Section:
+    content = read_json(folder / ABLATION_FILE)
+    rows: list[Mapping[str, Any]] = content["rows"]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    shown = [[_short(row.get(key)) for key in columns] for row in rows]
+    best = max(rows, key=lambda row: float(row["accuracy"]))
+    return Section(
+        title=folder.name,
+        question="What does each schedule of diffusion decoding cost, and what does it bring?",
+        headline=f"Most accurate is {best['schedule']}, with {percent(float(best['accuracy']))}%.",
+        command="",
+        tables=[ResultTable("Schedules", columns, shown)],
+        pictures=sorted(folder.glob("*.png")),
+        run=build(RunInfo, content["run"], "run"),
+    )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_short(part) for part in value) + "]"
+    return "–" if value is None else str(value)
+
+
+def headline(rows: Sequence[SummaryRow]) -> str:
+    """The clearest gain in a run, live rows first, in one sentence; empty where there is none."""
+    for mode in ("live", "replay"):
+        able = [
+            row for row in rows if row.mode == mode and row.gain is not None and "oracle" not in row.policy
+        ]
+        able = [row for row in able if row.policy != "uniform" and None not in (row.gain_low, row.gain_high)]
+        if not able:
+            continue
+        best = max(able, key=lambda row: float(row.gain_low or 0.0))
+        gain, low, high = (float(value or 0.0) for value in (best.gain, best.gain_low, best.gain_high))
+        text = (
+            f"At {best.budget} mean tokens allowed ({mode}, {best.n} questions): {label(best.policy)} is "
+            f"right on {percent(best.accuracy)}% instead of {percent(best.accuracy - gain)}% under an even "
+            f"spread, {points(gain)} points [{points(low)}, {points(high)}]."
+        )
+        return text if low > 0 else f"No policy's gain is clear of 0. The best: {text[0].lower()}{text[1:]}"
+    return ""
+
+
+def _grid(mode: str, rows: Sequence[SummaryRow]) -> Grid:
+    budgets = sorted({row.budget for row in rows})
+    policies = list(dict.fromkeys(row.policy for row in rows))
+    cells = {(row.policy, row.budget): _cell(row) for row in rows}
+    return Grid(
+        title=f"{mode.capitalize()}: accuracy in %, gain over uniform in points (bold: interval clear of 0)",
+        corner="mean tokens allowed",
+        columns=[str(budget) for budget in budgets],
+        rows=[
+            (label(policy), MEANINGS.get(policy, ""), [cells.get((policy, b), Cell("–")) for b in budgets])
+            for policy in policies
+        ],
+    )
+
+
+def _cell(row: SummaryRow) -> Cell:
+    if row.policy == "uniform" or row.gain is None or row.gain_low is None or row.gain_high is None:
+        return Cell(percent(row.accuracy))
+    return Cell(percent(row.accuracy), points(row.gain), clear=row.gain_low > 0 or row.gain_high < 0)
+
+
+def _every_row(rows: Sequence[SummaryRow]) -> ResultTable:
+    columns = ["mode", "policy", "allowed", "used", "accuracy, % [95%]", "gain, points [95%]", "n"]
+    return ResultTable(
+        "Every row, with its intervals",
+        columns,
+        [
+            [
+                row.mode,
+                label(row.policy),
+                str(row.budget),
+                f"{row.mean_reasoning_tokens:.1f}",
+                f"{percent(row.accuracy)} [{percent(row.low)}, {percent(row.high)}]",
+                "–"
+                if row.gain is None
+                or row.gain_low is None
+                or row.gain_high is None
+                or row.policy == "uniform"
+                else f"{points(row.gain)} [{points(row.gain_low)}, {points(row.gain_high)}]",
+                str(row.n),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _command(summary: Summary) -> str:
+    """The command as its settings tell it: `ps-eval run` knows a model, `replay` a table, `demo` neither."""
+    config = {name: value for name, value in summary.run.config.items() if value is not None}
+    name = "run" if "model" in config else "replay" if "table" in config else "demo"
+    flags = []
+    for flag, value in config.items():
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        if text:
+            flags.append(f"--{flag} {shlex.quote(text)}")
+    return " ".join([f"ps-eval {name}", *flags])

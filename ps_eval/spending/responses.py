@@ -1,0 +1,316 @@
+"""Responses: a question is reasoned about once, and answered under every budget that anyone asks for.
+
+A smaller budget's reasoning is the beginning of a larger one's: it is cut, not generated again. What ends is
+written at once, a line a question, so that a kill loses only what is under way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
+from ps_eval.engines.pool import EnginePool, row_by_row
+from ps_eval.run_folder import repair_last_line
+from ps_train.questions import Question
+
+RESPONSES_FILE = "responses.jsonl"
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Thought:
+    """The longest reasoning there is about a question."""
+
+    limit: int
+    """Most tokens it was given."""
+    token_ids: list[int]
+    finished: bool
+    text: str
+    end_ids: list[int] = field(default_factory=list)
+    """How its end marker was written, where that is several tokens."""
+
+    def within(self, budget: int) -> Reasoning | None:
+        """The reasoning under `budget`, or None where it was not given as much."""
+        if budget > self.limit and not self.finished:
+            return None
+        return Reasoning(tuple(self.token_ids), self.finished, tuple(self.end_ids)).cut(budget)
+
+
+@dataclass(frozen=True)
+class Response:
+    """A question's answer within a budget."""
+
+    budget: int
+    """Most reasoning tokens it was given."""
+    reasoning_tokens: int
+    answer_tokens: int
+    """Tokens after the reasoning, forced prefix included; not part of the budget."""
+    forced: bool
+    """The budget ended the reasoning, not the model."""
+    text: str
+    """What follows the reasoning, forced prefix included."""
+    reasoning: str | None = None
+    """The reasoning as text, where it is not the beginning of the question's `Thought`."""
+
+
+@dataclass(frozen=True)
+class Responded:
+    """What was just learnt of one question: a line of `responses.jsonl`."""
+
+    id: str
+    thought: Thought | None
+    """None where it is known already, or the engine reasons and answers in one pass."""
+    responses: list[Response]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: all of it, or a part and why not the rest."""
+
+    responded: Responded | None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is still to be done for one question."""
+
+    question: Question
+    budgets: tuple[int, ...]
+    """Tokens, rising; those without a response."""
+    thought: Thought | None
+    """An earlier reasoning that is long enough for them."""
+
+
+class ResponseFile:
+    """All responses of a folder, appended to as they come; ids mean the folder's questions."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Read what is there; a last line that a kill cut off is taken away.
+
+        Raises:
+            ValueError: If a line is damaged.
+        """
+        self.path = Path(folder) / RESPONSES_FILE
+        self._thoughts: dict[str, Thought] = {}
+        self._responses: dict[tuple[str, int], Response] = {}
+        repair_last_line(self.path)
+        with self.path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    self._remember(_from_json(json.loads(line)))
+                except (ValueError, TypeError, KeyError) as error:
+                    raise ValueError(
+                        f"{self.path} line {number} must be a response, but {error!r}"
+                    ) from error
+
+    def get(self, question_id: str, budget: int) -> Response | None:
+        """A question's response within a budget, or None."""
+        return self._responses.get((question_id, budget))
+
+    def reasoning_text(self, question_id: str) -> str | None:
+        """The longest reasoning about a question as text, or None."""
+        thought = self._thoughts.get(question_id)
+        return None if thought is None else thought.text
+
+    def job(self, question: Question, budgets: Sequence[int]) -> Job | None:
+        """What is missing of a question under each of `budgets`; None where nothing is."""
+        missing = tuple(b for b in sorted(set(budgets)) if (question.id, b) not in self._responses)
+        if not missing:
+            return None
+        thought = self._thoughts.get(question.id)
+        enough = thought is not None and thought.within(missing[-1]) is not None
+        return Job(question, missing, thought if enough else None)
+
+    def append(self, responded: Sequence[Responded]) -> None:
+        """Add what ended, a line each in one write."""
+        with self.path.open("a", encoding="utf-8") as file:
+            for entry in responded:
+                self._remember(entry)
+                file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
+                file.flush()
+
+    def _remember(self, entry: Responded) -> None:
+        if entry.thought is not None:
+            self._thoughts[entry.id] = entry.thought
+        self._responses |= {(entry.id, r.budget): r for r in entry.responses}
+
+
+def _from_json(record: dict) -> Responded:  # type: ignore[type-arg]
+    thought = record["thought"]
+    return Responded(
+        record["id"],
+        None if thought is None else Thought(**thought),
+        [Response(**r) for r in record["responses"]],
+    )
+
+
+def collect(
+    file: ResponseFile,
+    wanted: Mapping[Question, Sequence[int]],
+    engine: Engine | EnginePool,
+    sampling: Sampling,
+    *,
+    progress: Progress | None = None,
+    ended: Callable[[Sequence[Responded]], None] | None = None,
+) -> dict[str, str]:
+    """Ask for every response that `file` lacks, and keep each as it ends.
+
+    Args:
+        file: Where responses are and go.
+        wanted: Each question's budgets.
+        engine: Where the model runs.
+        sampling: How reasoning is drawn.
+        progress: Called with the questions, or parts of one, that just ended.
+        ended: Called with what was just written.
+
+    Returns:
+        Question id to the reason, for those of which any request failed. Where nothing but failures comes
+        back from the first batch, the rest is not asked.
+
+    Raises:
+        RuntimeError: If the engine reasoned for longer than a budget: its accuracy would be worth nothing.
+    """
+    pool = row_by_row(engine)
+    jobs = [job for question, budgets in wanted.items() if (job := file.job(question, budgets))]
+    # Rows of like length together: less padding, and they end together. Longest last, as their own batches.
+    jobs.sort(key=lambda job: job.budgets[-1] if job.thought is None else 0)
+    tasks = [jobs[i : i + pool.rows_a_task] for i in range(0, len(jobs), pool.rows_a_task)]
+    if progress:
+        progress(len(wanted) - len(jobs))
+    within = progress if pool.in_process else None  # else it would have to travel to other processes
+    failures: dict[str, str] = {}
+    succeeded = False
+    with closing(pool.map(partial(respond, sampling=sampling, progress=within), tasks)) as results:
+        for task, found in results:
+            file.append([r.responded for r in found if r.responded])
+            failures |= {j.question.id: r.failure for j, r in zip(task, found, strict=True) if r.failure}
+            whole = [r.responded for r in found if r.responded and not r.failure]
+            succeeded = succeeded or bool(whole)
+            if ended and whole:
+                ended(whole)
+            if progress and not within:
+                progress(len(task))
+            if not succeeded and len(failures) >= pool.batch_size:
+                break
+    return failures
+
+
+def respond(
+    engine: Engine, jobs: Sequence[Job], *, sampling: Sampling, progress: Progress | None = None
+) -> list[Outcome]:
+    """Reason about each question once, within its largest budget, and answer under all of its budgets.
+
+    Args:
+        engine: Where the model runs. One that reasons and answers in one pass does so for each budget.
+        jobs: Questions and budgets.
+        sampling: How reasoning is drawn.
+        progress: Called with questions, or parts of one, that just ended.
+
+    Returns:
+        One a job.
+
+    Raises:
+        RuntimeError: If the engine reasoned for longer than a budget.
+    """
+    if engine.one_pass:
+        return _respond_in_one_pass(engine, jobs, sampling, progress)
+    fresh = [job for job in jobs if job.thought is None]
+    half = None if progress is None else lambda rows: progress(rows / 2)
+    requests = [Request(j.question.question, j.budgets[-1], stream_of(j.question.id)) for j in fresh]
+    reasoned = iter(engine.reason(requests, sampling, half) if requests else [])
+    reasonings: list[Reasoning | Failure] = []
+    for job in jobs:
+        if job.thought is not None:
+            reasonings.append(
+                Reasoning(tuple(job.thought.token_ids), job.thought.finished, tuple(job.thought.end_ids))
+            )
+        else:
+            reasonings.append(_checked(job, job.budgets[-1], next(reasoned)))
+
+    # A reasoning that ended by itself is the same under every budget it fits in: answered once.
+    cuts = [
+        [] if isinstance(r, Failure) else list(dict.fromkeys(r.cut(b) for b in job.budgets))
+        for job, r in zip(jobs, reasonings, strict=True)
+    ]
+    rows = [(job, cut) for job, mine in zip(jobs, cuts, strict=True) for cut in mine]
+    share = (
+        None if progress is None or not rows else _scaled(progress, (len(jobs) - len(fresh) / 2) / len(rows))
+    )
+    answers = engine.answer([job.question.question for job, _ in rows], [cut for _, cut in rows], share)
+    by_cut = {(job.question.id, cut): a for (job, cut), a in zip(rows, answers, strict=True)}
+    results = []
+    for job, reasoning in zip(jobs, reasonings, strict=True):
+        if isinstance(reasoning, Failure):
+            results.append(Outcome(None, reasoning.reason))
+            continue
+        thought = job.thought or Thought(
+            job.budgets[-1],
+            list(reasoning.token_ids),
+            reasoning.finished,
+            engine.text_of(reasoning),
+            list(reasoning.end_ids),
+        )
+        given = [(b, cut, by_cut[job.question.id, cut]) for b in job.budgets for cut in [reasoning.cut(b)]]
+        results.append(_outcome(job, None if job.thought else thought, given))
+    return results
+
+
+def _respond_in_one_pass(
+    engine: Engine, jobs: Sequence[Job], sampling: Sampling, progress: Progress | None
+) -> list[Outcome]:
+    rows = [(job, budget) for job in jobs for budget in job.budgets]
+    requests = [Request(j.question.question, b, stream_of(j.question.id)) for j, b in rows]
+    reasonings, answers = engine.respond(requests, sampling)
+    if progress:
+        progress(len(jobs))
+    ended = iter(zip(rows, reasonings, answers, strict=True))
+    results = []
+    for job in jobs:
+        mine = [next(ended) for _ in job.budgets]
+        given = [(b, _checked(job, b, reasoning), answer) for (_, b), reasoning, answer in mine]
+        results.append(_outcome(job, None, given, engine.text_of))
+    return results
+
+
+def _outcome(
+    job: Job,
+    thought: Thought | None,
+    given: Sequence[tuple[int, Reasoning | Failure, Answer | Failure]],
+    text_of: Callable[[Reasoning], str | None] = lambda reasoning: None,
+) -> Outcome:
+    responses, failure = [], None
+    for budget, reasoning, answer in given:
+        if isinstance(reasoning, Failure) or isinstance(answer, Failure):
+            failure = failure or next(r.reason for r in (reasoning, answer) if isinstance(r, Failure))
+            continue
+        used = len(reasoning.token_ids)
+        text = text_of(reasoning)
+        responses.append(Response(budget, used, answer.num_tokens, answer.forced, answer.text, text))
+    known = bool(responses) or thought is not None
+    return Outcome(Responded(job.question.id, thought, responses) if known else None, failure)
+
+
+def check_within(name: str, budget: int, reasoning: Reasoning) -> None:
+    """Refuse a reasoning that is longer than its budget: an engine's defect.
+
+    Raises:
+        RuntimeError: If it is.
+    """
+    if len(reasoning.token_ids) > budget:
+        raise RuntimeError(f"{name} was reasoned about for {len(reasoning.token_ids)} > {budget} tokens")
+
+
+def _checked(job: Job, budget: int, reasoning: Reasoning | Failure) -> Reasoning | Failure:
+    if isinstance(reasoning, Reasoning):
+        check_within(job.question.id, budget, reasoning)
+    return reasoning
+
+
+def _scaled(progress: Progress, share: float) -> Progress:
+    return lambda rows: progress(share * rows)
