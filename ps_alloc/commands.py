@@ -8,9 +8,13 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ps_alloc._checks import real, whole
-from ps_alloc.files import check_output
+from ps_alloc.files import atomic_path, check_output, write_json
 from ps_alloc.predictions import Predictions
+
+FRONTIER_ROWS = 11
 
 
 def allocate_command(parsed: argparse.Namespace) -> None:
@@ -99,6 +103,65 @@ def guard_command(parsed: argparse.Namespace) -> None:
     _print(parsed, {"output": parsed.output, "rows": rows}, f"{text}{parsed.output}\n")
 
 
+def frontier_command(parsed: argparse.Namespace) -> None:
+    """`ps-alloc frontier`."""
+    from ps_alloc.allocate import allocate
+    from ps_alloc.frontier import budget_for, frontier
+    from ps_alloc.picture import line_chart
+
+    for output in (parsed.output, parsed.picture):
+        if output is not None:
+            check_output(output, inputs=[parsed.predictions])
+    predictions = _calibrated(_read(parsed), parsed.calibration)
+    settings: dict[str, Any] = {"min_windows": parsed.min_windows} | _grid(predictions)
+    n = len(predictions)
+    line = frontier(predictions.curves, **settings)
+    steps = np.linspace(line.tokens[0], line.tokens[-1], FRONTIER_ROWS)
+    even = [
+        allocate(predictions.curves, int(total), method="uniform", **settings).expected_accuracy
+        for total in steps
+    ]
+    rows = [
+        {
+            "budget": float(total) / n,
+            "expected_accuracy": float(line.at(total)),
+            "uniform": float(uniform or 0.0),
+            "price": float(line.price[max(0, np.searchsorted(line.tokens, total, side="right") - 1)]),
+        }
+        for total, uniform in zip(steps, even, strict=True)
+    ]
+    content: dict[str, Any] = {"queries": n, "rows": rows}
+    text = "  budget  expected  uniform       price\n"
+    for row in rows:
+        text += "{budget:>8.1f} {expected_accuracy:>9.4f} {uniform:>8.4f} {price:>11.3g}\n".format(**row)
+    if parsed.accuracy is not None:
+        content["accuracy"] = parsed.accuracy
+        content["total_tokens"] = budget_for(predictions.curves, parsed.accuracy, **settings)
+        text += (
+            f"expected accuracy {parsed.accuracy:g} takes {content['total_tokens']} tokens, "
+            f"{content['total_tokens'] / n:.1f} a query\n"
+        )
+    if parsed.output is not None:
+        points = {name: getattr(line, name).tolist() for name in ("tokens", "expected_accuracy", "price")}
+        write_json(parsed.output, {"queries": n, "exact": line.exact, **points})
+        text += f"{parsed.output}\n"
+    if parsed.picture is not None:
+        what = "granted" if predictions.use is None else "used"
+        chart = line_chart(
+            {
+                "by prediction": (line.tokens / n, 100 * line.expected_accuracy),
+                "the same for all": (steps / n, 100 * np.asarray(even, dtype=float)),
+            },
+            title=f"What a budget is expected to buy, {n} queries",
+            xlabel=f"mean tokens {what} a query",
+            ylabel="expected accuracy, %",
+        )
+        with atomic_path(parsed.picture) as temporary:
+            temporary.write_text(chart, encoding="utf-8")
+        text += f"{parsed.picture}\n"
+    _print(parsed, content, text)
+
+
 def bench_command(parsed: argparse.Namespace) -> None:
     """`ps-alloc bench`."""
     from ps_alloc.bench import time_allocator
@@ -116,12 +179,13 @@ def bench_command(parsed: argparse.Namespace) -> None:
     _print(parsed, rows, "")
 
 
-def _read(parsed: argparse.Namespace) -> Predictions:
-    return Predictions.load(parsed.predictions, window=parsed.window)
+def _read(parsed: argparse.Namespace, name: str = "predictions") -> Predictions:
+    grid = None if parsed.grid is None else _numbers("--grid", parsed.grid)
+    return Predictions.load(getattr(parsed, name), window=parsed.window, budgets=grid)
 
 
 def _outcomes(parsed: argparse.Namespace) -> Predictions:
-    outcomes, predictions = Predictions.load(parsed.outcomes, window=parsed.window), _read(parsed)
+    outcomes, predictions = _read(parsed, "outcomes"), _read(parsed)
     if predictions.ids is not None and outcomes.ids is not None:
         predictions.check_ids(outcomes.ids, parsed.predictions)
     if outcomes.budgets.tolist() != predictions.budgets.tolist():
