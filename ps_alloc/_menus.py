@@ -22,6 +22,7 @@ EXACT_WORK_LIMIT = 200_000_000
 SCALE_WORK_LIMIT = 100_000  # at scale a bound of a step in a million queries is not worth waiting for
 # States alive at once, about 100 bytes each; four times as many are remembered, 24 bytes each.
 STATE_LIMIT = 1_500_000
+THIN_STATES = 20_000  # of a last try where a limit was reached
 FIRST_CORE = 64
 
 
@@ -94,7 +95,30 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
         if size >= core.size or core_loss[size] >= gap - tolerance or not complete:
             break
         work_limit -= work
+    if not complete:  # rows of equal loss in order of the break: changes up and down lie side by side
+        near = np.lexsort((_distance(seg_row, order, taken, choice.size)[core], core_loss))
+        again = base_choice.copy()
+        better, _, _ = fill_slack(
+            *menus,
+            again,
+            core[near],
+            core_loss[near],
+            price,
+            slack,
+            tolerance,
+            min(WORK_LIMIT, work_limit),
+            THIN_STATES,
+        )
+        choice, gap = (again, better) if better < gap else (choice, gap)
     return Solution(choice, price, 0.0 if complete and core_span is None else gap, price)
+
+
+def _distance(seg_row: IntArray, order: IntArray, taken: int, n_rows: int) -> IntArray:
+    """(N,). How far from the break, counted in segments, each row's nearest segment lies."""
+    away = np.abs(np.arange(order.size) - taken)
+    distance = np.full(n_rows, order.size)
+    np.minimum.at(distance, seg_row[order], away)
+    return distance
 
 
 def steepest_first(slopes: FloatArray) -> IntArray:

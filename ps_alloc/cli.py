@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from ps_alloc import commands
 from ps_alloc.errors import accept_any_text, did_you_mean, run_command
+from ps_alloc.frontier_command import frontier_command
 
 OVERVIEW = """\
 Give each query the reasoning tokens it can use: the same spend, more right answers.
@@ -20,9 +21,9 @@ spends 96 tokens a query on average, and writes one budget a query.
 
   greedy      allocate by predicted accuracy curves
   difficulty  allocate by predicted difficulty classes
-  frontier    show what every budget is expected to buy
   calibrate   refit predicted curves to measured ones
   guard       find the budgets at which predictions are worth using
+  frontier    show what each budget is expected to buy
   bench       time the allocator on this machine
 
 ps-alloc COMMAND --help explains each. Files: docs/formats.md.
@@ -86,9 +87,10 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         allocating.add_argument("--leftover", choices=("spread", "all", "keep"), default="spread")
         allocating.add_argument("--guard", metavar="FILE", help="what `ps-alloc guard` wrote: else uniform")
 
-    front = command("frontier", commands.frontier_command, "Show what every budget is expected to buy.")
-    front.add_argument("--accuracy", type=float, help="print the least budget expected to reach it")
-    front.add_argument("--picture", metavar="FILE.svg", help="accuracy against mean tokens, as SVG")
+    front = command("frontier", frontier_command, "Show what each budget is expected to buy.")
+    front.add_argument("--accuracy", type=float, help="find the least budget expected to reach it")
+    front.add_argument("--picture", metavar="FILE.png", help="draw them (needs matplotlib)")
+    front.add_argument("--points", type=int, default=13, help="budgets to show (default: 13)")
 
     calibrate = command("calibrate", commands.calibrate_command, "Refit predicted curves to measured ones.")
     calibrate.add_argument("--n-traces", type=int, default=1, help="traces a measured curve (default: 1)")
@@ -102,9 +104,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
 
     for reading in (greedy, classes, front, calibrate, guard):
         reading.add_argument("--predictions", required=True, metavar="FILE", help=PREDICTIONS_HELP)
-        reading.add_argument(
-            "--output", required=reading is not front, metavar="FILE", help="the file to write"
-        )
+        reading.add_argument("--output", required=True, metavar="FILE", help="the file to write")
         reading.add_argument(
             "--window",
             type=int,

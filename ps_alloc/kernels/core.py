@@ -41,7 +41,8 @@ def fill_slack(
         slack: Budget the choice leaves.
         tolerance: Losses that differ by less are rounding.
         work_limit: Stop when more states than this were looked at.
-        state_limit: Stop when more states than this would be alive, or four times as many remembered.
+        state_limit: Thin the states out when more than this are alive; stop when four times as many are
+            remembered.
 
     Returns:
         How far the best solution found is from the linear relaxation's bound, whether no choice of the core's
@@ -89,7 +90,7 @@ def fill_slack(
             # Merge the states so far with the old states moved by this item, dropping the dominated.
             size = new_spent.size + spent.size
             work += size
-            if work > work_limit or size > state_limit:
+            if work > work_limit:
                 complete = False
                 break
             out_spent = np.empty(size, np.int64)
@@ -124,9 +125,13 @@ def fill_slack(
                     best_change, best_row, best_item = link, row, item
                 out_spent[end], out_loss[end], out_change[end], out_item[end] = s, lost, link, to
                 end += 1
-            new_spent, new_loss = out_spent[:end], out_loss[:end]
-            new_change, new_item = out_change[:end], out_item[:end]
-        if not complete or pooled + new_spent.size > 4 * state_limit:
+            stride = 1
+            if end > state_limit:  # too many to prove anything: go on with some of them, evenly spaced
+                complete = False
+                stride = 32
+            new_spent, new_loss = out_spent[:end:stride].copy(), out_loss[:end:stride].copy()
+            new_change, new_item = out_change[:end:stride].copy(), out_item[:end:stride].copy()
+        if work > work_limit or pooled + new_spent.size > 4 * state_limit:
             complete = False
             break
         for state in range(new_spent.size):

@@ -25,7 +25,8 @@ from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.live import read_answers, run_live
 from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
-from ps_train.predictor import CurvePredictor, load_predictor
+from ps_train.load import load_predictor
+from ps_train.predictor import CurvePredictor
 from ps_train.questions import Question, load_questions
 
 
@@ -198,7 +199,7 @@ def predicted_inputs(
 def inputs_from(predictor: CurvePredictor, questions: Sequence[str]) -> PolicyInputs:
     """What a predictor that is loaded tells about questions."""
     curves = predictor.predict_curves(questions)
-    mean_curve: npt.NDArray[np.float32] = predictor.mean_curve.cpu().numpy()
+    mean_curve: npt.NDArray[np.float32] = predictor.training_mean
     return PolicyInputs(
         len(questions), predictor.window, curves.shape[1], predictions=curves, mean_curve=mean_curve
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -168,3 +169,25 @@ from ps_alloc import allocate
 print(allocate(np.eye(3), 9 * 16, leftover="keep").windows.tolist())
 """
     assert run(script, HOME=str(tmp_path), NUMBA_DISABLE_JIT="0").strip() == "[1, 2, 3]"
+
+
+def test_a_change_of_one_compiled_file_is_noticed_by_the_machine_code_of_all(tmp_path):
+    shutil.copytree(
+        REPOSITORY / "ps_alloc", tmp_path / "ps_alloc", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    script = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import numpy as np
+from ps_alloc.kernels.curves import mean_accuracy
+print(mean_accuracy(np.full((1, 1), 0.5), np.ones(1, np.int64), np.ones(1), np.zeros(1)))
+"""
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_DISABLE_JIT": "0", "PYTHONPATH": ""}
+    assert float(run(script, **environment)) == 0.5
+    access = tmp_path / "ps_alloc" / "kernels" / "access.py"
+    text = access.read_text()
+    assert "return np.float64(curves[r, k - 1])" in text
+    access.write_text(
+        text.replace("return np.float64(curves[r, k - 1])", "return 2 * np.float64(curves[r, k - 1])")
+    )
+    assert float(run(script, **environment)) == 1.0
