@@ -23,9 +23,15 @@ class Predicted(NamedTuple):
 
 
 def predict_with(
-    source: str, tables: Path, scratch: Path, *, seed: int = 0, overrides: Sequence[str] = ()
+    source: str,
+    tables: Path,
+    scratch: Path,
+    *,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    split: str = "test",
 ) -> Predicted:
-    """Curves of the test table by a predictor folder, or by one trained from a config on the training table.
+    """Curves of a table by a predictor folder, or by one trained from a config on the training table.
 
     Args:
         source: A predictor folder, or a `.yaml` for `ps-train fit`.
@@ -33,16 +39,17 @@ def predict_with(
         scratch: Where trained predictors are kept; one that is there is not trained again.
         seed: Of the start, the split and the batches of a training.
         overrides: Further arguments of `ps-train fit`.
+        split: The table in `tables` to predict.
 
     Raises:
         ValueError: If the predictor cannot be read, or its training fails.
     """
     if not source.endswith((".yaml", ".yml")):
-        return Predicted(*predict_table(source, tables / "test"))
+        return Predicted(*predict_table(source, tables / split))
     root = scratch / "predictors" / f"{Path(source).stem}-seed{seed}"
     if not (root / "predictor" / "config.json").is_file():
         arguments = ["--config", source, "--seed_everything", str(seed)]
         arguments += ["--trainer.default_root_dir", str(root), "--data.init_args.seed", str(seed)]
         arguments += ["--data.init_args.train", str(tables / "train"), "--data.init_args.test", "null"]
         fit_quietly([*arguments, *overrides])
-    return Predicted(*predict_table(root / "predictor", tables / "test"))
+    return Predicted(*predict_table(root / "predictor", tables / split))

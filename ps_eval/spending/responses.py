@@ -1,71 +1,21 @@
 """Responses: a question is reasoned about once, and answered under every budget that anyone asks for.
 
-A smaller budget's reasoning is the beginning of a larger one's: it is cut, not generated again. What ends is
-written at once, a line a question, so that a kill loses only what is under way.
+A smaller budget's reasoning is the beginning of a larger one's: it is cut, not generated again.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import EnginePool, row_by_row
-from ps_eval.run_folder import repair_last_line
+from ps_eval.spending.response_file import Job, Responded, Response, ResponseFile, Thought
 from ps_train.questions import Question
 
-RESPONSES_FILE = "responses.jsonl"
 Progress = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class Thought:
-    """The longest reasoning there is about a question."""
-
-    limit: int
-    """Most tokens it was given."""
-    token_ids: list[int]
-    finished: bool
-    text: str
-    end_ids: list[int] = field(default_factory=list)
-    """How its end marker was written, where that is several tokens."""
-
-    def within(self, budget: int) -> Reasoning | None:
-        """The reasoning under `budget`, or None where it was not given as much."""
-        if budget > self.limit and not self.finished:
-            return None
-        return Reasoning(tuple(self.token_ids), self.finished, tuple(self.end_ids)).cut(budget)
-
-
-@dataclass(frozen=True)
-class Response:
-    """A question's answer within a budget."""
-
-    budget: int
-    """Most reasoning tokens it was given."""
-    reasoning_tokens: int
-    answer_tokens: int
-    """Tokens after the reasoning, forced prefix included; not part of the budget."""
-    forced: bool
-    """The budget ended the reasoning, not the model."""
-    text: str
-    """What follows the reasoning, forced prefix included."""
-    reasoning: str | None = None
-    """The reasoning as text, where it is not the beginning of the question's `Thought`."""
-
-
-@dataclass(frozen=True)
-class Responded:
-    """What was just learnt of one question: a line of `responses.jsonl`."""
-
-    id: str
-    thought: Thought | None
-    """None where it is known already, or the engine reasons and answers in one pass."""
-    responses: list[Response]
 
 
 @dataclass(frozen=True)
@@ -76,80 +26,6 @@ class Outcome:
     failure: str | None = None
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is still to be done for one question."""
-
-    question: Question
-    budgets: tuple[int, ...]
-    """Tokens, rising; those without a response."""
-    thought: Thought | None
-    """An earlier reasoning that is long enough for them."""
-
-
-class ResponseFile:
-    """All responses of a folder, appended to as they come; ids mean the folder's questions."""
-
-    def __init__(self, folder: str | Path) -> None:
-        """Read what is there; a last line that a kill cut off is taken away.
-
-        Raises:
-            ValueError: If a line is damaged.
-        """
-        self.path = Path(folder) / RESPONSES_FILE
-        self._thoughts: dict[str, Thought] = {}
-        self._responses: dict[tuple[str, int], Response] = {}
-        repair_last_line(self.path)
-        with self.path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    self._remember(_from_json(json.loads(line)))
-                except (ValueError, TypeError, KeyError) as error:
-                    raise ValueError(
-                        f"{self.path} line {number} must be a response, but {error!r}"
-                    ) from error
-
-    def get(self, question_id: str, budget: int) -> Response | None:
-        """A question's response within a budget, or None."""
-        return self._responses.get((question_id, budget))
-
-    def reasoning_text(self, question_id: str) -> str | None:
-        """The longest reasoning about a question as text, or None."""
-        thought = self._thoughts.get(question_id)
-        return None if thought is None else thought.text
-
-    def job(self, question: Question, budgets: Sequence[int]) -> Job | None:
-        """What is missing of a question under each of `budgets`; None where nothing is."""
-        missing = tuple(b for b in sorted(set(budgets)) if (question.id, b) not in self._responses)
-        if not missing:
-            return None
-        thought = self._thoughts.get(question.id)
-        enough = thought is not None and thought.within(missing[-1]) is not None
-        return Job(question, missing, thought if enough else None)
-
-    def append(self, responded: Sequence[Responded]) -> None:
-        """Add what ended, a line each in one write."""
-        with self.path.open("a", encoding="utf-8") as file:
-            for entry in responded:
-                self._remember(entry)
-                file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
-                file.flush()
-
-    def _remember(self, entry: Responded) -> None:
-        if entry.thought is not None:
-            self._thoughts[entry.id] = entry.thought
-        self._responses |= {(entry.id, r.budget): r for r in entry.responses}
-
-
-def _from_json(record: dict) -> Responded:  # type: ignore[type-arg]
-    thought = record["thought"]
-    return Responded(
-        record["id"],
-        None if thought is None else Thought(**thought),
-        [Response(**r) for r in record["responses"]],
-    )
-
-
 def collect(
     file: ResponseFile,
     wanted: Mapping[Question, Sequence[int]],
@@ -157,7 +33,6 @@ def collect(
     sampling: Sampling,
     *,
     progress: Progress | None = None,
-    ended: Callable[[Sequence[Responded]], None] | None = None,
 ) -> dict[str, str]:
     """Ask for every response that `file` lacks, and keep each as it ends.
 
@@ -167,38 +42,49 @@ def collect(
         engine: Where the model runs.
         sampling: How reasoning is drawn.
         progress: Called with the questions, or parts of one, that just ended.
-        ended: Called with what was just written.
 
     Returns:
-        Question id to the reason, for those of which any request failed. Where nothing but failures comes
-        back from the first batch, the rest is not asked.
+        Question id to the reason, for those of which any request failed.
+
+    Raises:
+        RuntimeError: If the engine reasoned for longer than a budget: its accuracy would be worth nothing.
+    """
+    jobs = [job for question, budgets in wanted.items() if (job := file.job(question, budgets))]
+    if progress:
+        progress(len(wanted) - len(jobs))
+    failures: dict[str, str] = {}
+    with closing(as_they_end(jobs, engine, sampling, progress)) as ended:
+        for found in ended:
+            file.append([outcome.responded for _, outcome in found if outcome.responded])
+            failures |= {job.question.id: outcome.failure for job, outcome in found if outcome.failure}
+    return failures
+
+
+def as_they_end(
+    jobs: Sequence[Job], engine: Engine | EnginePool, sampling: Sampling, progress: Progress | None = None
+) -> Generator[list[tuple[Job, Outcome]], None, None]:
+    """Do jobs in batches, or row by row where the engine can, and yield what ended together.
+
+    Where the first batch brings nothing but failures, the rest is not asked.
 
     Raises:
         RuntimeError: If the engine reasoned for longer than a budget: its accuracy would be worth nothing.
     """
     pool = row_by_row(engine)
-    jobs = [job for question, budgets in wanted.items() if (job := file.job(question, budgets))]
-    # Rows of like length together: less padding, and they end together. Longest last, as their own batches.
-    jobs.sort(key=lambda job: job.budgets[-1] if job.thought is None else 0)
-    tasks = [jobs[i : i + pool.rows_a_task] for i in range(0, len(jobs), pool.rows_a_task)]
-    if progress:
-        progress(len(wanted) - len(jobs))
+    # Rows of like length together: less padding, and they end together.
+    order = sorted(jobs, key=lambda job: job.budgets[-1] if job.thought is None else 0)
+    tasks = [order[i : i + pool.rows_a_task] for i in range(0, len(order), pool.rows_a_task)]
     within = progress if pool.in_process else None  # else it would have to travel to other processes
-    failures: dict[str, str] = {}
-    succeeded = False
+    failed, succeeded = 0, False
     with closing(pool.map(partial(respond, sampling=sampling, progress=within), tasks)) as results:
-        for task, found in results:
-            file.append([r.responded for r in found if r.responded])
-            failures |= {j.question.id: r.failure for j, r in zip(task, found, strict=True) if r.failure}
-            whole = [r.responded for r in found if r.responded and not r.failure]
-            succeeded = succeeded or bool(whole)
-            if ended and whole:
-                ended(whole)
+        for task, outcomes in results:
+            succeeded = succeeded or any(not outcome.failure for outcome in outcomes)
+            failed += sum(outcome.failure is not None for outcome in outcomes)
+            yield list(zip(task, outcomes, strict=True))
             if progress and not within:
                 progress(len(task))
-            if not succeeded and len(failures) >= pool.batch_size:
-                break
-    return failures
+            if not succeeded and failed >= pool.batch_size:
+                return
 
 
 def respond(
@@ -227,9 +113,7 @@ def respond(
     reasonings: list[Reasoning | Failure] = []
     for job in jobs:
         if job.thought is not None:
-            reasonings.append(
-                Reasoning(tuple(job.thought.token_ids), job.thought.finished, tuple(job.thought.end_ids))
-            )
+            reasonings.append(job.thought.reasoning)
         else:
             reasonings.append(_checked(job, job.budgets[-1], next(reasoned)))
 

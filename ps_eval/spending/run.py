@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.live import read_answers, run_live
 from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
+from ps_train.predictor import CurvePredictor
 from ps_train.questions import Question, load_questions
 
 
@@ -191,10 +193,15 @@ def predicted_inputs(
         loaded = load_predictor(predictor, backbone=backbone)
         loaded.predict_curves(questions[:1])  # the backbone is loaded at the first question
     with timer.phase("predict"):
-        curves = loaded.predict_curves(questions)
-    mean_curve: npt.NDArray[np.float32] = loaded.mean_curve.cpu().numpy()
+        return inputs_from(loaded, questions)
+
+
+def inputs_from(predictor: CurvePredictor, questions: Sequence[str]) -> PolicyInputs:
+    """What a predictor that is loaded tells about questions."""
+    curves = predictor.predict_curves(questions)
+    mean_curve: npt.NDArray[np.float32] = predictor.training_mean
     return PolicyInputs(
-        len(questions), loaded.window, curves.shape[1], predictions=curves, mean_curve=mean_curve
+        len(questions), predictor.window, curves.shape[1], predictions=curves, mean_curve=mean_curve
     )
 
 
