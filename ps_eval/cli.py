@@ -49,6 +49,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.reporting.report:report_command",
         "Collect folders of results into one self-contained HTML page, and a Markdown file beside it.",
     ),
+    "import-samples": (
+        "ps_eval.logs.command:import_samples_command",
+        "Make a curve table of samples and logs: rows, Inspect, lm-evaluation-harness, OpenAI, vLLM, SGLang.",
+    ),
     "serve": (
         "ps_eval.serve.command:serve_command",
         "Stand before an OpenAI-compatible server and give each request its thinking budget.",

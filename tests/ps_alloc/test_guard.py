@@ -57,6 +57,15 @@ def test_a_budget_between_two_is_allowed_only_if_both_are():
     )
     allowed = {budget: guard.allows(budget) for budget in (10, 50, 75, 100, 101, 150, 999)}
     assert allowed == {10: True, 50: True, 75: True, 100: True, 101: False, 150: False, 999: False}
+    falling = Guard(guard.budgets, guard.gains[::-1], guard.errors, 1.0)
+    assert {budget: falling.allows(budget) for budget in (10, 50, 51, 100, 125, 999)} == {
+        10: False,
+        50: False,
+        51: False,
+        100: True,
+        125: True,
+        999: True,
+    }
 
 
 def test_a_gain_of_exactly_z_errors_is_not_clear():
