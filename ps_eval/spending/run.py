@@ -123,7 +123,7 @@ def run_command(
     else:
         inputs = predicted_inputs(predictor, [q.question for q in asked], timer, backbone)
     chosen = policies or possible_policies(inputs, live=True)
-    with show_progress("questions answered", len(asked)) as progress:
+    with show_progress("questions answered", len(asked), kept_first=True) as progress:
         rows = run_live(
             asked,
             pool,
