@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from ps_alloc import commands
 from ps_alloc.errors import accept_any_text, did_you_mean, run_command
+from ps_alloc.frontier_command import frontier_command
 
 OVERVIEW = """\
 Give each query the reasoning tokens it can use: the same spend, more right answers.
@@ -22,6 +23,7 @@ spends 96 tokens a query on average, and writes one budget a query.
   difficulty  allocate by predicted difficulty classes
   calibrate   refit predicted curves to measured ones
   guard       find the budgets at which predictions are worth using
+  frontier    show what each budget is expected to buy
   bench       time the allocator on this machine
 
 ps-alloc COMMAND --help explains each. Files: docs/formats.md.
@@ -129,6 +131,19 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
             metavar="FILE",
             help="measured curves of the same questions, .npz or .npy",
         )
+
+    tracing = command(
+        "frontier",
+        frontier_command,
+        "Show what each budget is expected to buy, and what budget an accuracy takes.",
+        "where to write the points, as JSON",
+    )
+    tracing.add_argument("--accuracy", type=float, help="find the least budget expected to reach it")
+    tracing.add_argument("--picture", metavar="FILE.png", help="draw them (needs matplotlib)")
+    tracing.add_argument("--points", type=int, default=13, help="budgets to show (default: 13)")
+    tracing.add_argument(
+        "--min-windows", type=int, default=1, help="fewest windows a query gets (default: 1)"
+    )
 
     bench = command(
         "bench",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 import textwrap
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from ps_alloc.errors import accept_any_text, did_you_mean, run_command
 from ps_eval.command_line import CommandParser
@@ -45,6 +47,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.reporting.report:report_command",
         "Collect folders of results into one self-contained HTML page, and a Markdown file beside it.",
     ),
+    "import-samples": (
+        "ps_eval.logs.command:import_samples_command",
+        "Make a curve table of samples: rows, or logs of Inspect, lm-eval-harness, OpenAI, vLLM, SGLang.",
+    ),
     "serve": (
         "ps_eval.serve.command:serve_command",
         "Stand before an OpenAI-compatible server and give each request its thinking budget.",
@@ -64,6 +70,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+FROM_ENVIRONMENT = ("serve",)
+"""Commands whose flags are environment variables too: `PS_EVAL_SERVE__UPSTREAM`."""
 OVERVIEW = """\
 Give each question the thinking tokens it needs: same spend, more right answers.
 
@@ -97,13 +105,34 @@ def main(args: list[str] | None = None) -> int:
     if given[0] == "--version":
         sys.stdout.write(versions() + "\n")
         return 0
-    name = given[0]
+    try:
+        function, settings = _parsed(given)
+    except SystemExit as stop:  # --help: 0; what is wrong has been said: 2
+        return int(stop.code or 0)
+    return run_command(lambda: function(**settings))
+
+
+def settings_of(args: list[str]) -> dict[str, Any]:
+    """What a command would be called with.
+
+    Raises:
+        ValueError: If a flag is wrong, or a file that it names; what, is printed.
+    """
+    try:
+        return _parsed(args)[1]
+    except SystemExit:
+        raise ValueError("the command's flags or its --config file cannot be read") from None
+
+
+def _parsed(args: list[str]) -> tuple[Callable[..., None], dict[str, Any]]:
+    """A command's function, and what to call it with."""
+    name = args[0]
     if name not in COMMANDS:
         sys.stderr.write(f"error: there is no command {name!r}{did_you_mean(name, COMMANDS)}\n")
-        return 2
+        raise SystemExit(2)
     module, attribute = COMMANDS[name][0].split(":")
     try:
-        function = getattr(importlib.import_module(module), attribute)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("ps_alloc", "ps_train", "ps_eval"):
             raise
@@ -111,12 +140,11 @@ def main(args: list[str] | None = None) -> int:
             f"error: ps-eval {name} needs the package {error.name}, which is not installed; "
             "pyproject.toml names the extras, such as pip install 'predictive-scheduling[eval]'\n"
         )
-        return 2
-    try:
-        settings = CommandParser(f"ps-eval {name}", function).settings(given[1:])
-    except SystemExit as stop:  # --help: 0; what is wrong with a flag has been said: 2
-        return int(stop.code or 0)
-    return run_command(lambda: function(**settings))
+        raise SystemExit(2) from None
+    function = getattr(imported, attribute)
+    environment = f"PS_EVAL_{name.upper()}__" if name in FROM_ENVIRONMENT else None
+    parser = CommandParser(f"ps-eval {name}", function, getattr(imported, "SETTINGS", None), environment)
+    return function, parser.settings(args[1:])
 
 
 def overview() -> str:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import re
+import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 
 from ps_alloc.errors import did_you_mean
+from ps_eval.docstrings import field_docstrings, read_docstring
+from ps_eval.flag_values import convert, from_text, is_list, plain_type, yaml_value
 
 ABSENT: Any = inspect.Parameter.empty
 
@@ -27,14 +28,26 @@ ABSENT: Any = inspect.Parameter.empty
 class CommandParser(argparse.ArgumentParser):
     """The flags of one command; what is wrong with them is said with its own usage and exit code 2."""
 
-    def __init__(self, prog: str, function: Callable[..., object]) -> None:
+    def __init__(
+        self,
+        prog: str,
+        function: Callable[..., object],
+        fields_of: type | None = None,
+        environment: str | None = None,
+    ) -> None:
         """Make the flags.
 
         Args:
             prog: How the command is called.
             function: What it runs. Its parameters have types and, under `Args:`, a line each.
+            fields_of: A dataclass whose fields are the flags, instead of the function's parameters; each has
+                a docstring.
+            environment: Prefix of the variables that a setting may also come from.
         """
         text, explained = read_docstring(function)
+        explained = explained if fields_of is None else field_docstrings(fields_of)
+        source = function if fields_of is None else fields_of
+        self._environment = environment
         super().__init__(
             prog=prog,
             usage=f"{prog} [flags]",
@@ -43,8 +56,8 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
             argument_default=ABSENT,
         )
-        self._hints = {k: v for k, v in get_type_hints(function).items() if k != "return"}
-        self._parameters = inspect.signature(function).parameters
+        self._hints = {k: v for k, v in get_type_hints(source).items() if k != "return"}
+        self._parameters = inspect.signature(source).parameters
         for name, parameter in self._parameters.items():
             self._add(name, parameter, explained.get(name, ""))
         self.add_argument("--config", metavar="FILE", help="YAML file with any of these settings")
@@ -55,10 +68,10 @@ class CommandParser(argparse.ArgumentParser):
         if not required and parameter.default not in (None, "", (), []) and parameter.default is not False:
             text += f" (default: {_shown(parameter.default)})"
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-            many = _is_list(self._hints[name])
+            many = is_list(self._hints[name])
             metavar = f"{name.upper()} …" if many else name.upper()
             self.add_argument(name, nargs="*" if many else "?", metavar=metavar, help=text)
-        elif _plain(self._hints[name]) is bool:
+        elif plain_type(self._hints[name]) is bool:
             self.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
         else:
             self.add_argument(_flag(name), metavar=_metavar(self._hints[name]), help=text)
@@ -73,13 +86,13 @@ class CommandParser(argparse.ArgumentParser):
         rest, given = self._take_nested(args)
         self._refuse_unknown(rest)
         found = {k: v for k, v in vars(self.parse_args(rest)).items() if v not in (ABSENT, [], None)}
-        settings: dict[str, Any] = {}
+        settings = self._from_environment()
         if path := found.pop("config", None):
-            settings = self._from_file(path)
+            settings |= self._from_file(path)
         for name, value in found.items():
             settings[name] = self._converted(name, value)
         for name, value in given.items():
-            settings[name] = {**(settings.get(name) or {}), **value}
+            settings[name] = self._converted(name, {**(settings.get(name) or {}), **value})
         missing = [n for n, p in self._parameters.items() if p.default is ABSENT and n not in settings]
         if missing:
             names = [n.upper() if self._by_position(n) else _flag(n) for n in missing]
@@ -98,7 +111,7 @@ class CommandParser(argparse.ArgumentParser):
             flag, equals, value = word.partition("=")
             name, dot, key = flag.removeprefix("--").partition(".")
             name = name.replace("-", "_")
-            hint = _plain(self._hints.get(name, str))
+            hint = plain_type(self._hints.get(name, str))
             if not word.startswith("--"):
                 switch = rest[-1].removeprefix("--").replace("-", "_") if rest else ""
                 if word in ("true", "false") and self._hints.get(switch) is bool:
@@ -109,7 +122,7 @@ class CommandParser(argparse.ArgumentParser):
                 content = value if equals else next(words, None)
                 if content is None:
                     self.error(f"{flag} must have a value")
-                nested.setdefault(name, {})[key] = _yaml(content)
+                nested.setdefault(name, {})[key] = yaml_value(content)
             else:
                 rest.append(_flag(flag.removeprefix("--")) + equals + value)
         return rest, nested
@@ -121,6 +134,15 @@ class CommandParser(argparse.ArgumentParser):
             flag = word.partition("=")[0]
             if flag.startswith("--") and flag != "--" and flag not in known:
                 self.error(f"there is no {flag}{did_you_mean(flag, known)}")
+
+    def _from_environment(self) -> dict[str, Any]:
+        if self._environment is None:
+            return {}
+        texts = {name: os.environ.get(self._environment + name.upper()) for name in self._parameters}
+        found = {name: text for name, text in texts.items() if text is not None}
+        return {
+            name: self._converted(name, from_text(text, self._hints[name])) for name, text in found.items()
+        }
 
     def _from_file(self, path: str) -> dict[str, Any]:
         try:
@@ -148,60 +170,6 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n{self.prog} --help explains each.\n")
 
 
-def convert(value: Any, hint: Any) -> Any:
-    """A text from the command line, or a value from a YAML file, as its parameter's type wants it.
-
-    Raises:
-        ValueError: Saying what it must be, and what it is.
-    """
-    if value is None or value == "null":
-        if _is_optional(hint):
-            return None
-        raise ValueError("given a value, got none")
-    plain = _plain(hint)
-    if get_origin(plain) is Literal:
-        if value not in get_args(plain):
-            raise ValueError(f"one of {', '.join(map(str, get_args(plain)))}, got {value!r}")
-        return value
-    if _is_list(hint):
-        item = get_args(plain)[0]
-        parts = value if isinstance(value, list | tuple) else _split(str(value))
-        flat = [p for part in parts for p in (_split(part) if isinstance(part, str) else [part])]
-        return get_origin(plain)(convert(part, item) for part in flat)
-    if plain is dict:
-        value = _yaml(value) if isinstance(value, str) else value
-        if not isinstance(value, Mapping):
-            raise ValueError(f"names with values, such as '{{dtype: bfloat16}}', got {value!r}")
-        return dict(value)
-    if plain is bool:
-        if not isinstance(value, bool):
-            raise ValueError(f"true or false, got {value!r}")
-        return value
-    if plain is str:
-        return str(value)
-    try:
-        number = plain(value)
-    except (TypeError, ValueError):
-        number = None
-    if number is None or isinstance(value, bool) or (plain is int and number != float(value)):
-        raise ValueError(f"{'a whole number' if plain is int else 'a number'}, got {value!r}") from None
-    return number
-
-
-def read_docstring(function: Callable[..., object]) -> tuple[str, dict[str, str]]:
-    """What a docstring says before `Args:`, and of each argument."""
-    text = inspect.getdoc(function) or ""
-    summary, _, rest = text.partition("\nArgs:\n")
-    explained: dict[str, str] = {}
-    name = ""
-    for line in rest.split("\n\n")[0].splitlines():
-        if match := re.match(r" {4}(\w+): (.*)", line):
-            name, explained[match[1]] = match[1], match[2]
-        elif name:
-            explained[name] += " " + line.strip()
-    return summary.strip(), explained
-
-
 def _wrapped(text: str) -> str:
     """Paragraphs, each as wide as the terminal."""
     width = max(20, shutil.get_terminal_size().columns - 2)
@@ -214,28 +182,13 @@ def _flag(name: str) -> str:
 
 def _usage(name: str, parameter: inspect.Parameter, hint: Any) -> str:
     if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-        return f"{name.upper()} …" if _is_list(hint) else name.upper()
+        return f"{name.upper()} …" if is_list(hint) else name.upper()
     return f"{_flag(name)} {_metavar(hint)}"
 
 
-def _plain(hint: Any) -> Any:
-    """A type without `| None`, and of `dict[str, Any]` the dict."""
-    if get_origin(hint) in (Union, UnionType):
-        hint = next(part for part in get_args(hint) if part is not NoneType)
-    return dict if get_origin(hint) is dict else hint
-
-
-def _is_optional(hint: Any) -> bool:
-    return NoneType in get_args(hint)
-
-
-def _is_list(hint: Any) -> bool:
-    return get_origin(_plain(hint)) in (list, tuple)
-
-
 def _metavar(hint: Any) -> str:
-    plain = _plain(hint)
-    if _is_list(hint):
+    plain = plain_type(hint)
+    if is_list(hint):
         item = get_args(plain)[0]
         return "N,N,…" if item in (int, float) else "A,B,…"
     if get_origin(plain) is Literal:
@@ -245,15 +198,3 @@ def _metavar(hint: Any) -> str:
 
 def _shown(default: Any) -> str:
     return ",".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
-
-
-def _split(text: str) -> list[str]:
-    inner = text.strip().removeprefix("[").removesuffix("]")
-    return [part.strip().strip("'\"") for part in inner.split(",") if part.strip()]
-
-
-def _yaml(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text

@@ -19,7 +19,7 @@ from ps_eval.serve.errors import Refusal, invalid
 from ps_eval.serve.relay import Reply, is_event_stream
 from ps_eval.serve.request_body import CompletionRequest
 from ps_eval.serve.sse import DONE, read_events, write_event
-from ps_eval.serve.upstream import Headers, Upstream, response_headers
+from ps_eval.serve.upstream import Headers, Upstream
 from ps_eval.serve.usage import completion_tokens
 
 Fields = dict[str, Any]
@@ -78,7 +78,7 @@ class TwoPhase:
     ) -> tuple[int, Usage]:
         """Both phases; returns the status, and the usage of both together."""
         turn = _Turn(self._upstream, self._format, request, grant, target, headers, reply)
-        return await (turn.streamed() if request.fields.get("stream") else turn.whole())
+        return await (turn.streamed() if request.stream else turn.whole())
 
 
 class _Turn:
@@ -187,11 +187,11 @@ class _Turn:
 
     async def _post(self, fields: Fields) -> tuple[int, Headers, bytes]:
         async with self._send(fields) as response:
-            head = response_headers(response.raw_headers, self._grant.headers)
+            head = self._reply.head(response, self._grant.headers)
             return response.status, head, await response.read()
 
     async def _begin(self, response: aiohttp.ClientResponse) -> None:
-        head = response_headers(response.raw_headers, self._grant.headers)
+        head = self._reply.head(response, self._grant.headers)
         await self._reply.begin(response.status, head, events=True)
 
     async def _relay(self, response: aiohttp.ClientResponse) -> tuple[int, Usage]:
@@ -216,7 +216,7 @@ class _Turn:
 
     def _fields(self, **changed: Any) -> Fields:
         fields = {**self._request.fields, **changed}
-        fields.pop(self._request.budget_field, None)
+        fields.pop(self._request.budget_path[0] if self._request.budget_path else "", None)
         fields.pop("max_completion_tokens", None)
         if fields.get("stream"):
             fields["stream_options"] = {"include_usage": True}

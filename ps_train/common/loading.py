@@ -19,12 +19,14 @@ def resolve_model(path: str | Path) -> str:
     """A language model's path: `package:<name>/<file>` is a file of an installed Python package.
 
     Raises:
-        ValueError: If the package is not installed or lacks the file.
+        ValueError: If the package is not installed or lacks the file, or the path leaves the package.
     """
     scheme, _, inside = str(path).partition(":")
     if scheme != "package":
         return str(path)
     name, _, file = inside.partition("/")
+    if not name.isidentifier() or ".." in Path(file).parts or Path(file).is_absolute():
+        raise ValueError(f"a package's file must be package:<name>/<file> without dots before it, got {path}")
     spec = importlib.util.find_spec(name)  # finds it without running its code
     if spec is None or spec.origin is None:
         raise ValueError(f"{path} needs the package {name}, which is not installed")

@@ -1,7 +1,9 @@
 import importlib
 import inspect
+import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +11,8 @@ import pytest
 
 from ps_eval import cli
 from ps_eval.cli import COMMANDS, main
+from ps_eval.command_line import CommandParser
+from ps_eval.docstrings import field_docstrings, read_docstring
 
 RECEIVED: list[dict] = []
 
@@ -53,13 +57,14 @@ def test_every_flag_of_every_command_is_explained(
     monkeypatch.setenv("COLUMNS", "80")
     assert main([command, "--help"]) == 0
     printed = capsys.readouterr().out
-    module, attribute = COMMANDS[command][0].split(":")
-    function = getattr(importlib.import_module(module), attribute)
-    documented = str(inspect.getdoc(function))
     assert all(len(line) <= 80 for line in printed.splitlines())
-    for name in inspect.signature(function).parameters:
+    module, attribute = COMMANDS[command][0].split(":")
+    imported = importlib.import_module(module)
+    function, fields_of = getattr(imported, attribute), getattr(imported, "SETTINGS", None)
+    explained = field_docstrings(fields_of) if fields_of else read_docstring(function)[1]
+    for name in inspect.signature(fields_of or function).parameters:
         assert name.replace("_", "-") in printed.casefold()
-        assert f"    {name}: " in documented
+        assert explained[name]
 
 
 def test_the_overview_imports_no_heavy_library() -> None:
@@ -168,6 +173,69 @@ def test_a_settings_file_is_checked_like_flags(
     (tmp_path / "fake.yaml").write_text(content)
     assert main(["fake", "--config", f"{tmp_path}/fake.yaml"]) == 2
     assert message in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A setting with settings of its own."""
+
+    name: str
+    limit: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeSettings:
+    """Flags."""
+
+    upstream: str
+    """Where the server
+    is."""
+    rules: list[Rule] | None = None
+    """In a YAML file."""
+    efforts: dict[str, int] | None = None
+    """Tokens by name."""
+    trust: bool = False
+    """Ask nothing."""
+
+
+def test_a_dataclass_may_hold_a_commands_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(**settings: Any) -> None:
+        """Do it."""
+
+    parser = CommandParser("ps-eval it", command, FakeSettings, "PS_TEST__")
+    (tmp_path / "it.yaml").write_text("rules: [{name: a}, {name: b, limit: 4}]\nupstream: here\n")
+    assert parser.settings(["--config", f"{tmp_path}/it.yaml", "--efforts.low", "5"]) == {
+        "upstream": "here",
+        "rules": [Rule("a"), Rule("b", 4)],
+        "efforts": {"low": 5},
+    }
+    monkeypatch.setenv("PS_TEST__UPSTREAM", "there")
+    monkeypatch.setenv("PS_TEST__TRUST", "true")
+    assert parser.settings([]) == {"upstream": "there", "trust": True}
+    assert parser.settings(["--upstream", "here", "--no-trust"]) == {"upstream": "here", "trust": False}
+    assert "Where the server is." in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ("[{nam: a}]", "--rules must be settings of Rule, got 'nam'; did you mean 'name'"),
+        ("[{limit: 3}]", "--rules must be right and whole, but .*'name'"),
+        (
+            "[{name: a, limit: x}]",
+            "--rules must be settings of Rule, whose limit must be a whole number, got 'x'",
+        ),
+        ("3", "--rules must be a list, got 3"),
+        ("[3]", "--rules must be settings by name, got 3"),
+    ],
+)
+def test_settings_within_settings_are_checked(
+    rules: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = CommandParser("ps-eval it", fake_command, FakeSettings)
+    with pytest.raises(SystemExit):
+        parser.settings(["--upstream", "here", "--rules", rules])
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])

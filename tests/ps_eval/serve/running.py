@@ -107,7 +107,7 @@ class RunningGateway:
 
     def outcomes(self, outcome: str, route: str = "completions") -> float:
         """How many requests ended so; waits for those that are answered but not yet booked."""
-        eventually(lambda: self.count("in_flight") == 0)
+        eventually(lambda: self.gateway.open_requests == 0)
         return self.count("requests_total", route=route, outcome=outcome)
 
 

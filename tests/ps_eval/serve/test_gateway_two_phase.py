@@ -73,8 +73,8 @@ def test_usage_is_streamed_only_to_who_asked(upstream: UpstreamProcess, start_ga
 @pytest.mark.parametrize(
     ("limits", "text", "reason"),
     [
-        ({"max_tokens": 4}, " 1 2 3 4", "length"),  # cut by the client itself: it gets what it asked for
-        ({"max_tokens": 8}, " 1 2 3 4 5 6</think> Answer", "length"),
+        ({"max_tokens": 4}, " 1 2</think> Answer : 2", "stop"),  # half is kept for the answer
+        ({"max_tokens": 8}, " 1 2 3 4</think> Answer : 4", "stop"),
         ({"stop": " 3"}, " 1 2", "stop"),
         ({"stop": [" :"]}, " 1 2 3 4 5 6</think> Answer", "stop"),
     ],
