@@ -110,7 +110,7 @@ def test_no_policy_spends_more_than_its_budget() -> None:
     table = make_table()
     result = replay(
         table,
-        budgets=[8, 13, 31, 60],
+        budgets=[8, 13, 31, 48],
         policies=POLICIES,
         predictions=table.curves,
         mean_curve=table.curves.mean(axis=0),
