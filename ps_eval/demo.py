@@ -15,8 +15,8 @@ from ps_eval.progress import show_progress
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
 from ps_eval.spending.live import run_live
-from ps_eval.spending.policies import LIVE_POLICIES, POLICIES
-from ps_eval.spending.replay import PLOT_FILE, predict_table, replay
+from ps_eval.spending.replay import PLOT_FILE, replay
+from ps_eval.spending.replay_inputs import predict_table
 from ps_eval.spending.run import predicted_inputs, scheduling_cost
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import Question, save_questions
@@ -95,7 +95,7 @@ def demo_command(
             loaded,
             inputs,
             budgets=budgets,
-            policies=LIVE_POLICIES,
+            policies=possible_policies(inputs, live=True),
             output=folder,
             # Other random numbers than the traces': else replay would have seen what live generates.
             sampling=Sampling(TEMPERATURE, TOP_P, seed + 2),
@@ -103,15 +103,14 @@ def demo_command(
             progress=progress,
         )
     with timer.phase("replay"):
-        small_curves, _ = predict_table(folder / "learn" / "predictor", folder / "test")
+        predicted, _ = predict_table(folder / "learn" / "predictor", folder / "test")
         replayed = replay(
             measured,
             budgets=budgets,
-            policies=POLICIES,
             predictions=inputs.predictions,
             mean_curve=inputs.mean_curve,
         ).rows
-        small = replay(measured, budgets=budgets, policies=["uniform", "hull"], predictions=small_curves).rows
+        small = replay(measured, budgets=budgets, policies=["uniform", "hull"], predictions=predicted).rows
 
     rows = live + replayed
     plot_accuracy(rows, folder / PLOT_FILE)

@@ -101,7 +101,7 @@ def batch_size(
 def _in_batches(curves: npt.NDArray[np.floating], test: CurveTable, size: int, budget: int) -> IntArray:
     """Windows of the rows of `curves`, each batch of `size` sharing `budget` tokens a query."""
     parts = [
-        allocate(part, budget * len(part), window=test.window).windows
+        allocate(part, budget * len(part), window=test.equal_window).windows
         for part in (curves[start : start + size] for start in range(0, len(curves), size))
     ]
     return np.concatenate(parts)
@@ -111,13 +111,13 @@ def _paced(
     curves: npt.NDArray[np.floating], test: CurveTable, orders: Sequence[IntArray], budget: int
 ) -> tuple[float, float]:
     """Accuracy and tokens granted a query by a pacer that starts at the price of the whole allocation."""
-    price = allocate(curves, budget * len(test), window=test.window).price or 1e-6
+    price = allocate(curves, budget * len(test), window=test.equal_window).price or 1e-6
     accuracies, tokens = [], []
     for order in orders:
-        pacer = Pacer(budget, window=test.window, initial_price=min(max(price, 1e-9), 1.0))
+        pacer = Pacer(budget, window=test.equal_window, initial_price=min(max(price, 1e-9), 1.0))
         windows = np.array([pacer.decide(curve) for curve in curves[order]])
         accuracies.append(_accuracy(test, order, windows))
-        tokens.append(windows.mean() * test.window)
+        tokens.append(windows.mean() * test.equal_window)
     return float(np.mean(accuracies)), float(np.mean(tokens))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,16 @@ class TracedQuestion:
     """Tokens decoded by all probes of the question: the price of measuring, no part of any budget."""
     correct_at_zero: int | None = None
     """1 where the answer without any reasoning is right; None in files written before it was asked."""
+
+    def take(self, traces: Sequence[int]) -> TracedQuestion:
+        """The question with only some of its traces."""
+        return replace(
+            self,
+            lengths=[self.lengths[t] for t in traces],
+            finished=[self.finished[t] for t in traces],
+            answers=[self.answers[t] for t in traces],
+            correct=[self.correct[t] for t in traces],
+        )
 
 
 class TraceFile:

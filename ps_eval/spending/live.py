@@ -115,7 +115,8 @@ def run_live(
     if unknown := [p for p in policies if p not in LIVE_POLICIES]:
         raise ValueError(f"policies of a live run must be among {LIVE_POLICIES}, got {unknown[0]!r}")
     check_policies(policies, inputs)
-    check_budgets(budgets, min_windows * inputs.window, inputs.window * inputs.num_windows)
+    least = int(inputs.budgets[min_windows - 1]) if min_windows else 0
+    check_budgets(budgets, least, int(inputs.budgets[-1]))
     allocations = _allocations(questions, inputs, policies, budgets, min_windows, seed, timer)
     allocations |= {(name, round(a.budget)): a for name, a in _checked(given or {}, questions).items()}
     output, pool = Path(output), row_by_row(engine)

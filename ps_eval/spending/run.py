@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from ps_alloc import Allocation
+from ps_alloc.predictions import uniform_budgets
 from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import Sampling
 from ps_eval.grading import DEFAULT_GRADER, load_grader
@@ -117,7 +118,8 @@ def run_command(
     budgets = budgets or sorted({round(a.budget) for a in given.values()}) or [48, 64, 96]
     if predictor is None:
         longest = max(max(budgets), *(int(a.tokens.max()) for a in given.values()), 1)
-        inputs = PolicyInputs(len(asked), window, num_windows or max(16, ceil(longest / window)))
+        grid = uniform_budgets(window, num_windows or max(16, ceil(longest / window)))
+        inputs = PolicyInputs(len(asked), grid)
     else:
         inputs = predicted_inputs(predictor, [q.question for q in asked], timer, backbone)
     chosen = policies or possible_policies(inputs, live=True)
@@ -193,9 +195,8 @@ def predicted_inputs(
     with timer.phase("predict"):
         curves = loaded.predict_curves(questions)
     mean_curve: npt.NDArray[np.float32] = loaded.mean_curve.cpu().numpy()
-    return PolicyInputs(
-        len(questions), loaded.window, curves.shape[1], predictions=curves, mean_curve=mean_curve
-    )
+    grid = uniform_budgets(loaded.window, curves.shape[1])
+    return PolicyInputs(len(questions), grid, predictions=curves, mean_curve=mean_curve)
 
 
 def scheduling_cost(timer: PhaseTimer) -> str:

@@ -153,7 +153,7 @@ class CurveDataModule(pl.LightningDataModule):
         return CurveSchema(
             features={name: table.features[name].shape[1] for name in self.features},
             num_windows=table.num_windows,
-            window=table.window,
+            window=table.equal_window,
             **self.language_models,
             served_model=table.metadata.get("model", "unknown"),
         )

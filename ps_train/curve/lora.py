@@ -83,7 +83,7 @@ class CurveLoRA(LoraModule):
         data = self.data
         if isinstance(data, CurveTextDataModule):
             table = data.tables.get(name) or data.tables["train"]
-            self.net.check_window(table.window, table.num_windows, f"the {name} table")
+            self.net.check_window(table.equal_window, table.num_windows, f"the {name} table")
 
     def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
         """See `curve_loss`."""

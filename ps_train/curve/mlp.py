@@ -96,7 +96,7 @@ class CurveMLP(PredictorModule):
     def check_data(self, name: str) -> None:
         """Refuse tables cut into other windows."""
         table = self.data.tables[name]
-        self.net.check_window(table.window, table.num_windows, f"the {name} table")
+        self.net.check_window(table.equal_window, table.num_windows, f"the {name} table")
 
     # --- steps ----------------------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ class CurveTextDataModule(TextDataModule):
         return CurveSchema(
             features={},
             num_windows=table.num_windows,
-            window=table.window,
+            window=table.equal_window,
             backbone=self.backbone,
             served_model=table.metadata.get("model", "unknown"),
         )
