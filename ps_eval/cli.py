@@ -25,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.measuring.trace:trace_command",
         "Sample chains of thought and probe them for answers: questions to a curve table.",
     ),
+    "answer": (
+        "ps_eval.spending.answer:answer_command",
+        "Answer questions, each with the thinking tokens it needs, within one budget for all.",
+    ),
     "run": (
         "ps_eval.spending.run:run_command",
         "Answer questions under allocated budgets, once for each policy and mean budget.",
@@ -39,7 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "report": (
         "ps_eval.reporting.report:report_command",
-        "Collect run folders into one self-contained HTML page, and a Markdown file beside it.",
+        "Collect folders of results into one self-contained HTML page, and a Markdown file beside it.",
     ),
     "serve": (
         "ps_eval.serve.command:serve_command",

@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LINES = 20.0
 
 
 @contextmanager
-def show_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def show_progress(title: str, total: int) -> Iterator[Callable[[float], None]]:
     """Show how much of `total` is done; yields a function to call with each newly finished amount."""
     console = Console(stderr=True)
     if console.is_terminal:
@@ -30,14 +30,14 @@ def show_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
             yield lambda amount: progress.advance(task, amount)
         return
     begin = last = time.monotonic()
-    done = 0
+    done = 0.0
 
-    def advance(amount: int) -> None:
+    def advance(amount: float) -> None:
         nonlocal done, last
         done += amount
         now = time.monotonic()
         if done >= total or now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            console.print(f"{title}: {done}/{total} in {now - begin:.0f} s", highlight=False)
+            console.print(f"{title}: {done:.0f}/{total} in {now - begin:.0f} s", highlight=False)
 
     yield advance

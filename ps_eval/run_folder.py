@@ -110,23 +110,30 @@ def locked_folder(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        yield folder
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """`locked_folder` for a file or folder that is there."""
     try:
         import fcntl
     except ImportError:  # not on Windows
-        yield folder
+        yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise ValueError(
-                    f"{folder} must be written by one process at a time, but another one is at work in it: "
+                    f"{path} must be written by one process at a time, but another one is at work in it: "
                     "wait for it, or choose another output"
                 ) from None
             # Some network file systems lock no folder: there, as before locks, the user must take care.
-        yield folder
+        yield
     finally:
         os.close(handle)
 
@@ -137,7 +144,7 @@ def report_failures(
     """Write what failed, so that no result hides it; without failures, remove what an earlier run wrote.
 
     Args:
-        folder: The run's folder.
+        folder: The run's folder, or the file to write.
         failures: Names of what failed, with the reasons.
         total: How many were asked for.
         skip: Go on without what failed, as long as anything is left.
@@ -145,7 +152,8 @@ def report_failures(
     Raises:
         RequestsFailedError: If there are failures, and they are not skipped or nothing else is left.
     """
-    path = Path(folder) / FAILURES_FILE
+    path = Path(folder)
+    path = path if path.suffix == ".jsonl" else path / FAILURES_FILE
     if not failures:
         path.unlink(missing_ok=True)
         return

@@ -43,7 +43,7 @@ def load_question_hashes(folder: str | Path) -> npt.NDArray[np.uint64] | None:
         raise ValueError(f"{path} must be a .npy file of hashes, but {error}") from error
     if hashes.dtype != np.uint64 or hashes.ndim != 1:
         raise ValueError(f"{path} must hold uint64 hashes, got {hashes.dtype} of shape {hashes.shape}")
-    return hashes  # type: ignore[no-any-return]
+    return hashes
 
 
 def seen_in_training(folder: str | Path, texts: Sequence[str]) -> int:

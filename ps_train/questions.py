@@ -61,7 +61,17 @@ def load_questions(
     if not path.is_file():
         raise ValueError(f"questions must be an existing JSONL, CSV or Parquet file, got {path}")
     rows = read_rows(path)
-    questions = list(_questions(rows, path.stem, limit, need_answers, question_field, answer_field, id_field))
+    questions = list(
+        questions_from_rows(
+            rows,
+            path.stem,
+            limit,
+            need_answers=need_answers,
+            question_field=question_field,
+            answer_field=answer_field,
+            id_field=id_field,
+        )
+    )
     if not questions:
         raise ValueError(f"questions must hold at least one question, but {path} is empty")
     return questions
@@ -88,15 +98,30 @@ def save_questions(path: str | Path, questions: list[Question]) -> None:
             file.write(json.dumps(question.__dict__, ensure_ascii=False) + "\n")
 
 
-def _questions(
+def questions_from_rows(
     rows: Iterable[tuple[str, int, Mapping[str, Any]]],
     stem: str,
-    limit: int | None,
-    need_answers: bool,
-    question_field: str | None,
-    answer_field: str | None,
-    id_field: str,
+    limit: int | None = None,
+    *,
+    need_answers: bool = True,
+    question_field: str | None = None,
+    answer_field: str | None = None,
+    id_field: str = "id",
 ) -> Iterator[Question]:
+    """Questions one by one, as their rows come.
+
+    Args:
+        rows: Where each stands, its number (from 1), its fields.
+        stem: Begins the ids of rows without one.
+        limit: As in `load_questions`, like the further ones.
+        need_answers: See there.
+        question_field: See there.
+        answer_field: See there.
+        id_field: See there.
+
+    Raises:
+        ValueError: As `load_questions`, of a row.
+    """
     seen: set[str] = set()
     for where, number, row in rows:
         if limit is not None and len(seen) >= limit:

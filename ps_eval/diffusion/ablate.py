@@ -21,6 +21,7 @@ from ps_eval.progress import show_progress
 from ps_eval.reporting.statistics import paired_bootstrap
 from ps_eval.reporting.summary import PhaseTimer, collect_run_info
 from ps_eval.run_folder import remember_questions, remember_settings
+from ps_train.common.loading import torch_device, torch_dtype
 from ps_train.questions import Question, load_questions
 
 SETTINGS_FILE = "ablation_settings.json"
@@ -53,6 +54,8 @@ def ablate_command(
     reference: str = REFERENCE,
     gen_length: int = 96,
     batch_size: int = 16,
+    device: str = "auto",
+    dtype: str = "float32",
     limit: int | None = None,
     quick: bool = False,
     seed: int = 0,
@@ -70,6 +73,8 @@ def ablate_command(
         reference: The schedule that gains and speeds are compared with; it is measured in any case.
         gen_length: Tokens decoded a response.
         batch_size: Responses decoded at once, and questions a batch.
+        device: auto takes a GPU where there is one; else a torch device, such as cpu or cuda:1.
+        dtype: The type to compute in: float32, bfloat16 or float16.
         limit: Only the first questions.
         quick: A look: 32 questions.
         seed: Of the bootstrap.
@@ -83,18 +88,17 @@ def ablate_command(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     folder = Path(output)
-    remember_settings(
-        folder / SETTINGS_FILE, {"model": model, "gen_length": gen_length, "batch_size": batch_size}
-    )
+    settings = {"model": model, "gen_length": gen_length, "batch_size": batch_size, "dtype": dtype}
+    remember_settings(folder / SETTINGS_FILE, settings)
     remember_questions(folder, asked)
     timer = PhaseTimer()
     with timer.phase("load"):
-        loaded = load_diffusion_model(model)
+        loaded = load_diffusion_model(model, dtype=torch_dtype(dtype), device=torch_device(device))
     chunks = [asked[i : i + batch_size] for i in range(0, len(asked), batch_size)]
     with timer.phase("decode"), show_progress("batches decoded", len(chunks) * len(chosen)) as advance:
         cells = measure(loaded, chunks, chosen, gen_length, folder / CELLS_FOLDER, advance)
     rows = summarise_cells(cells, reference, seed)
-    config = {"questions": questions, "model": model, "gen_length": gen_length, "batch_size": batch_size}
+    config = {"questions": questions, **settings, "device": str(loaded.model.device)}
     write_json(
         folder / RESULT_FILE,
         {

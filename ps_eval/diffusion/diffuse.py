@@ -13,6 +13,7 @@ from ps_eval.diffusion.measure import Answered, answer_batch
 from ps_eval.diffusion.models import load_diffusion_model
 from ps_eval.diffusion.schedules import schedule_named
 from ps_eval.progress import show_progress
+from ps_train.common.loading import torch_device, torch_dtype
 from ps_train.questions import load_questions
 
 
@@ -24,6 +25,8 @@ def diffuse_command(
     schedule: str = "static-dual",
     gen_length: int = 96,
     batch_size: int = 16,
+    device: str = "auto",
+    dtype: str = "float32",
     limit: int | None = None,
 ) -> None:
     """Answer questions with a masked-diffusion model, block by block.
@@ -35,6 +38,8 @@ def diffuse_command(
         schedule: A name of docs/diffusion.md's table, such as static-dual or all+correction.
         gen_length: Tokens decoded a response; a multiple of the block size wastes none.
         batch_size: Responses decoded at once.
+        device: auto takes a GPU where there is one; else a torch device, such as cpu or cuda:1.
+        dtype: The type to compute in: float32, bfloat16 or float16.
         limit: Only the first questions.
 
     Raises:
@@ -44,7 +49,7 @@ def diffuse_command(
     chosen = schedule_named(schedule)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    loaded = load_diffusion_model(model)
+    loaded = load_diffusion_model(model, dtype=torch_dtype(dtype), device=torch_device(device))
     answered: list[Answered] = []
     seconds = 0.0
     with show_progress("questions answered", len(asked)) as advance:

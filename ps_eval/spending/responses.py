@@ -7,11 +7,12 @@ written at once, a line a question, so that a kill loses only what is under way.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import EnginePool, row_by_row
@@ -139,7 +140,7 @@ class ResponseFile:
         self._responses |= {(entry.id, r.budget): r for r in entry.responses}
 
 
-def _from_json(record: dict) -> Responded:  # type: ignore[type-arg]
+def _from_json(record: dict[str, Any]) -> Responded:
     thought = record["thought"]
     return Responded(
         record["id"],
@@ -155,7 +156,6 @@ def collect(
     sampling: Sampling,
     *,
     progress: Progress | None = None,
-    ended: Callable[[Sequence[Responded]], None] | None = None,
 ) -> dict[str, str]:
     """Ask for every response that `file` lacks, and keep each as it ends.
 
@@ -165,38 +165,49 @@ def collect(
         engine: Where the model runs.
         sampling: How reasoning is drawn.
         progress: Called with the questions, or parts of one, that just ended.
-        ended: Called with what was just written.
 
     Returns:
-        Question id to the reason, for those of which any request failed. Where nothing but failures comes
-        back from the first batch, the rest is not asked.
+        Question id to the reason, for those of which any request failed.
+
+    Raises:
+        RuntimeError: If the engine reasoned for longer than a budget: its accuracy would be worth nothing.
+    """
+    jobs = [job for question, budgets in wanted.items() if (job := file.job(question, budgets))]
+    if progress:
+        progress(len(wanted) - len(jobs))
+    failures: dict[str, str] = {}
+    with closing(as_they_end(jobs, engine, sampling, progress)) as ended:
+        for found in ended:
+            file.append([outcome.responded for _, outcome in found if outcome.responded])
+            failures |= {job.question.id: outcome.failure for job, outcome in found if outcome.failure}
+    return failures
+
+
+def as_they_end(
+    jobs: Sequence[Job], engine: Engine | EnginePool, sampling: Sampling, progress: Progress | None = None
+) -> Generator[list[tuple[Job, Outcome]], None, None]:
+    """Do jobs in batches, or row by row where the engine can, and yield what ended together.
+
+    Where the first batch brings nothing but failures, the rest is not asked.
 
     Raises:
         RuntimeError: If the engine reasoned for longer than a budget: its accuracy would be worth nothing.
     """
     pool = row_by_row(engine)
-    jobs = [job for question, budgets in wanted.items() if (job := file.job(question, budgets))]
-    # Rows of like length together: less padding, and they end together. Longest last, as their own batches.
-    jobs.sort(key=lambda job: job.budgets[-1] if job.thought is None else 0)
-    tasks = [jobs[i : i + pool.rows_a_task] for i in range(0, len(jobs), pool.rows_a_task)]
-    if progress:
-        progress(len(wanted) - len(jobs))
+    # Rows of like length together: less padding, and they end together.
+    order = sorted(jobs, key=lambda job: job.budgets[-1] if job.thought is None else 0)
+    tasks = [order[i : i + pool.rows_a_task] for i in range(0, len(order), pool.rows_a_task)]
     within = progress if pool.in_process else None  # else it would have to travel to other processes
-    failures: dict[str, str] = {}
-    succeeded = False
+    failed, succeeded = 0, False
     with closing(pool.map(partial(respond, sampling=sampling, progress=within), tasks)) as results:
-        for task, found in results:
-            file.append([r.responded for r in found if r.responded])
-            failures |= {j.question.id: r.failure for j, r in zip(task, found, strict=True) if r.failure}
-            whole = [r.responded for r in found if r.responded and not r.failure]
-            succeeded = succeeded or bool(whole)
-            if ended and whole:
-                ended(whole)
+        for task, outcomes in results:
+            succeeded = succeeded or any(not outcome.failure for outcome in outcomes)
+            failed += sum(outcome.failure is not None for outcome in outcomes)
+            yield list(zip(task, outcomes, strict=True))
             if progress and not within:
                 progress(len(task))
-            if not succeeded and len(failures) >= pool.batch_size:
-                break
-    return failures
+            if not succeeded and failed >= pool.batch_size:
+                return
 
 
 def respond(

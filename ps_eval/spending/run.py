@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ from ps_eval.engines.base import Sampling
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
+from ps_eval.reporting.frontier import print_equal_use
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
 from ps_eval.run_folder import FAILURES_FILE
 from ps_eval.run_settings import predictor_identity
 from ps_eval.spending.guards import check_predictor
-from ps_eval.spending.live import read_answers, run_live
+from ps_eval.spending.live import compare_live, read_answers, run_live
 from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
-from ps_train.predictor import load_predictor
+from ps_train.predictor import CurvePredictor, load_predictor
 from ps_train.questions import Question, load_questions
 
 
@@ -39,6 +41,7 @@ def run_command(
     allocations: list[str] | None = None,
     budgets: list[int] | None = None,
     policies: list[str] | None = None,
+    used: list[float] | None = None,
     grader: str = DEFAULT_GRADER,
     window: int = 16,
     num_windows: int | None = None,
@@ -75,6 +78,8 @@ def run_command(
         budgets: Mean reasoning tokens per query of the policies, such as 48,64; by default those of the
             allocations, or 48,64,96.
         policies: Such as uniform,hull; by default all whose inputs are there.
+        used: Mean tokens really used at which policies are compared, such as 24,32,48; by default those that
+            uniform uses.
         grader: Tells right from wrong: math, gsm8k, choice, number, exact, or module:function of your own.
         window: Tokens a window; with a predictor, its own.
         num_windows: Most windows a query can use; with a predictor, its own; by default as many as the
@@ -143,10 +148,12 @@ def run_command(
             progress=progress,
         )
     plot_accuracy(rows, Path(output) / PLOT_FILE)
-    Summary(rows, collect_run_info(config, seed, timer.seconds)).save(output)
+    compared = compare_live(output, rows, levels=used or (), n_resamples=n_resamples, seed=seed)
+    Summary(rows, collect_run_info(config, seed, timer.seconds), compared).save(output)
     for remark in remarks:
         console.print(f"NOTE: {remark}.", style="bold", highlight=False)
     print_table(rows, console)
+    print_equal_use(compared, console)
     warn_of_grading(_graded_texts(asked, Path(output), rows), judge, Console(stderr=True))
     if missing := len(asked) - rows[0].n:
         console.print(
@@ -193,9 +200,14 @@ def predicted_inputs(
         loaded = load_predictor(predictor, backbone=backbone)
         loaded.predict_curves(questions[:1])  # the backbone is loaded at the first question
     with timer.phase("predict"):
-        curves = loaded.predict_curves(questions)
-    mean_curve: npt.NDArray[np.float32] = loaded.mean_curve.cpu().numpy()
-    grid = uniform_budgets(loaded.window, curves.shape[1])
+        return inputs_from(loaded, questions)
+
+
+def inputs_from(predictor: CurvePredictor, questions: Sequence[str]) -> PolicyInputs:
+    """What a predictor that is loaded tells about questions."""
+    curves = predictor.predict_curves(questions)
+    mean_curve: npt.NDArray[np.float32] = predictor.mean_curve.cpu().numpy()
+    grid = uniform_budgets(predictor.window, curves.shape[1])
     return PolicyInputs(len(questions), grid, predictions=curves, mean_curve=mean_curve)
 
 

@@ -69,8 +69,15 @@ def test_summary_json_has_the_documented_fields(tmp_path: Path) -> None:
     content = json.loads(Summary([ROW], RUN).save(tmp_path).read_text())
     assert set(content) == {"rows", "run", "equal_use"}
     documented = {"mode", "policy", "budget", "accuracy", "low", "high", "mean_reasoning_tokens"}
-    documented |= {"mean_answer_tokens",
-        "mean_granted_tokens", "forced", "n", "gain", "gain_low", "gain_high"}
+    documented |= {
+        "mean_answer_tokens",
+        "mean_granted_tokens",
+        "forced",
+        "n",
+        "gain",
+        "gain_low",
+        "gain_high",
+    }
     assert set(content["rows"][0]) == documented
     assert set(content["run"]) == {"versions", "commit", "config", "seed", "hardware", "seconds"}
 

@@ -1,0 +1,347 @@
+"""The user's front door: questions in, thinking budgets or answers out, one predictor and one engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from ps_alloc import Allocation, Pacer
+from ps_alloc.pacing import LOWEST_PRICE
+from ps_eval.engines import engine_arguments, load_pool
+from ps_eval.engines.base import RequestsFailedError, Sampling
+from ps_eval.engines.pool import EnginePool
+from ps_eval.grading import DEFAULT_GRADER, load_grader
+from ps_eval.run_folder import report_failures
+from ps_eval.run_settings import HASH_BYTES, RunSettings, predictor_identity
+from ps_eval.spending.answer_file import Answered, AnswerFile, beside
+from ps_eval.spending.guards import check_predictor
+from ps_eval.spending.policies import PolicyInputs, allocate_policy
+from ps_eval.spending.responses import Job, Outcome, as_they_end
+from ps_eval.spending.run import inputs_from
+from ps_eval.spending.target import tokens_for_accuracy
+from ps_train.predictor import load_predictor
+from ps_train.questions import Question
+
+
+class Scheduler:
+    """Gives each question the thinking tokens it needs, within a budget for all of them.
+
+        scheduler = Scheduler("runs/my/predictor", model="checkpoints/tiny-reasoner")
+        scheduler.budgets(questions, mean_tokens=64).tokens  # decided before anything is generated
+        scheduler.answer(questions, mean_tokens=64)  # texts, tokens used
+
+    The engine is loaded when the first question is answered.
+    """
+
+    def __init__(
+        self,
+        predictor: str | Path,
+        *,
+        model: str | Path | None = None,
+        engine: str | EnginePool = "transformers",
+        engine_options: Mapping[str, Any] | None = None,
+        format: Mapping[str, Any] | None = None,
+        prompt: Mapping[str, Any] | None = None,
+        batch_size: int = 128,
+        sampling: Sampling | None = None,
+        grader: str = DEFAULT_GRADER,
+        backbone: str | Path | None = None,
+        min_windows: int = 1,
+        allow_other_model: bool = False,
+        allow_other_grader: bool = False,
+    ) -> None:
+        """Load a predictor.
+
+        Args:
+            predictor: Its folder, or a hub id.
+            model: The reasoning model, a folder or a name; needed to answer.
+            engine: What runs the model: transformers, vllm, vllm-native, openai (a server), ray (a cluster),
+                or a pool that is loaded already.
+            engine_options: Of the engine's own, such as `{"dtype": "bfloat16"}`.
+            format: How the model ends its reasoning, by fields of `ReasoningFormat`.
+            prompt: What is put around a question, by fields of `PromptFormat`.
+            batch_size: Sequences decoded at once.
+            sampling: How reasoning is drawn.
+            grader: Reads answers off texts, and grades where there are references.
+            backbone: Language model that reads questions for the predictor, instead of the one it names.
+            min_windows: Fewest windows a question gets.
+            allow_other_model: Go on although the predictor learned from another model's answers.
+            allow_other_grader: Go on although another grader graded what the predictor learned from.
+
+        Raises:
+            ValueError: If the predictor cannot be read, or is another model's.
+        """
+        transformers_logging.disable_progress_bar()  # loading is quick beside generating
+        self.predictor = load_predictor(predictor, backbone=backbone)
+        self.sampling, self.grader = sampling or Sampling(), load_grader(grader)
+        served = engine.name if isinstance(engine, EnginePool) else model
+        self.remarks = check_predictor(
+            predictor,
+            served_model=None if served is None else str(served),
+            grader=self.grader.identity,
+            allow_other_model=allow_other_model,
+            allow_other_grader=allow_other_grader,
+        )
+        """What is not as it should be but was allowed."""
+        self._min_windows = min_windows
+        self._identity = predictor_identity(predictor)
+        self._pool = engine if isinstance(engine, EnginePool) else None
+        self._engine, self._model = engine, model
+        self._engine_arguments = engine_arguments(engine_options, format, prompt, batch_size)
+
+    @property
+    def pool(self) -> EnginePool:
+        """The engine, loaded when first asked for.
+
+        Raises:
+            ValueError: If no model was named, or it cannot be loaded.
+        """
+        if self._pool is None:
+            if self._model is None:
+                raise ValueError("model must be given to answer questions, got None")
+            self._pool = load_pool(str(self._engine), self._model, **self._engine_arguments)
+        return self._pool
+
+    def predict(self, questions: Sequence[str | Question]) -> PolicyInputs:
+        """What the predictor says of questions."""
+        return inputs_from(self.predictor, [q.question for q in as_questions(questions)])
+
+    def budgets(
+        self,
+        questions: Sequence[str | Question],
+        *,
+        mean_tokens: float | None = None,
+        total_tokens: int | None = None,
+        accuracy: float | None = None,
+        policy: str = "hull",
+    ) -> Allocation:
+        """Decide how many tokens each question may think for; nothing is generated.
+
+        Args:
+            questions: N texts, or `Question`s with ids.
+            mean_tokens: Mean reasoning tokens a question. Give this, `total_tokens` or `accuracy`.
+            total_tokens: Reasoning tokens for all questions together.
+            accuracy: The least budget whose expected accuracy, in [0, 1], is this.
+            policy: hull (ours), myopic (the paper's greedy), mix or uniform.
+
+        Returns:
+            `tokens` (N,), `expected_accuracy`, `price` (correct answers a further token buys), `ids`.
+
+        Raises:
+            ValueError: If not exactly one of the three is given, it is out of range, or a question has no
+                text.
+        """
+        asked = as_questions(questions)
+        inputs = self.predict(asked)
+        given = {"mean_tokens": mean_tokens, "total_tokens": total_tokens, "accuracy": accuracy}
+        named = {name: value for name, value in given.items() if value is not None}
+        if len(named) != 1:
+            raise ValueError(f"give one of {', '.join(given)}, got {named or 'none'}")
+        if accuracy is not None:
+            total = tokens_for_accuracy(inputs, accuracy, policy=policy, min_windows=self._min_windows)
+        elif total_tokens is not None:
+            total = total_tokens
+        else:
+            assert mean_tokens is not None
+            total = int(mean_tokens * len(asked))
+        most = inputs.window * inputs.num_windows * len(asked)
+        if total > most:
+            raise ValueError(
+                f"the budget must be at most {most // len(asked)} mean tokens, the last of the predictor's "
+                f"grid, got {total / len(asked):g}"
+            )
+        allocation = allocate_policy(
+            policy, inputs, total, min_windows=self._min_windows, seed=self.sampling.seed
+        )
+        return replace(allocation, ids=[q.id for q in asked])
+
+    def answer(
+        self,
+        questions: Sequence[str | Question],
+        *,
+        mean_tokens: float | None = None,
+        total_tokens: int | None = None,
+        accuracy: float | None = None,
+        policy: str = "hull",
+        output: str | Path | None = None,
+        reasoning: bool = True,
+        skip_failed: bool = False,
+        progress: Callable[[float], None] | None = None,
+    ) -> list[Answered]:
+        """Answer each question within its budget.
+
+        Args:
+            questions: N texts, or `Question`s; those with references are graded.
+            mean_tokens: As in `budgets`, like `total_tokens`, `accuracy` and `policy`.
+            total_tokens: See there.
+            accuracy: See there.
+            policy: See there.
+            output: JSONL file that grows as answers end, and is continued after an interruption: what is in
+                it is not asked again. `-` is the standard output.
+            reasoning: Whether answers carry the text of the reasoning.
+            skip_failed: Return without questions that failed.
+            progress: Called with the questions, or parts of one, that just ended.
+
+        Returns:
+            The answers in the order asked.
+
+        Raises:
+            ValueError: As `budgets`; if `output` was begun with other settings, questions or budgets.
+            RequestsFailedError: If requests failed and are not skipped.
+        """
+        asked = as_questions(questions)
+        spend = {"mean_tokens": mean_tokens, "total_tokens": total_tokens, "accuracy": accuracy}
+        settings = self.run_settings(
+            {"questions": questions_identity(asked), "policy": policy, **spend, "keeps_reasoning": reasoning}
+        )
+        with AnswerFile.opened(output, settings) as file:
+            decided = None if file.path is None else beside(file.path, "budgets.json")
+            if decided is not None and decided.is_file():
+                allocation = Allocation.load(decided)  # to the token what was decided, whatever rounds now
+            else:
+                allocation = self.budgets(asked, policy=policy, **spend)  # type: ignore[arg-type]
+                if decided is not None:
+                    allocation.save(decided)
+            budgets = dict(zip([q.id for q in asked], allocation.tokens.tolist(), strict=True))
+            failures = self.answer_within(budgets, file.missing(asked), file, reasoning, progress)
+            if file.path is not None:
+                report_failures(beside(file.path, "failed.jsonl"), failures, len(asked), skip=skip_failed)
+            elif failures and not skip_failed:
+                name, reason = next(iter(failures.items()))
+                raise RequestsFailedError(f"{len(failures)} of {len(asked)} failed, {name} first: {reason}")
+            return file.put_in_order([q.id for q in asked])
+
+    def answer_within(
+        self,
+        budgets: Mapping[str, int],
+        questions: Sequence[Question],
+        file: AnswerFile,
+        reasoning: bool = True,
+        progress: Callable[[float], None] | None = None,
+    ) -> dict[str, str]:
+        """Answer questions within budgets that are decided, and keep each answer in `file` as it ends.
+
+        Args:
+            budgets: Question id to its tokens.
+            questions: What to answer.
+            file: Where answers go.
+            reasoning: Whether answers carry the text of the reasoning.
+            progress: Called with the questions, or parts of one, that just ended.
+
+        Returns:
+            Question id to the reason, for those that failed.
+        """
+        jobs = [Job(q, (budgets[q.id],), None) for q in questions]
+        failures: dict[str, str] = {}
+        with closing(as_they_end(jobs, self.pool, self.sampling, progress)) as ended:
+            for found in ended:
+                failures |= {job.question.id: o.failure for job, o in found if o.failure is not None}
+                file.append([self._answered(j.question, o, reasoning) for j, o in found if o.failure is None])
+        return failures
+
+    def _answered(self, question: Question, outcome: Outcome, keep_reasoning: bool) -> Answered:
+        responded = outcome.responded
+        assert responded is not None  # it did not fail
+        (response,) = responded.responses
+        thought = response.reasoning if responded.thought is None else responded.thought.text
+        graded = bool(question.answer)
+        marker = str(self.pool.settings.get("think_end", ""))
+        return Answered(
+            id=question.id,
+            question=question.question,
+            text=response.text.rpartition(marker)[2].strip() if marker else response.text,
+            reasoning=thought if keep_reasoning else None,
+            answer=self.grader.extract(response.text),
+            budget=response.budget,
+            reasoning_tokens=response.reasoning_tokens,
+            answer_tokens=response.answer_tokens,
+            forced=response.forced,
+            reference=question.answer if graded else None,
+            correct=self.grader(response.text, question.answer) if graded else None,
+        )
+
+    def stream(
+        self, *, mean_tokens: float, past_questions: Sequence[str | Question] = (), step: float = 0.01
+    ) -> Stream:
+        """Decide questions one at a time as they arrive, so that the mean keeps to `mean_tokens`.
+
+        Args:
+            mean_tokens: Mean reasoning tokens a question.
+            past_questions: Like those to come, to start from their price instead of learning it.
+            step: How fast the price moves; see `ps_alloc.Pacer`.
+        """
+        return Stream(self, mean_tokens, past_questions, step)
+
+    def run_settings(self, more: Mapping[str, Any]) -> RunSettings:
+        """All that this scheduler's answers depend on, with the caller's own."""
+        more = {**more, "min_windows": self._min_windows}
+        return RunSettings(self.pool.settings, self.sampling, self.grader.identity, self._identity, more)
+
+
+class Stream:
+    """Questions decided one at a time against a mean; see `Scheduler.stream`."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        mean_tokens: float,
+        past_questions: Sequence[str | Question] = (),
+        step: float = 0.01,
+    ) -> None:
+        predictor, least = scheduler.predictor, scheduler._min_windows
+        price = {}
+        if past_questions:
+            allocation = scheduler.budgets(past_questions, mean_tokens=mean_tokens)
+            price = {"initial_price": max(allocation.price or 0.0, LOWEST_PRICE)}
+        self._scheduler = scheduler
+        self.pacer = Pacer(
+            mean_tokens,
+            window=predictor.window,
+            min_windows=least,
+            step=step,
+            **price,  # type: ignore[arg-type]
+        )
+        """What decides; its state can be kept (`state_dict`)."""
+
+    def decide(self, question: str | Question) -> int:
+        """Tokens for the question that arrives now."""
+        (tokens,) = self.decide_all([question])
+        return tokens
+
+    def decide_all(self, questions: Sequence[str | Question]) -> list[int]:
+        """Tokens for questions that arrived together, decided in their order; they are read in one pass."""
+        curves = self._scheduler.predict(questions).need("hull", "predictions")
+        return [int(self.pacer.decide(curve)) * self.pacer.window for curve in curves]
+
+
+def as_questions(questions: Sequence[str | Question]) -> list[Question]:
+    """Texts as questions, named by their place; questions as they are.
+
+    Raises:
+        ValueError: If there is none, one is no text, or an id is there twice.
+    """
+    if isinstance(questions, str | Question):
+        raise ValueError(f"questions must be a list of texts or questions, got one: {questions!r:.80}")
+    asked = [q if isinstance(q, Question) else Question(f"q{i}", q) for i, q in enumerate(questions)]
+    if not asked:
+        raise ValueError("questions must be at least one, got none")
+    for question in asked:
+        if not isinstance(question.question, str) or not question.question.strip():
+            raise ValueError(f"questions must be texts, got {question.question!r} for {question.id!r}")
+    if len({q.id for q in asked}) < len(asked):
+        raise ValueError("questions must have ids that differ from each other")
+    return asked
+
+
+def questions_identity(questions: Sequence[Question]) -> str:
+    """How many questions, and a hash of their ids, texts and order: one budget is decided for all of them."""
+    digest = hashlib.blake2b(digest_size=HASH_BYTES)
+    for question in questions:
+        digest.update(f"{question.id}\0{question.question}\0".encode("utf-8", "surrogatepass"))
+    return f"{len(questions)}@{digest.hexdigest()}"

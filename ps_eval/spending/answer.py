@@ -1,0 +1,230 @@
+"""`ps-eval answer`: questions, with references or without, to answers under predicted budgets; one pass."""
+
+from __future__ import annotations
+
+import json as jsonlib  # `json` is a flag of the command
+import sys
+from collections.abc import Iterator
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from rich.console import Console
+
+from ps_eval.engines.base import Sampling
+from ps_eval.grading import DEFAULT_GRADER
+from ps_eval.grading.check import GradedText, warn_of_grading
+from ps_eval.progress import show_progress
+from ps_eval.run_folder import report_failures
+from ps_eval.scheduler import Scheduler
+from ps_eval.spending.answer_file import STDOUT, Answered, AnswerFile, beside
+from ps_eval.spending.answer_screen import show_answers, show_decision
+from ps_train.questions import Question, load_questions, questions_from_rows
+
+STDIN = "-"
+
+
+def answer_command(
+    *,
+    questions: str,
+    predictor: str,
+    model: str | None = None,
+    output: str = STDOUT,
+    budget: float | None = None,
+    total_tokens: int | None = None,
+    target_accuracy: float | None = None,
+    policy: str = "hull",
+    dry_run: bool = False,
+    grader: str = DEFAULT_GRADER,
+    backbone: str | None = None,
+    min_windows: int = 1,
+    temperature: float = 0.6,
+    top_p: float = 0.95,
+    seed: int = 0,
+    limit: int | None = None,
+    question_field: str | None = None,
+    answer_field: str | None = None,
+    id_field: str = "id",
+    engine: str = "transformers",
+    engine_options: dict[str, Any] | None = None,
+    format: dict[str, Any] | None = None,
+    prompt: dict[str, Any] | None = None,
+    batch_size: int = 128,
+    omit_reasoning: bool = False,
+    skip_failed: bool = False,
+    json: bool = False,
+    allow_other_model: bool = False,
+    allow_other_grader: bool = False,
+) -> None:
+    """Answer questions, each with the thinking tokens it needs, within one budget for all.
+
+    The predictor reads the questions, the budget is spent where it buys most, the model answers: one pass.
+    Rows are written as they end, and stand in the order asked at the end. Stop it at any moment and run it
+    again: what is in the output is not asked again. With --questions - they are read from the standard input
+    and answered as they come, each budget decided at once so that the mean keeps to --budget.
+
+    Args:
+        questions: JSONL, CSV or Parquet with a question a row; references are graded where there are any. -
+            is the standard input, JSONL.
+        predictor: Predictor folder.
+        model: The reasoning model: a folder or a Hugging Face name. A dry run needs none.
+        output: JSONL file of answers; - is the standard output.
+        budget: Mean reasoning tokens a question. Give this, --total-tokens or --target-accuracy.
+        total_tokens: Reasoning tokens for all questions together.
+        target_accuracy: Spend as little as is expected to reach this accuracy, such as 0.8.
+        policy: hull (ours), myopic (the paper's greedy), mix or uniform.
+        dry_run: Only decide: budgets and what they are expected to bring, nothing is generated.
+        grader: Reads answers off texts, and grades where there are references: math, gsm8k, choice, number,
+            exact, or module:function of your own.
+        backbone: Language model that reads the questions for the predictor, instead of the one it names.
+        min_windows: Fewest windows a question gets.
+        temperature: Of the chains of thought; answers are decoded greedily.
+        top_p: Nucleus of the chains of thought.
+        seed: Seed of the chains of thought.
+        limit: Only the first questions.
+        question_field: Column of the questions' texts, where it is not called question or the like.
+        answer_field: Column of the references, likewise.
+        id_field: Column of the ids.
+        engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
+        engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
+        format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
+        prompt: What is put around a question, such as --prompt.system 'Be brief.'
+        batch_size: Sequences decoded at once.
+        omit_reasoning: Leave the reasoning's text out of the output.
+        skip_failed: End well although some questions failed.
+        json: Print the summary as JSON.
+        allow_other_model: Go on although the predictor learned from another model's answers.
+        allow_other_grader: Go on although another grader graded what the predictor learned from.
+
+    Raises:
+        ValueError: If an input is missing or damaged, or the output was begun with other settings.
+    """
+    scheduler = Scheduler(
+        predictor,
+        model=model,
+        engine=engine,
+        engine_options=engine_options,
+        format=format,
+        prompt=prompt,
+        batch_size=batch_size,
+        sampling=Sampling(temperature, top_p, seed),
+        grader=grader,
+        backbone=backbone,
+        min_windows=min_windows,
+        allow_other_model=allow_other_model,
+        allow_other_grader=allow_other_grader,
+    )
+    console = Console(stderr=output == STDOUT and not dry_run)
+    for remark in scheduler.remarks:
+        Console(stderr=True).print(f"NOTE: {remark}.", style="bold", highlight=False)
+    fields = {"question_field": question_field, "answer_field": answer_field, "id_field": id_field}
+    spend = {"mean_tokens": budget, "total_tokens": total_tokens, "accuracy": target_accuracy}
+    if questions == STDIN and budget is not None and policy == "hull" and not dry_run:
+        asked: list[Question] = []
+        arriving = questions_from_rows(_stdin_rows(), "stdin", limit, need_answers=False, **fields)  # type: ignore[arg-type]
+        answered = _answer_stream(scheduler, arriving, asked, budget, output, not omit_reasoning, skip_failed)
+    else:
+        asked = _load(questions, limit, fields)
+        if dry_run:
+            show_decision(scheduler.budgets(asked, policy=policy, **spend), json, console)  # type: ignore[arg-type]
+            return
+        with show_progress("questions answered", len(asked)) as progress:
+            answered = scheduler.answer(
+                asked,
+                policy=policy,
+                output=output,
+                reasoning=not omit_reasoning,
+                skip_failed=skip_failed,
+                progress=progress,
+                **spend,  # type: ignore[arg-type]
+            )
+    show_answers(answered, len(asked), output, json, console)
+    texts = [
+        GradedText(a.id, a.question, a.reasoning or "", a.text, a.answer, a.reference, a.correct)
+        for a in answered
+    ]
+    warn_of_grading(texts, scheduler.grader, Console(stderr=True))
+
+
+def _load(questions: str, limit: int | None, fields: dict[str, Any]) -> list[Question]:
+    if questions != STDIN:
+        return load_questions(questions, limit, need_answers=False, **fields)
+    asked = list(questions_from_rows(_stdin_rows(), "stdin", limit, need_answers=False, **fields))
+    if not asked:
+        raise ValueError("questions must hold at least one question, but the standard input is empty")
+    return asked
+
+
+def _stdin_rows() -> Iterator[tuple[str, int, dict[str, Any]]]:
+    for number, line in enumerate(sys.stdin, start=1):
+        where = f"standard input line {number}"
+        if not line.strip():
+            continue
+        try:
+            record = jsonlib.loads(line)
+        except jsonlib.JSONDecodeError as error:
+            raise ValueError(f"{where} must be a JSON object, but {error}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{where} must be a JSON object, got {type(record).__name__}")
+        yield where, number, record
+
+
+def _answer_stream(
+    scheduler: Scheduler,
+    arriving: Iterator[Question],
+    asked: list[Question],
+    mean_tokens: float,
+    output: str,
+    reasoning: bool,
+    skip_failed: bool,
+) -> list[Answered]:
+    """Answer questions as they come, those that came meanwhile together; they are added to `asked`."""
+    settings = scheduler.run_settings({"stream": mean_tokens, "keeps_reasoning": reasoning})
+    failures: dict[str, str] = {}
+    stream = None
+    with AnswerFile.opened(output, settings) as file:
+        for batch in _as_they_come(arriving, scheduler.pool.batch_size):
+            asked += batch
+            missing = file.missing(batch)
+            if not missing:
+                continue
+            # The first that come tell the price to start from: of one alone it would be a poor guess.
+            stream = stream or scheduler.stream(
+                mean_tokens=mean_tokens, past_questions=missing if len(missing) > 1 else ()
+            )
+            budgets = dict(zip([q.id for q in missing], stream.decide_all(missing), strict=True))
+            failures |= scheduler.answer_within(budgets, missing, file, reasoning)
+        if output != STDOUT:
+            report_failures(beside(output, "failed.jsonl"), failures, len(asked), skip=skip_failed)
+        return file.put_in_order([q.id for q in asked])
+
+
+def _as_they_come(questions: Iterator[Question], most: int) -> Iterator[list[Question]]:
+    """Batches of what has arrived meanwhile, at least one and at most `most` questions."""
+    arrived: SimpleQueue[Question | Exception | None] = SimpleQueue()
+
+    def read() -> None:
+        try:
+            for question in questions:
+                arrived.put(question)
+            arrived.put(None)
+        except Exception as error:  # raised where it can be seen, below
+            arrived.put(error)
+
+    Thread(target=read, daemon=True).start()
+    item = arrived.get()
+    while item is not None:
+        batch: list[Question] = []
+        while item is not None and len(batch) < most:
+            if isinstance(item, Exception):
+                raise item
+            batch.append(item)
+            try:
+                item = arrived.get_nowait()
+            except Empty:
+                break
+        else:
+            yield batch
+            continue
+        yield batch
+        item = arrived.get()

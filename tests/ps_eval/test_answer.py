@@ -1,0 +1,255 @@
+"""`ps-eval answer` and `Scheduler`, on the shipped reasoner and predictor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ps_alloc import Allocation
+from ps_eval import Scheduler
+from ps_eval.cli import main
+from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P
+from ps_eval.engines import load_pool
+from ps_eval.engines.base import Sampling
+from ps_eval.engines.pool import EnginePool
+from ps_eval.spending.answer_file import Answered
+from ps_train.embedded.problem_families import make_problems
+from ps_train.questions import Question, save_questions
+
+SAMPLING = Sampling(TEMPERATURE, TOP_P, 3)
+
+
+@pytest.fixture(scope="module")
+def pool() -> EnginePool:
+    return load_pool("transformers", REASONER, batch_size=16)
+
+
+@pytest.fixture
+def scheduler(pool: EnginePool) -> Scheduler:
+    return Scheduler(PREDICTOR, engine=pool, sampling=SAMPLING)
+
+
+@pytest.fixture(scope="module")
+def problems() -> list[Question]:
+    return [p.as_question(f"p{i}") for i, p in enumerate(make_problems(24, seed=77))]
+
+
+def flags(questions: Path, *more: str) -> list[str]:
+    names = ["--questions", str(questions), "--predictor", str(PREDICTOR), "--model", str(REASONER)]
+    sampling = ["--temperature", str(TEMPERATURE), "--top-p", str(TOP_P), "--seed", "3"]
+    return [*names, *sampling, "--batch-size", "16", *more]
+
+
+def read(path: Path) -> list[Answered]:
+    return [Answered(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def test_answers_are_those_of_the_runs_hull_cell(problems: list[Question], tmp_path: Path) -> None:
+    save_questions(tmp_path / "q.jsonl", problems)
+    run = ["--budgets", "64", "--policies", "uniform,hull", "--output", str(tmp_path / "run")]
+    assert main(["run", *flags(tmp_path / "q.jsonl", *run)]) == 0
+    out = tmp_path / "out.jsonl"
+    assert main(["answer", *flags(tmp_path / "q.jsonl", "--budget", "64", "--output", str(out))]) == 0
+    cell = [json.loads(line) for line in (tmp_path / "run/answers/hull-64.jsonl").read_text().splitlines()]
+    same = ("id", "budget", "reasoning_tokens", "answer_tokens", "forced", "answer", "correct")
+    assert [{k: getattr(a, k) for k in same} for a in read(out)] == [{k: c[k] for k in same} for c in cell]
+    assert sum(a.reasoning_tokens for a in read(out)) <= 64 * len(problems)
+    for answered, question in zip(read(out), problems, strict=True):
+        assert (answered.question, answered.reference) == (question.question, question.answer)
+        assert answered.answer in answered.text
+        assert answered.reasoning
+
+
+def test_questions_without_references_are_answered_and_not_graded(
+    scheduler: Scheduler, problems: list[Question], tmp_path: Path
+) -> None:
+    texts = [q.question for q in problems[:4]]
+    output = tmp_path / "out.jsonl"
+    answered = scheduler.answer(texts, mean_tokens=48, output=output, reasoning=False)
+    assert [a.question for a in answered] == texts
+    assert [a.correct for a in answered] == [None] * 4
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert not {"correct", "reference"} & records[0].keys()
+    assert [r["reasoning"] for r in records] == [None] * 4
+
+
+def test_budgets_are_decided_without_a_model(problems: list[Question]) -> None:
+    scheduler = Scheduler(PREDICTOR)
+    by_mean = scheduler.budgets(problems, mean_tokens=64)
+    by_total = scheduler.budgets(problems, total_tokens=64 * len(problems))
+    np.testing.assert_array_equal(by_mean.tokens, by_total.tokens)
+    assert by_mean.ids == [q.id for q in problems]
+    assert by_mean.tokens.sum() <= 64 * len(problems)
+    assert by_mean.price is not None
+    assert by_mean.price > 0
+    with pytest.raises(ValueError, match="model must be given to answer questions, got None"):
+        scheduler.answer(problems, mean_tokens=64)
+
+
+def test_a_target_accuracy_is_met_with_the_fewest_tokens(problems: list[Question]) -> None:
+    scheduler = Scheduler(PREDICTOR)
+    allocation = scheduler.budgets(problems, accuracy=0.6)
+    assert allocation.expected_accuracy is not None
+    assert allocation.expected_accuracy >= 0.6
+    less = scheduler.budgets(problems, total_tokens=allocation.total_tokens - scheduler.predictor.window)
+    assert less.expected_accuracy is not None
+    assert less.expected_accuracy < 0.6
+    with pytest.raises(ValueError, match=r"accuracy must be one that the predictor expects .* got 1"):
+        scheduler.budgets(problems, accuracy=1.0)
+    with pytest.raises(ValueError, match=r"accuracy must lie in \(0, 1\], got 2"):
+        scheduler.budgets(problems, accuracy=2.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give one of mean_tokens, total_tokens, accuracy, got none"),
+        ({"mean_tokens": 48, "accuracy": 0.5}, "give one of mean_tokens, total_tokens, accuracy, got {"),
+        ({"mean_tokens": 257}, "at most 256 mean tokens, the last of the predictor's grid, got 257"),
+        ({"mean_tokens": 8}, "total_tokens"),
+    ],
+)
+def test_a_budget_that_says_nothing_or_too_much_is_refused(
+    problems: list[Question], arguments: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Scheduler(PREDICTOR).budgets(problems, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("questions", "message"),
+    [
+        ("How many ?", "must be a list of texts or questions, got one"),
+        ([], "at least one, got none"),
+        (["How ?", " "], "must be texts, got ' ' for 'q1'"),
+        ([Question("a", "How ?"), Question("a", "Who ?")], "ids that differ"),
+    ],
+)
+def test_what_is_no_list_of_questions_is_refused(questions: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Scheduler(PREDICTOR).budgets(questions, mean_tokens=48)  # type: ignore[arg-type]
+
+
+def test_a_predictor_of_another_model_is_refused(random_reasoner: Path, problems: list[Question]) -> None:
+    with pytest.raises(ValueError, match=r"learned from checkpoints/tiny-reasoner, but .*model answers: its"):
+        Scheduler(PREDICTOR, model=random_reasoner)
+    allowed = Scheduler(PREDICTOR, model=random_reasoner, allow_other_model=True)
+    assert len(allowed.remarks) == 1
+
+
+def test_a_killed_answer_command_loses_and_doubles_nothing(problems: list[Question], tmp_path: Path) -> None:
+    save_questions(tmp_path / "q.jsonl", problems)
+    small = ["--budget", "64", "--batch-size", "4"]
+    killed, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
+    command = [str(Path(sys.executable).parent / "ps-eval"), "answer"]
+    process = subprocess.Popen(
+        [*command, *flags(tmp_path / "q.jsonl", *small, "--output", str(killed))], start_new_session=True
+    )
+    while process.poll() is None:
+        if killed.is_file() and killed.read_bytes().count(b"\n") >= 8:
+            os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(0.01)
+    kept = killed.read_bytes()
+    assert 8 <= kept.count(b"\n") < len(problems), "the command ended before it could be killed"
+    with killed.open("ab") as file:
+        file.write(b'{"id": "cut off')
+    for output in (killed, whole):
+        assert main(["answer", *flags(tmp_path / "q.jsonl", *small, "--output", str(output))]) == 0
+    assert killed.read_bytes() == whole.read_bytes()
+    assert [a.id for a in read(killed)] == [q.id for q in problems]
+    assert set(kept.splitlines()) <= set(killed.read_bytes().splitlines())
+
+
+def test_an_output_goes_on_only_with_what_it_was_begun_with(
+    scheduler: Scheduler, problems: list[Question], pool: EnginePool, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    scheduler.answer(problems[:4], mean_tokens=48, output=output)
+    for asked, spend, message in (
+        (problems[:4], {"mean_tokens": 64}, "mean_tokens was 48 and is 64"),
+        (problems[:5], {"mean_tokens": 48}, "questions was '4@.*' and is '5@"),
+        (problems[3::-1], {"mean_tokens": 48}, "questions was '4@.*' and is '4@"),
+        (problems[:4], {"mean_tokens": 48, "policy": "uniform"}, "policy was 'hull' and is 'uniform'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            scheduler.answer(asked, output=output, **spend)  # type: ignore[arg-type]
+    other = Scheduler(PREDICTOR, engine=pool, sampling=Sampling(TEMPERATURE, TOP_P, 4))
+    with pytest.raises(ValueError, match="seed was 3 and is 4"):
+        other.answer(problems[:4], mean_tokens=48, output=output)
+    (tmp_path / "mine.jsonl").write_text("precious\n")
+    with pytest.raises(ValueError, match="output must be a new file or one that was begun by this command"):
+        scheduler.answer(problems[:4], mean_tokens=48, output=tmp_path / "mine.jsonl")
+    assert (tmp_path / "mine.jsonl").read_text() == "precious\n"
+
+
+def test_budgets_once_decided_stay(scheduler: Scheduler, problems: list[Question], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    answered = scheduler.answer(problems[:6], mean_tokens=48, output=output)
+    decided = Allocation.load(tmp_path / "out.jsonl.budgets.json")
+    assert decided.ids == [q.id for q in problems[:6]]
+    assert decided.tokens.tolist() == [a.budget for a in answered]
+    before = output.read_bytes()
+    assert scheduler.answer(problems[:6], mean_tokens=48, output=output) == answered
+    assert output.read_bytes() == before
+    output.write_text('{"id": "p0"}\n')
+    with pytest.raises(ValueError, match=r"out.jsonl line 1 must be an answered question"):
+        scheduler.answer(problems[:6], mean_tokens=48, output=output)
+    output.write_bytes(before.replace(problems[0].question.encode(), b"Who ?", 1))
+    with pytest.raises(ValueError, match="must hold answers to these questions, but 'p0' was another one"):
+        scheduler.answer(problems[:6], mean_tokens=48, output=output)
+
+
+def test_a_stream_holds_its_mean_and_decides_in_tokens(problems: list[Question]) -> None:
+    scheduler = Scheduler(PREDICTOR)
+    many = [p.question for p in make_problems(400, seed=5)]
+    stream = scheduler.stream(mean_tokens=64, past_questions=problems)
+    decided = stream.decide_all(many)
+    assert np.mean(decided) == pytest.approx(64, rel=0.1)
+    assert {tokens % scheduler.predictor.window for tokens in decided} == {0}
+    alone = scheduler.stream(mean_tokens=64, past_questions=problems)
+    assert [alone.decide(q) for q in many[:5]] == decided[:5]
+
+
+def test_a_dry_run_decides_and_generates_nothing(
+    problems: list[Question], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_questions(tmp_path / "q.jsonl", problems)
+    arguments = ["--questions", str(tmp_path / "q.jsonl"), "--predictor", str(PREDICTOR), "--dry-run"]
+    assert main(["answer", *arguments, "--target-accuracy", "0.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "Expected accuracy: 5" in printed
+    assert "Nothing was generated" in printed
+    assert main(["answer", *arguments, "--total-tokens", "1536", "--json"]) == 0
+    decision = json.loads(capsys.readouterr().out)
+    assert decision["total_tokens"] == 1536
+    assert list(decision["budgets"]) == [q.id for q in problems]
+    assert [p.name for p in tmp_path.iterdir()] == ["q.jsonl"]
+
+
+def test_questions_on_the_standard_input_are_answered_as_they_come(
+    problems: list[Question], tmp_path: Path
+) -> None:
+    """Line by line: the next question is not sent before the answer to the last is here."""
+    command = [str(Path(sys.executable).parent / "ps-eval"), "answer", "--questions", "-"]
+    command += ["--predictor", str(PREDICTOR), "--model", str(REASONER), "--budget", "64"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for question in problems[:3]:
+            process.stdin.write(json.dumps({"id": question.id, "question": question.question}) + "\n")
+            process.stdin.flush()
+            answered = json.loads(process.stdout.readline())
+            assert answered["id"] == question.id
+            assert answered["text"]
+            assert "correct" not in answered
+        process.stdin.close()
+        assert process.stdout.read() == ""
+    assert process.returncode == 0
