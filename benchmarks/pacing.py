@@ -4,10 +4,13 @@ rate.
     python benchmarks/pacing.py
 
 Streams of 12,000 S-shaped curves at 96 tokens a request, whose mix of easy and hard requests stays, drifts,
-jumps or swings. The offline optimum sees the whole stream and spends what the policy spent.
+jumps or swings. The offline optimum sees the whole stream and spends what the policy spent. Then what bad
+neighbours leave to the others.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +35,44 @@ def stream(kind: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 def paced(curves: npt.NDArray[np.float64], **settings: float) -> npt.NDArray[np.int64]:
     pacer = Pacer(RATE, **settings)  # type: ignore[arg-type]
-    return np.array([pacer.decide(curve) for curve in curves])
+    return np.array([pacer.decide(curve).windows for curve in curves])
 
 
 def batched(curves: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.int64]:
     parts = [curves[begin : begin + size] for begin in range(0, len(curves), size)]
     return np.concatenate([allocate(part, RATE * len(part)).windows for part in parts])
+
+
+def quiet(pacer: Pacer) -> None:
+    for _ in range(20_000):
+        pacer.decide(np.full(W, 0.5))
+
+
+def heavy(pacer: Pacer) -> None:
+    for _ in range(5000):
+        pacer.charge(256)
+
+
+def greedy(pacer: Pacer) -> None:
+    pacer.decide(np.linspace(0, 1, W), sequences=16_384)
+
+
+def probes(pacer: Pacer) -> None:
+    for _ in range(3000):
+        pacer.decide(np.linspace(0, 1, W), limit=16)
+
+
+def after(what_comes: Callable[[Pacer], None]) -> tuple[float, float, float]:
+    """Mean tokens of the next 900 and 40,000 requests, and the move of the price."""
+    curves = np.concatenate([stream("i.i.d.", np.random.default_rng(seed)) for seed in range(4)])
+    pacer = Pacer(RATE)
+    for curve in curves[:1000]:
+        pacer.decide(curve)
+    price = pacer.price
+    what_comes(pacer)
+    move = pacer.price / price
+    tokens = np.array([int(pacer.decide(curve)) for curve in curves[1000:41_000]])
+    return float(tokens[:900].mean()), float(tokens.mean()), move
 
 
 def main() -> None:
@@ -52,7 +87,7 @@ def main() -> None:
             history = stream(kind, np.random.default_rng(100 + seed))[:1000]
             price = allocate(history, RATE * 1000).price or 0.003
             policies = {
-                "Pacer": paced(curves),
+                "Pacer, cold": paced(curves),
                 "Pacer, price of the first 1,000 requests of another day": paced(curves, initial_price=price),
                 "that price, fixed": paced(curves, initial_price=price, step=0.0),
                 "micro-batches of 8": batched(curves, 8),
@@ -67,6 +102,17 @@ def main() -> None:
         for name, shares in kept.items():
             numbers = f"{np.mean(shares):.4f} | {np.mean(spent[name]):.4f} | {np.max(debt[name]):.0f}"
             print(f"| {kind} | {name} | {numbers} |", flush=True)
+
+    print("\n| what came before | the next 900 requests, mean | the next 40,000 | the price moved by |")
+    print("|---|---|---|---|")
+    for name, what_comes in {
+        "nothing": lambda pacer: None,
+        "20,000 requests that no budget would help": quiet,
+        "5,000 requests of 256 tokens, charged from elsewhere": heavy,
+        "one request for 16,384 answers": greedy,
+        "3,000 requests whose client allows 16 tokens": probes,
+    }.items():
+        print("| {} | {:.1f} | {:.1f} | × {:.2f} |".format(name, *after(what_comes)), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ps_alloc import allocate
-from ps_alloc._menu_kernels import envelopes
+from ps_alloc.kernels.menus import envelopes
 
 WINDOW, W, MEAN_TOKENS = 16, 16, 112
 OUTPUT = Path(__file__).parent / "images" / "price_line.png"

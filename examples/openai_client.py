@@ -13,8 +13,8 @@ import asyncio
 from openai import AsyncOpenAI
 
 from ps_alloc import allocate
+from ps_train import load_predictor
 from ps_train.embedded.problem_families import make_problems
-from ps_train.predictor import load_predictor
 
 MODEL, PREDICTOR, MEAN_TOKENS = "tiny-reasoner", "checkpoints/tiny-predictor", 48
 

@@ -9,9 +9,9 @@ from vllm import SamplingParams
 
 from ps_alloc import allocate
 from ps_eval.engines.vllm import load_llm
+from ps_train import load_predictor
 from ps_train.common.prompts import encode_prompts
 from ps_train.embedded.problem_families import make_problems
-from ps_train.predictor import load_predictor
 
 MODEL, PREDICTOR = "checkpoints/tiny-reasoner", "checkpoints/tiny-predictor"
 END, FORCED_ANSWER, MEAN_TOKENS = "</think>", "</think> Answer :", 48

@@ -127,8 +127,8 @@ def vector(
         raise ValueError(f"{name} must be a list of shape ({wanted},), got shape {array.shape}")
     array = array.astype(np.float64)
     _refuse_outside(name, array, low, high, "position")
-    falls = np.flatnonzero(np.diff(array) <= 0) if rising else ()
-    if len(falls):
+    falls = np.flatnonzero((np.diff(array) <= 0) & rising)
+    if falls.size:
         i = falls[0]
         raise ValueError(f"{name} must rise, got {array[i + 1]:g} after {array[i]:g} at position {i + 1}")
     return array
@@ -140,6 +140,8 @@ def per_query(name: str, values: npt.ArrayLike, n_queries: int, *, low: int, hig
     Raises:
         ValueError: If it is not whole numbers in [low, high], or its shape is neither () nor (N,).
     """
+    if type(values) is int and low <= values <= high:  # most calls: no arrays needed to see it
+        return np.array([values])
     array = _per_query(name, values, n_queries)
     if array.dtype.kind == "f":
         broken = np.flatnonzero(array != np.floor(array))
@@ -157,6 +159,8 @@ def per_query_float(
     Raises:
         ValueError: If it is not finite numbers in [low, high], or its shape is neither () nor (N,).
     """
+    if type(values) is float and low <= values <= high and values < math.inf:
+        return np.array([values])
     array = np.ascontiguousarray(_per_query(name, values, n_queries), dtype=np.float64)
     _refuse_outside(name, array, low, high, "query")
     return array
@@ -207,7 +211,7 @@ def check_values(curves: npt.NDArray[np.floating], name: str = "curves") -> None
     Raises:
         ValueError: If there is one.
     """
-    from ps_alloc._curve_kernels import first_invalid  # brings the compiler
+    from ps_alloc.kernels.curves import first_invalid  # brings the compiler
 
     bad = first_invalid(curves.reshape(-1))
     if bad >= 0:

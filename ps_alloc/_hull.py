@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ps_alloc._checks import FloatArray, IntArray, check_values
-from ps_alloc._curve_kernels import curve_menus, raise_evenly
-from ps_alloc._menu_kernels import climb, envelopes, take_what_fits
-from ps_alloc._menus import Menus, solve, steepest_first
-from ps_alloc._problem import Limits
-from ps_alloc._stream_kernels import split_by_price, ties_at_price
+from ps_alloc._menus import Menus, Solution, solve
+from ps_alloc._problem import NO_ROWS, Limits
+from ps_alloc.kernels.curves import curve_menus, first_invalid, first_invalid_use
+from ps_alloc.kernels.menus import climb, envelopes
+from ps_alloc.kernels.stream import best_at_price, settle_tied, split_by_price
 
 # Up to here every envelope is built and every row may join the core.
 DIRECT_ROWS = 4096
@@ -24,18 +24,8 @@ MARGIN = 2.5
 # Envelope segments on either side of the break whose rows may join the core, at scale.
 CORE_SPAN = 256
 GOLDEN_RATIO = 0.6180339887498949
-
-Number = TypeVar("Number", np.int64, np.float64)
-
-
-class Settings(NamedTuple):
-    """Per-query settings in the kernels' order; arrays of one element or of N."""
-
-    least: IntArray
-    most: IntArray
-    weight: FloatArray
-    window_cost: IntArray
-    base: FloatArray
+# Values that differ by less, of an answer of the largest weight, are ties where rows are tied in masses.
+TIE = 1e-13
 
 
 class Rows(NamedTuple):
@@ -43,8 +33,15 @@ class Rows(NamedTuple):
 
     curves: npt.NDArray[np.floating]
     """(R, W)."""
+    use: npt.NDArray[np.floating]
+    """(R, W) or (0, W)."""
     ids: IntArray
     """(R,). Their queries, rising; empty where row i is query i."""
+
+    def pick(self, which: Any) -> Rows:
+        """Some of the rows."""
+        ids = self.ids[which] if self.ids.size else np.arange(len(self.curves))[which]
+        return Rows(self.curves[which], self.use[which] if len(self.use) else self.use, ids)
 
 
 class HullResult(NamedTuple):
@@ -54,7 +51,7 @@ class HullResult(NamedTuple):
     value: float
     """Summed weighted accuracy."""
     price: float
-    """Value per token at the margin."""
+    """Value a unit of cost at the margin."""
     gap: float
     """At most this much more summed value is possible."""
 
@@ -64,8 +61,20 @@ class Bracket(NamedTuple):
 
     low: float
     high: float
-    candidates: list[float]
+    candidates: FloatArray
     """The distinct slopes met between them, falling."""
+
+
+class _Decided(NamedTuple):
+    """What is settled once some rows are decided."""
+
+    cost: int
+    value: float
+    gap: float
+    low: float
+    """They are decided for every price from here ..."""
+    high: float
+    """... to here."""
 
 
 def allocate_hull(
@@ -78,108 +87,116 @@ def allocate_hull(
     solved exactly.
 
     Raises:
-        ValueError: If a value is NaN or outside [0, 1].
+        ValueError: If a value is NaN or outside [0, 1], or a use is no use.
     """
-    settings = Settings(limits.least, limits.most, weight, limits.window_cost, base)
+    rows = Rows(curves, limits.costs.use, NO_ROWS)
+    settings = limits.settings(weight, base)
     windows = np.empty(len(curves), np.int32)
-    rows = Rows(curves, np.empty(0, np.int64))
     if len(curves) <= DIRECT_ROWS:
-        check_values(curves)
-        value, price, gap = _solve_rows(rows, settings, limits.total_tokens, windows, core_span=None)
-        return HullResult(windows.astype(np.int64), value, price, gap)
+        _check(limits, rows)
+        value, solution = _solve_rows(rows, settings, limits.budget, windows, core_span=None)
+        return HullResult(windows.astype(np.int64), value, solution.price, solution.gap)
+    for widening in (1.0, 4.0, 16.0):
+        rest, decided = _narrow(rows, limits, settings, windows, widening * MARGIN)
+        value, solution = 0.0, Solution(NO_ROWS, 0.0, 0.0, np.inf)
+        if len(rest.curves):
+            value, solution = _solve_rows(rest, settings, limits.budget - decided.cost, windows, CORE_SPAN)
+        # The price of the rest must be one at which the others were decided: their losses are 0 only there.
+        price = min(max(solution.price, decided.low), decided.high)
+        if abs(min(max(price, solution.price), solution.highest_price) - price) <= 1e-12 * price:
+            gap = decided.gap + solution.gap
+            return HullResult(windows.astype(np.int64), decided.value + value, price, gap)
+    value, solution = _solve_rows(rows, settings, limits.budget, windows, CORE_SPAN)
+    return HullResult(windows.astype(np.int64), value, solution.price, solution.gap)
 
-    budget = limits.total_tokens
-    value = gap = 0.0
-    margin = MARGIN
-    room = max(DIRECT_ROWS, len(curves) // 10)
+
+def _narrow(
+    rows: Rows, limits: Limits, settings: tuple[Any, ...], windows: npt.NDArray[np.int32], margin: float
+) -> tuple[Rows, _Decided]:
+    """Decide rows by narrowing brackets until few are left; write their windows."""
+    decided = _Decided(0, 0.0, 0.0, 0.0, np.inf)
+    room = max(DIRECT_ROWS, len(rows.curves) // 10)
+    ceiling = 0.0
+    ties: _Ties | None = None  # what bisecting the sample's slopes found
     while len(rows.curves) > DIRECT_ROWS:
-        bracket = _bracket(rows, settings, budget, margin)
-        undecided = Rows(np.empty((room, curves.shape[1]), curves.dtype), np.empty(room, np.int64))
-        split = _split(rows, settings, bracket, windows, undecided)
-        if split.suspicious:
-            check_values(curves)
-        if split.num_undecided > len(rows.curves) // 2:
-            rows, spent, tied_value, tied_gap = _settle_ties(
-                rows, settings, budget, bracket.candidates, windows
-            )
-            budget -= spent
-            value += tied_value
-            gap += tied_gap
-            break
-        if split.num_undecided > room:
-            room = split.num_undecided
+        budget = limits.budget - decided.cost
+        bracket = ties.bracket() if ties else _bracket(rows, limits, settings, budget, margin, ceiling)
+        undecided = Rows(
+            np.empty((room, rows.curves.shape[1]), rows.curves.dtype),
+            np.empty((room if len(rows.use) else 0, rows.curves.shape[1]), rows.use.dtype),
+            np.empty(room, np.int64),
+        )
+        count, cost, high_cost, low_cost, value, suspicious = split_by_price(
+            *rows, settings, (bracket.low, bracket.high), windows, *undecided
+        )
+        if suspicious:
+            _check(limits, rows)
+        too_much = cost + high_cost > budget
+        too_little = cost + low_cost < budget and bracket.low > 0.0
+        if too_much or too_little or count > len(rows.curves) // 2:
+            if ties is None and not (too_much or too_little):
+                ties = _bisect(rows, settings, budget, bracket)
+            elif ties is None:
+                margin *= 4.0  # the sample misled: look wider
+                ceiling = max(2.0 * ceiling, 4.0 * bracket.high) if too_much else ceiling
+                continue
+            elif ties.span == 0:
+                break  # rounding stands between two neighbouring slopes: solve what is left as it is
+            else:
+                ties = ties._replace(span=ties.span // 8)
+            if ties.found is not None and (ties.span == 0 or ties.found.in_masses()):
+                rest, tied = _settle_ties(rows, settings, budget, ties.found, windows)
+                gap = decided.gap + tied.gap
+                cost, value = decided.cost + tied.cost, decided.value + tied.value
+                return rest, _Decided(cost, value, gap, tied.low, tied.high)
             continue
-        too_much = split.decided_cost + split.high_cost > budget
-        too_little = split.decided_cost + split.low_cost < budget and bracket.low > 0.0
-        if too_much or too_little:
-            margin *= 4.0  # the sample misled: look wider
+        if count > room:
+            room = count
             continue
-        rows = Rows(undecided.curves[: split.num_undecided], undecided.ids[: split.num_undecided])
-        room = max(DIRECT_ROWS, len(rows.curves) // 10)
-        budget -= split.decided_cost
-        value += split.decided_value
-    rest_value, price, rest_gap = _solve_rows(rows, settings, budget, windows, CORE_SPAN)
-    return HullResult(windows.astype(np.int64), value + rest_value, price, gap + rest_gap)
+        ties = None
+        rows = Rows(undecided.curves[:count], undecided.use[:count], undecided.ids[:count])
+        room = max(DIRECT_ROWS, count // 10)
+        decided = _Decided(
+            decided.cost + cost,
+            decided.value + value,
+            decided.gap,
+            max(decided.low, bracket.low),
+            min(decided.high, bracket.high),
+        )
+    return rows, decided
 
 
-def spread_leftover(
-    curves: npt.NDArray[np.floating],
-    limits: Limits,
-    weight: FloatArray,
-    base: FloatArray,
-    windows: IntArray,
-    tokens: int,
-) -> None:
-    """Spend tokens that raise no curve where the curves lose least: changes `windows` (N,) in place.
-
-    The envelopes are followed beyond their tops, flattest first. What fits no step of theirs goes to the
-    queries with the fewest windows; at scale, so does a leftover too small to matter, which saves every
-    envelope.
-    """
-    n_queries = len(curves)
-    if n_queries <= DIRECT_ROWS or tokens > n_queries // 64 * int(limits.window_cost.max()):
-        settings = Settings(windows, limits.most, weight, limits.window_cost, base)
-        menus = Menus(*curve_menus(curves, np.empty(0, np.int64), *settings))
-        seg_row, seg_item, seg_slope = envelopes(*menus, -np.inf)
-        order = steepest_first(seg_slope)
-        budget = tokens + int(menus.cost[menus.start[:-1]].sum())
-        choice, tokens = take_what_fits(menus.start, menus.cost, seg_row, seg_item, order, budget)
-        windows += choice - menus.start[:-1]
-    raise_evenly(windows, limits.most, limits.window_cost, tokens)
-
-
-def _of(setting: npt.NDArray[Number], ids: IntArray) -> npt.NDArray[Number]:
-    """A setting of the rows with these ids, still of one element where it is shared."""
-    return setting if setting.size == 1 or ids.size == 0 else setting[ids]
+def _check(limits: Limits, rows: Rows) -> None:
+    check_values(rows.curves)
+    limits.costs.check_use()
 
 
 def _solve_rows(
-    rows: Rows,
-    settings: Settings,
-    budget: int,
-    windows: npt.NDArray[np.int32],
-    core_span: int | None,
-) -> tuple[float, float, float]:
-    """Solve rows by their menus and write their windows; return value, price and gap."""
-    if len(rows.curves) == 0:
-        return 0.0, 0.0, 0.0
-    menus = Menus(*curve_menus(*rows, *settings))
+    rows: Rows, settings: tuple[Any, ...], budget: int, windows: npt.NDArray[np.int32], core_span: int | None
+) -> tuple[float, Solution]:
+    """Solve rows by their menus and write their windows; return their value and the solution."""
+    *items, of_item = curve_menus(*rows, settings)
+    menus = Menus(*items)
     solution = solve(menus, budget, core_span)
-    where = rows.ids if rows.ids.size else slice(None)
-    windows[where] = solution.choice - menus.start[:-1] + _of(settings.least, rows.ids)
-    return float(menus.value[solution.choice].sum()), solution.price, solution.gap
+    windows[rows.ids if rows.ids.size else slice(None)] = of_item[solution.choice]
+    return float(menus.value[solution.choice].sum()), solution
 
 
-def _bracket(rows: Rows, settings: Settings, budget: int, margin: float) -> Bracket:
+def _bracket(
+    rows: Rows, limits: Limits, settings: tuple[Any, ...], budget: int, margin: float, ceiling: float
+) -> Bracket:
     """Where the price lies, judged by a sample.
 
     The sample is spread by the golden ratio: even, and in step with no period of the rows' order.
     """
     count, num_windows = rows.curves.shape
-    size = min(SAMPLE_ROWS, max(64, SAMPLE_VALUES // num_windows), count // 4)
+    size = max(1, min(SAMPLE_ROWS, max(64, SAMPLE_VALUES // num_windows), count // 4))
     fractions = np.arange(1, size + 1) * GOLDEN_RATIO % 1.0
-    sample = np.sort((fractions * count).astype(np.int64))
-    menus = Menus(*curve_menus(rows.curves[sample], rows.ids[sample] if rows.ids.size else sample, *settings))
+    sample = rows.pick(np.sort((fractions * count).astype(np.int64)))
+    budgets = limits.costs.grid[1:].astype(np.float64)
+    if first_invalid(sample.curves.reshape(-1)) >= 0 or first_invalid_use(sample.use, budgets)[0] >= 0:
+        _check(limits, rows)
+    menus = Menus(*curve_menus(*sample, settings)[:3])
     seg_row, seg_item, seg_slope = envelopes(*menus, 0.0)
     order = np.argsort(-seg_slope)
     opens_row = np.ones(seg_row.size, bool)
@@ -188,99 +205,90 @@ def _bracket(rows: Rows, settings: Settings, budget: int, margin: float) -> Brac
     spending = np.cumsum((menus.cost[seg_item] - menus.cost[before])[order])
     least_spending = int(menus.cost[menus.start[:-1]].sum())
 
-    target = budget * (sample.size / count)
+    target = budget * (size / count)
     choice, _, _ = climb(menus.start, menus.cost, seg_row, seg_item, order, int(target))
     # Standard error of the sample's spending, drawn without replacement; and a step more or less.
-    error = float(menus.cost[choice].std()) * np.sqrt(sample.size * (1.0 - sample.size / count))
+    error = float(menus.cost[choice].std()) * np.sqrt(size * (1.0 - size / count))
     error += float(menus.cost.max())
     begin, end = np.searchsorted(spending, target - least_spending + margin * error * np.array([-1.0, 1.0]))
     slopes = seg_slope[order]
-    # No step gains more than a weight over at least one window: above this price nobody takes a second one.
-    ceiling = 2.0 * float(settings.weight.max()) / int(settings.window_cost.min())
+    steepest = float(slopes[0]) if slopes.size else 1.0 / float(limits.costs.grid[-1])
     return Bracket(
         low=float(slopes[end]) if end < slopes.size else 0.0,
-        high=float(slopes[begin - 1]) if begin > 0 else ceiling,
-        candidates=np.unique(slopes[max(0, begin - 1) : end + 1])[::-1].tolist(),
+        # Rows outside the sample may be steeper than all in it: `ceiling` rises until it is above them.
+        high=float(slopes[begin - 1]) if begin > 0 else max(ceiling, 2.0 * steepest),
+        candidates=np.unique(slopes[max(0, begin - 1) : end + 1])[::-1],
     )
 
 
-class _Split(NamedTuple):
-    num_undecided: int
-    decided_cost: int
-    high_cost: int
+class _Price(NamedTuple):
+    """The price at which rows are tied, and what they may take there."""
+
+    price: float
+    fewest: IntArray
+    furthest: IntArray
     low_cost: int
-    decided_value: float
-    suspicious: bool
+
+    def in_masses(self) -> bool:
+        """Whether more rows are tied than can be solved together."""
+        return int(np.count_nonzero(self.furthest > self.fewest)) > DIRECT_ROWS or self.price == 0.0
 
 
-def _split(
-    rows: Rows,
-    settings: Settings,
-    bracket: Bracket,
-    windows: npt.NDArray[np.int32],
-    undecided: Rows,
-) -> _Split:
-    """One streaming pass: write the windows of rows the bracket decides, collect the others."""
-    scale = float(settings.weight.max())
-    cheapest, dearest = int(settings.window_cost.min()), int(settings.window_cost.max())
-    # The pass compares float32 values. Its rounding moves no comparison by more than this change of price,
-    # so a row decided inside the widened bracket is decided, in exact arithmetic, inside the bracket.
-    largest = 1.0 + bracket.high / scale * dearest * rows.curves.shape[1]
-    rounding = 2.0**-21 * largest / cheapest
-    low, high = bracket.low / scale - rounding, bracket.high / scale + rounding
-    return _Split(
-        *split_by_price(*rows, low, high, *settings, scale, windows, undecided.ids, undecided.curves)
-    )
+class _Ties(NamedTuple):
+    """Where among the candidate prices spending passes the budget."""
+
+    candidates: list[float]
+    """Falling, from the bracket's high end to its low end."""
+    above: int
+    """Position of the cheapest one known to be too dear."""
+    below: int
+    """Position of the dearest one known to be too cheap."""
+    found: _Price | None
+    """The one between them, if any."""
+    span: int = 64
+    """Candidates further away on either side: enough rows for a good core, unless masses stand tied there."""
+
+    def bracket(self) -> Bracket:
+        low = self.candidates[min(self.below + self.span, len(self.candidates) - 1)]
+        high = self.candidates[max(self.above - self.span, 0)]
+        return Bracket(low, high, np.empty(0))
+
+
+def _bisect(rows: Rows, settings: tuple[Any, ...], budget: int, bracket: Bracket) -> _Ties:
+    """Find the slope at which spending passes the budget: rows stand tied there in masses, as copies do."""
+    inside = [float(price) for price in bracket.candidates if bracket.low < price < bracket.high]
+    candidates = [bracket.high, *inside, bracket.low]
+    fewest, furthest = np.empty((2, len(rows.curves)), np.int64)
+    tolerance = TIE * float(settings[2].max())
+    above, below = -1, len(candidates)
+    while below - above > 1:
+        middle = (above + below) // 2
+        price = candidates[middle]
+        width = tolerance * (price > 0.0)
+        low_cost, high_cost = best_at_price(*rows, settings, price, width, fewest, furthest)
+        if low_cost > budget:
+            below = middle
+        elif high_cost <= budget and price > 0.0:  # the next token is bought more cheaply
+            above = middle
+        else:
+            return _Ties(candidates, middle - 1, middle + 1, _Price(price, fewest, furthest, low_cost))
+    return _Ties(candidates, above, below, None)
 
 
 def _settle_ties(
-    rows: Rows,
-    settings: Settings,
-    budget: int,
-    candidates: list[float],
-    windows: npt.NDArray[np.int32],
-) -> tuple[Rows, int, float, float]:
-    """Decide rows that stand at one price in great numbers, as copies of a few curves do.
+    rows: Rows, settings: tuple[Any, ...], budget: int, found: _Price, windows: npt.NDArray[np.int32]
+) -> tuple[Rows, _Decided]:
+    """Decide rows that are tied at the price.
 
-    At the right price, rows may take anything between their fewest and their most best windows at no loss:
-    the first rows get the most, the last the fewest, and the rows around the break are left to be solved.
+    They may take anything between their fewest and their most best windows at no loss: the first rows get the
+    most, the last the fewest, and the rows around the break are left to be solved.
 
     Returns:
-        The rows left, and tokens, value and gap of those decided. All rows are left where no candidate is the
-        right price.
+        The rows left, and what was decided of the others.
     """
-    count = len(rows.curves)
-    fewest, furthest = np.empty((2, count), np.int64)
-    tolerance = 1e-13 * float(settings.weight.max())
-    low_cost = high_cost = 0
-    price = 0.0
-    for price in [*candidates[:16], 0.0]:
-        low_cost, high_cost = ties_at_price(
-            rows.curves,
-            rows.ids,
-            price,
-            tolerance if price > 0.0 else 0.0,
-            *settings,
-            fewest,
-            furthest,
-        )
-        if low_cost > budget:
-            return rows, 0, 0.0, 0.0
-        if budget <= high_cost:
-            break
-    ids = rows.ids if rows.ids.size else np.arange(count)
-    cost = _of(settings.window_cost, rows.ids)
-    taken = fewest
-    left = np.zeros(count, bool)
-    if price > 0.0:
-        fits = np.cumsum((furthest - fewest) * cost) <= budget - low_cost
-        taken = np.where(fits, furthest, fewest)
-        tied = np.flatnonzero(furthest > fewest)
-        middle = int(np.searchsorted(tied, fits.sum()))
-        left[tied[max(0, middle - DIRECT_ROWS // 2) : middle + DIRECT_ROWS // 2]] = True
-    done = np.flatnonzero(~left)
-    windows[ids[done]] = taken[done]
-    spent = int((taken * cost)[done].sum())
-    accuracy = np.where(taken > 0, rows.curves[np.arange(count), taken - 1], _of(settings.base, rows.ids))
-    value = float((_of(settings.weight, rows.ids) * accuracy)[done].sum(dtype=np.float64))
-    return Rows(rows.curves[left], ids[left]), spent, value, tolerance * done.size
+    span = max(1, DIRECT_ROWS // 2)
+    slack = budget - found.low_cost
+    furthest = found.furthest if found.price > 0.0 else found.fewest
+    left, cost, value = settle_tied(*rows, settings, found.fewest, furthest, slack, span, windows)
+    gap = TIE * float(settings[2].max()) * (len(left) - np.count_nonzero(left)) if found.price > 0.0 else 0.0
+    return rows.pick(left), _Decided(cost, value, gap, found.price, found.price)

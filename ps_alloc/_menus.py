@@ -7,17 +7,22 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._menu_kernels import climb, envelopes, fill_slack, smallest_losses
+from ps_alloc.kernels.core import fill_slack
+from ps_alloc.kernels.menus import climb, envelopes, smallest_losses
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 # States that the core's dynamic program may look at, some nanoseconds each. Real curves need some thousands;
-# only adversarial ones, such as many copies of one curve, reach the limit: they get a bound above 0 instead
-# of seconds of proof. Small batches are exact whatever it takes: at worst some seconds, at 128 windows.
+# only adversarial ones, such as many copies of one curve or costs of nine digits, reach a limit: they get a
+# bound above 0 instead of seconds of proof. Small batches may take up to about two seconds.
 WORK_LIMIT = 20_000_000
 EXACT_ROWS = 128
-EXACT_WORK_LIMIT = 2_000_000_000
+EXACT_WORK_LIMIT = 200_000_000
+SCALE_WORK_LIMIT = 100_000  # at scale a bound of a step in a million queries is not worth waiting for
+# States alive at once, about 100 bytes each; four times as many are remembered, 24 bytes each.
+STATE_LIMIT = 1_500_000
+THIN_STATES = 20_000  # of a last try where a limit was reached
 FIRST_CORE = 64
 
 
@@ -41,6 +46,8 @@ class Solution(NamedTuple):
     """Value per unit of cost at the margin; 0 where the budget does not bind."""
     gap: float
     """At most this much more value is possible; 0 is proved optimal."""
+    highest_price: float
+    """Every price from `price` to this one describes the margin: they differ where nothing is left over."""
 
 
 def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
@@ -49,9 +56,8 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
     At price p every item has a loss: what its row gives up in value - p * cost against the row's best item. A
     solution misses the linear relaxation's bound by the sum of its losses plus p * (unspent budget), and
     neither is ever negative. So a row whose smallest loss exceeds the best such total so far cannot take part
-    in an
-    optimum: rows join the dynamic program's core by rising loss until that happens (Pisinger 1995's expanding
-    core). docs/allocation.md derives it.
+    in an optimum: rows join the dynamic program's core by rising loss until that happens (Pisinger 1995's
+    expanding core). docs/allocation.md derives it.
 
     Args:
         menus: The rows' menus.
@@ -62,11 +68,12 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
     seg_row, seg_item, seg_slope = envelopes(*menus, 0.0)
     order = steepest_first(seg_slope)
     choice, slack, taken = climb(menus.start, menus.cost, seg_row, seg_item, order, budget)
+    last = float(seg_slope[order[taken - 1]]) if taken else np.inf
     if taken == order.size:  # every row has its best value
-        return Solution(choice, 0.0, 0.0)
+        return Solution(choice, 0.0, 0.0, last if slack == 0 else 0.0)
     price = float(seg_slope[order[taken]])
     if slack == 0:
-        return Solution(choice, price, 0.0)
+        return Solution(choice, price, 0.0, last)
     if core_span is None:
         rows = np.arange(choice.size)
     else:
@@ -77,15 +84,41 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
     inside = inside[steepest_first(-loss[inside])]
     core, core_loss = rows[inside], loss[inside]
     work_limit = EXACT_WORK_LIMIT if choice.size <= EXACT_ROWS else WORK_LIMIT
+    if core_span is not None:
+        work_limit = SCALE_WORK_LIMIT
     base_choice, gap, complete = choice, price * slack, True
     for size in (FIRST_CORE, core.size):  # the whole core is looked at only where the first rows do not do
         choice = base_choice.copy()
-        gap, complete = fill_slack(
-            *menus, choice, core[:size], core_loss[:size], price, slack, tolerance, work_limit
+        gap, complete, work = fill_slack(
+            *menus, choice, core[:size], core_loss[:size], price, slack, tolerance, work_limit, STATE_LIMIT
         )
-        if size >= core.size or core_loss[size] >= gap - tolerance:
+        if size >= core.size or core_loss[size] >= gap - tolerance or not complete:
             break
-    return Solution(choice, price, 0.0 if complete and core_span is None else gap)
+        work_limit -= work
+    if not complete:  # rows of equal loss in order of the break: changes up and down lie side by side
+        near = np.lexsort((_distance(seg_row, order, taken, choice.size)[core], core_loss))
+        again = base_choice.copy()
+        better, _, _ = fill_slack(
+            *menus,
+            again,
+            core[near],
+            core_loss[near],
+            price,
+            slack,
+            tolerance,
+            min(WORK_LIMIT, work_limit),
+            THIN_STATES,
+        )
+        choice, gap = (again, better) if better < gap else (choice, gap)
+    return Solution(choice, price, 0.0 if complete and core_span is None else gap, price)
+
+
+def _distance(seg_row: IntArray, order: IntArray, taken: int, n_rows: int) -> IntArray:
+    """(N,). How far from the break, counted in segments, each row's nearest segment lies."""
+    away = np.abs(np.arange(order.size) - taken)
+    distance = np.full(n_rows, order.size)
+    np.minimum.at(distance, seg_row[order], away)
+    return distance
 
 
 def steepest_first(slopes: FloatArray) -> IntArray:

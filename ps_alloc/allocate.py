@@ -7,15 +7,16 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from ps_alloc import _hull
 from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, one_of, per_query_float
-from ps_alloc._curve_kernels import mean_accuracy, raise_evenly
-from ps_alloc._hull import allocate_hull, spread_leftover
-from ps_alloc._myopic_kernels import myopic, raise_in_turn
-from ps_alloc._problem import Limits, check_limits
+from ps_alloc._leftover import at_least_uniform, cheapest_step, spend_everything, uniform_windows
+from ps_alloc._problem import Limits, check_costs, check_limits
 from ps_alloc.allocation import Allocation
+from ps_alloc.kernels.curves import mean_accuracy, raise_without_loss
+from ps_alloc.kernels.myopic import myopic, raise_in_turn
 
 Method = Literal["auto", "hull", "myopic", "uniform"]
-Leftover = Literal["spread", "keep"]
+Leftover = Literal["spread", "keep", "all"]
 
 
 def allocate(
@@ -23,6 +24,8 @@ def allocate(
     total_tokens: int,
     *,
     window: int = 16,
+    budgets: npt.ArrayLike | None = None,
+    use: npt.ArrayLike | None = None,
     min_windows: npt.ArrayLike = 1,
     max_windows: npt.ArrayLike | None = None,
     weights: npt.ArrayLike = 1.0,
@@ -34,19 +37,26 @@ def allocate(
     """Spend `total_tokens` over N queries where their curves say it buys the most correct answers.
 
     Args:
-        curves: (N, W) probabilities; `curves[i, k]` is query i's accuracy after `(k + 1) * window` tokens.
-            Dips are allowed. float32 and float64 in C order are read in place, other arrays are copied first.
+        curves: (N, W) probabilities; `curves[i, k]` is query i's accuracy after `(k + 1) * window` tokens, or
+            under `budgets[k]`. Dips are allowed. float32 and float64 in C order are read in place, other
+            arrays are copied first.
         total_tokens: Reasoning tokens for the whole batch. More than every query can use is no error.
         window: Tokens a window.
+        budgets: (W,) the tokens granted at each grid point, whole and rising, in place of whole windows: such
+            as 256, 512, 1024, ... "k windows" then means the k-th grid point everywhere.
+        use: (W,) or (N, W) tokens expected to be really used under each budget: at most the budget, and not
+            falling. They are what is charged to `total_tokens`; the budgets themselves by default.
         min_windows: Fewest windows a query gets, one number or (N,). 0 allows queries no reasoning.
         max_windows: Most windows, one number or (N,); W by default.
         weights: What a correct answer is worth, one number or (N,), not negative.
         window_cost: Tokens charged to the budget for one window, one number or (N,); `window` by default. A
-            query sent to a model twice as expensive costs twice as much.
+            query sent to a model twice as expensive costs twice as much. Not with `budgets` or `use`.
         base_accuracy: Accuracy at zero windows, one number or (N,). Used where `min_windows` is 0.
         leftover: What happens to tokens that raise no curve. "keep" leaves them unspent. "spread" spends them
-            where the curves lose least (the released allocator's way for "myopic"): predictions are wrong
-            somewhere, and the budget is there; the expected accuracy can then fall where curves dip.
+            only where that lowers no curve: more budget never means less expected accuracy, and never less
+            than uniform's. "all" spends all it can where the curves lose least: predictions are wrong
+            somewhere, and the budget is there. The published allocator spends all; so does "myopic" with
+            either.
         method: "hull" (what "auto" chooses): greedy on the upper concave envelopes with an exact core,
             optimal within `gap_bound`. "myopic": the allocator of *Predictive Scheduling* (arXiv 2602.01237).
             "uniform": the same for every query, whatever the curves and `leftover` say.
@@ -63,57 +73,92 @@ def allocate(
     one_of("leftover", leftover, get_args(Leftover))
     values = check_curves(curves)
     n_queries, num_windows = values.shape
-    limits = check_limits(n_queries, num_windows, total_tokens, window, min_windows, max_windows, window_cost)
-    weight = per_query_float("weights", weights, limits.n_queries)
-    total_weight = float(weight.sum()) * (n_queries / weight.size)
-    if not 0.0 < total_weight < np.inf:
-        raise ValueError(f"weights must have a finite sum above zero, got {total_weight:g}")
-    base = per_query_float("base_accuracy", base_accuracy, limits.n_queries, high=1.0)
+    costs = check_costs(
+        n_queries, num_windows, window, budgets=budgets, use=use, window_cost=window_cost, dtype=values.dtype
+    )
+    limits = check_limits(n_queries, num_windows, total_tokens, costs, min_windows, max_windows)
+    weight, exponent = _check_weights(weights, n_queries)
+    base = per_query_float("base_accuracy", base_accuracy, n_queries, high=1.0)
 
     price: float | None = None
     gap: float | None = None
     if method in ("uniform", "myopic"):
         check_values(values)
-        windows = _uniform(limits) if method == "uniform" else _myopic(values, limits, weight, base, leftover)
+        costs.check_use()
+        windows = (
+            uniform_windows(limits)
+            if method == "uniform"
+            else _myopic(values, limits, weight, base, leftover)
+        )
         expected = mean_accuracy(values, windows, weight, base)
     else:
-        windows, value, price, summed_gap = allocate_hull(values, limits, weight, base)
-        expected, gap = value / total_weight, summed_gap / total_weight
-        left = limits.total_tokens - limits.cost(windows)
-        if leftover == "spread" and left >= limits.window_cost.min():
-            spread_leftover(values, limits, weight, base, windows, left)
-            before, expected = expected, mean_accuracy(values, windows, weight, base)
-            gap = max(0.0, gap + before - expected)
+        windows, expected, price, gap = _hull_and_leftover(values, limits, weight, base, leftover)
+        price = float(np.ldexp(price * costs.unit, exponent))
     return Allocation(
         windows=windows,
-        window=limits.window,
+        window=None if budgets is not None else int(costs.budgets[0]),
         total_tokens=limits.total_tokens,
-        spent_tokens=limits.cost(windows),
+        spent_tokens=costs.tokens(windows),
         method="hull" if method == "auto" else method,
         expected_accuracy=float(expected),
         price=price,
         gap_bound=gap,
+        budgets=costs.budgets,
+        charged="granted"
+        if use is None and window_cost is None
+        else "window_cost"
+        if use is None
+        else "used",
+        used=None if use is None else costs.used(windows),
     )
 
 
-def _uniform(limits: Limits) -> IntArray:
-    windows = limits.full("least")
-    raise_evenly(windows, limits.most, limits.window_cost, limits.total_tokens - limits.cost(windows))
-    return windows
+def _hull_and_leftover(
+    curves: npt.NDArray[np.floating], limits: Limits, weight: FloatArray, base: FloatArray, leftover: Leftover
+) -> tuple[IntArray, float, float, float]:
+    """Windows, mean accuracy, price a unit, and bound of the mean."""
+    costs, n_queries = limits.costs, limits.n_queries
+    windows, value, price, gap = _hull.allocate_hull(curves, limits, weight, base)
+    if costs.unit > 1:  # what rounding to whole units may hide
+        gap += price * n_queries
+    total_weight = float(weight.sum()) * (n_queries / weight.size)
+    expected, gap = value / total_weight, gap / total_weight
+    left = limits.budget - costs.of(windows)
+    lost = 0.0
+    if leftover != "keep" and left > 0 and left >= cheapest_step(limits):
+        settings = limits.settings(weight, base)
+        left = raise_without_loss(curves, costs.use, settings, windows, left)
+        before, expected = expected, mean_accuracy(curves, windows, weight, base)
+        if leftover == "all" and left >= cheapest_step(limits):
+            spend_everything(curves, limits, settings, windows, left)
+            expected = mean_accuracy(curves, windows, weight, base)
+        lost = max(0.0, before - expected)
+    if lost > 1e-12 or (gap > 0.0 and n_queries <= _hull.DIRECT_ROWS):
+        kept = expected
+        windows, expected = at_least_uniform(curves, limits, weight, base, windows, expected)
+        lost -= expected - kept
+    return windows, float(expected), price, max(0.0, gap + lost) if lost > 1e-12 or gap > 0.0 else gap
 
 
 def _myopic(
-    curves: npt.NDArray[np.floating],
-    limits: Limits,
-    weight: FloatArray,
-    base: FloatArray,
-    leftover: Leftover,
+    curves: npt.NDArray[np.floating], limits: Limits, weight: FloatArray, base: FloatArray, leftover: Leftover
 ) -> IntArray:
-    if limits.window_cost.size > 1:
-        raise ValueError("method 'myopic' must have one window_cost for all queries, got one each")
-    windows = limits.full("least")
-    steps = (limits.total_tokens - limits.cost(windows)) // int(limits.window_cost[0])
-    steps = myopic(curves, windows, limits.most, weight, base, steps)
-    if leftover == "spread":
-        raise_in_turn(windows, limits.most, steps)
+    windows = limits.fewest()
+    settings = limits.settings(weight, base)
+    left = myopic(curves, limits.costs.use, settings, windows, limits.budget - limits.costs.of(windows))
+    if leftover != "keep":
+        raise_in_turn(windows, limits.most, *limits.costs.arrays, left)
     return windows
+
+
+def _check_weights(weights: npt.ArrayLike, n_queries: int) -> tuple[FloatArray, int]:
+    """Weights times a power of two that brings the largest below 1, and that power.
+
+    Nothing is rounded by it, and no product with a tiny weight underflows.
+    """
+    weight = per_query_float("weights", weights, n_queries)
+    total = float(weight.sum()) * (n_queries / weight.size)
+    if not 0.0 < total < np.inf:
+        raise ValueError(f"weights must have a finite sum above zero, got {total:g}")
+    exponent = int(np.frexp(weight.max())[1])
+    return np.ldexp(weight, -exponent), exponent

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._curve_kernels import mean_accuracy
+from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, per_query_float, vector, whole
 from ps_alloc.files import read_json, write_json
 
 REQUIRED_FIELDS = ("method", "window", "total_tokens", "spent_tokens", "tokens")
@@ -19,14 +19,14 @@ REQUIRED_FIELDS = ("method", "window", "total_tokens", "spent_tokens", "tokens")
 class Allocation:
     """Windows and tokens for each of N queries, and what is known about how good they are."""
 
-    windows: npt.NDArray[np.int64]
-    """(N,). Reasoning windows granted to each query."""
-    window: int
-    """Tokens a window."""
+    windows: IntArray
+    """(N,). Reasoning windows granted to each query: how far up the grid of budgets it may go, 0 .. W."""
+    window: int | None
+    """Tokens a window; None where the grid is not of whole windows: see `budgets`."""
     total_tokens: int
     """The budget of the whole batch, in tokens."""
     spent_tokens: int
-    """What the windows cost. Never above `total_tokens`."""
+    """What the windows cost, in expected use where use was given, rounded up. Never above `total_tokens`."""
     method: str
     """The allocator: `hull`, `myopic`, `uniform`, `mix`, `oracle`, ..."""
     expected_accuracy: float | None = None
@@ -37,11 +37,38 @@ class Allocation:
     """At most this much more `expected_accuracy` is possible within the budget; 0 is proved optimal."""
     ids: list[str] | None = None
     """(N,). Names of the queries, where known."""
+    budgets: IntArray = None  # type: ignore[assignment]
+    """(W,). Tokens granted with 1 .. W windows; by default whole windows, as far as any query goes."""
+    charged: str = "granted"
+    """What `total_tokens` and `spent_tokens` count: tokens `granted`, tokens `used`, or each window's
+    `window_cost`."""
+    used: FloatArray | None = None
+    """(N,). Tokens each query is expected to use of its budget, where use was given: see `expected_used`."""
+
+    def __post_init__(self) -> None:
+        """Lay out the grid where only its window is given.
+
+        Raises:
+            ValueError: If neither is.
+        """
+        if self.budgets is None and self.window is None:
+            raise ValueError("an allocation must have a window or budgets, got neither")
+        if self.budgets is None:
+            top = max(1, int(self.windows.max(initial=0)))
+            object.__setattr__(self, "budgets", np.arange(1, top + 1) * self.window)
 
     @property
-    def tokens(self) -> npt.NDArray[np.int64]:
+    def tokens(self) -> IntArray:
         """(N,). Reasoning tokens granted to each query."""
-        return self.windows * self.window
+        if self.window is not None:
+            return self.windows * self.window
+        granted: IntArray = np.concatenate(([0], self.budgets))[self.windows]
+        return granted
+
+    @property
+    def expected_used(self) -> FloatArray:
+        """(N,). Tokens each query is expected to use: those granted, where nothing is known of its use."""
+        return self.tokens.astype(np.float64) if self.used is None else self.used
 
     @property
     def budget(self) -> float:
@@ -51,23 +78,34 @@ class Allocation:
     def __len__(self) -> int:
         return len(self.windows)
 
-    def accuracy_on(self, curves: npt.ArrayLike, base_accuracy: float = 0.0) -> float:
+    def accuracy_on(
+        self, curves: npt.ArrayLike, base_accuracy: npt.ArrayLike = 0.0, weights: npt.ArrayLike = 1.0
+    ) -> float:
         """Mean over queries of the accuracy that other curves (measured ones, say) give these windows.
 
         Args:
             curves: (N, W), W at least the largest number of windows.
-            base_accuracy: Accuracy at zero windows.
+            base_accuracy: Accuracy at zero windows, one number or (N,).
+            weights: What a correct answer is worth, one number or (N,); those of the allocation, to compare
+                with its `expected_accuracy`.
 
         Raises:
-            ValueError: If the shape does not fit.
+            ValueError: If the shape does not fit, a value is NaN or outside [0, 1], or all weights are 0.
         """
-        values = np.ascontiguousarray(curves, dtype=np.float64)
-        if values.ndim != 2 or len(values) != len(self) or values.shape[1] < self.windows.max(initial=0):
+        from ps_alloc.kernels.curves import mean_accuracy  # brings the compiler
+
+        values = check_curves(curves).astype(np.float64)
+        if len(values) != len(self) or values.shape[1] < self.windows.max(initial=0):
             raise ValueError(
                 f"curves must be an array of shape ({len(self)}, {self.windows.max(initial=0)} or more), "
                 f"got shape {values.shape}"
             )
-        return float(mean_accuracy(values, self.windows, np.ones(1), np.array([base_accuracy])))
+        check_values(values)
+        weight = per_query_float("weights", weights, len(self))
+        if not weight.any():
+            raise ValueError("weights must have a finite sum above zero, got 0")
+        base = per_query_float("base_accuracy", base_accuracy, len(self), high=1.0)
+        return float(mean_accuracy(values, self.windows, weight, base))
 
     def to_json_dict(self) -> dict[str, Any]:
         """The allocation file's content (docs/formats.md)."""
@@ -82,6 +120,12 @@ class Allocation:
             "expected_accuracy": self.expected_accuracy,
             "tokens": self.tokens.tolist(),
         }
+        if self.window is None:
+            content["budgets"] = self.budgets.tolist()
+        if self.charged != "granted":
+            content["charged"] = self.charged
+        if self.used is not None:
+            content["expected_used"] = self.used.tolist()
         return content if self.ids is None else {**content, "ids": self.ids}
 
     def save(self, path: str | Path) -> None:
@@ -101,30 +145,50 @@ class Allocation:
         missing = [name for name in REQUIRED_FIELDS if name not in content]
         if missing:
             raise ValueError(f"{path} must have the fields {REQUIRED_FIELDS}, but lacks {missing}")
-        window = content["window"]
-        try:
-            tokens = np.asarray(content["tokens"])
-        except ValueError:  # lists of several lengths
-            tokens = np.empty(0)
-        if not isinstance(window, int) or window < 1:
-            raise ValueError(f"{path}: window must be a whole number of at least 1 token, got {window!r}")
-        if tokens.ndim != 1 or tokens.size == 0 or tokens.dtype.kind != "i":
-            raise ValueError(f"{path}: tokens must be a non-empty list of whole numbers")
-        if (tokens < 0).any() or (tokens % window).any():
-            raise ValueError(f"{path}: tokens must be multiples of the window, {window}, and not negative")
-        ids = content.get("ids")
+        tokens = _whole_numbers(path, content, "tokens")
+        window, grid = content["window"], content.get("budgets")
+        if window is None and grid is None:
+            raise ValueError(f"{path} must have a window or budgets, got neither")
+        if window is not None:
+            window = whole(f"{path}: window", window, at_least=1)
+            if (tokens % window).any():
+                raise ValueError(f"{path}: tokens must be multiples of the window, {window}")
+            windows = tokens // window
+        else:
+            grid = _whole_numbers(path, content, "budgets")
+            if (np.diff(grid, prepend=0) <= 0).any():
+                raise ValueError(f"{path}: budgets must rise from above 0, got {grid.tolist()!r:.60}")
+            windows = np.searchsorted(grid, tokens, side="right")
+            if (np.concatenate(([0], grid))[windows] != tokens).any():
+                raise ValueError(f"{path}: tokens must be 0 or one of the budgets, {grid.tolist()!r:.60}")
+        ids, used = content.get("ids"), content.get("expected_used")
         if ids is not None and not isinstance(ids, list):
-            raise ValueError(f"{path}: ids must be a list, got {ids!r}")
+            raise ValueError(f"{path}: ids must be a list, got {ids!r:.60}")
         if ids is not None and len(ids) != tokens.size:
             raise ValueError(f"{path}: ids must be as many as tokens ({tokens.size}), got {len(ids)}")
         return cls(
-            windows=tokens.astype(np.int64) // window,
+            windows=windows.astype(np.int64),
             window=window,
-            total_tokens=content["total_tokens"],
-            spent_tokens=content["spent_tokens"],
+            total_tokens=whole(f"{path}: total_tokens", content["total_tokens"]),
+            spent_tokens=whole(f"{path}: spent_tokens", content["spent_tokens"]),
             method=content["method"],
             expected_accuracy=content.get("expected_accuracy"),
             price=content.get("price"),
             gap_bound=content.get("gap_bound"),
             ids=ids,
+            budgets=grid,  # type: ignore[arg-type]
+            charged=content.get("charged", "granted"),
+            used=None if used is None else vector(f"{path}: expected_used", used, size=tokens.size, low=0.0),
         )
+
+
+def _whole_numbers(path: str | Path, content: dict[str, Any], name: str) -> IntArray:
+    try:
+        values = np.asarray(content[name])
+    except ValueError:  # lists of several lengths
+        values = np.empty(0)
+    if values.ndim != 1 or values.size == 0 or values.dtype.kind != "i":
+        raise ValueError(f"{path}: {name} must be a non-empty list of whole numbers")
+    if (values < 0).any():
+        raise ValueError(f"{path}: {name} must not be negative, got {values.min()}")
+    return values.astype(np.int64)

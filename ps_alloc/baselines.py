@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import check_curves, check_values, per_query, whole
-from ps_alloc._curve_kernels import raise_evenly
-from ps_alloc._problem import check_limits
+from ps_alloc._checks import check_curves, check_values, per_query, vector, whole
+from ps_alloc._leftover import uniform_windows
+from ps_alloc._problem import check_costs, check_limits
 from ps_alloc.allocate import allocate
 from ps_alloc.allocation import Allocation
 
@@ -19,8 +19,10 @@ def uniform(
     total_tokens: int,
     *,
     window: int = 16,
+    budgets: npt.ArrayLike | None = None,
+    use: npt.ArrayLike | None = None,
     min_windows: npt.ArrayLike = 1,
-    max_windows: npt.ArrayLike,
+    max_windows: npt.ArrayLike | None = None,
 ) -> Allocation:
     """The same number of windows for every query, as nearly as whole windows allow.
 
@@ -32,18 +34,36 @@ def uniform(
         n_queries: N.
         total_tokens: Reasoning tokens for the whole batch.
         window: Tokens a window.
+        budgets: (W,) tokens granted at each grid point, in place of whole windows.
+        use: (W,) or (N, W) expected use, as for `allocate`: the level is the highest whose use can be paid.
         min_windows: Fewest windows a query gets, one number or (N,).
-        max_windows: Most windows a query can use, one number or (N,): the curves' W.
+        max_windows: Most windows a query can use, one number or (N,): the curves' W. Budgets and use know it.
 
     Raises:
         ValueError: If an argument is out of range, or the budget cannot pay for every query's `min_windows`.
     """
     n_queries = whole("n_queries", n_queries, at_least=1)
-    largest = int(per_query("max_windows", max_windows, n_queries, low=0, high=2**31).max())
-    limits = check_limits(n_queries, largest, total_tokens, window, min_windows, max_windows, None)
-    windows = limits.full("least")
-    left = raise_evenly(windows, limits.most, limits.window_cost, limits.total_tokens - limits.cost(windows))
-    return Allocation(windows, limits.window, limits.total_tokens, limits.total_tokens - left, "uniform")
+    if budgets is not None or use is not None:
+        grid = np.asarray(budgets if budgets is not None else use)
+        largest = grid.shape[-1] if grid.ndim else 0
+    elif max_windows is not None:
+        largest = int(per_query("max_windows", max_windows, n_queries, low=0, high=2**31).max())
+    else:
+        raise ValueError("max_windows must be given where neither budgets nor use are, got none")
+    costs = check_costs(n_queries, max(1, largest), window, budgets=budgets, use=use)
+    costs.check_use()
+    limits = check_limits(n_queries, max(1, largest), total_tokens, costs, min_windows, max_windows)
+    windows = uniform_windows(limits)
+    return Allocation(
+        windows,
+        int(window) if budgets is None else None,
+        limits.total_tokens,
+        costs.tokens(windows),
+        "uniform",
+        budgets=costs.budgets,
+        charged="granted" if use is None else "used",
+        used=None if use is None else costs.used(windows),
+    )
 
 
 def no_information_mix(
@@ -52,6 +72,8 @@ def no_information_mix(
     total_tokens: int,
     *,
     window: int = 16,
+    budgets: npt.ArrayLike | None = None,
+    use: npt.ArrayLike | None = None,
     min_windows: int = 1,
     rng: np.random.Generator,
 ) -> Allocation:
@@ -65,6 +87,8 @@ def no_information_mix(
         n_queries: N.
         total_tokens: Reasoning tokens for the whole batch.
         window: Tokens a window.
+        budgets: (W,) tokens granted at each grid point, in place of whole windows.
+        use: (W,) mean use of the training questions: what is charged.
         min_windows: Fewest windows a query gets.
         rng: Decides who gets the large budget.
 
@@ -79,9 +103,17 @@ def no_information_mix(
         np.repeat(check_curves(curve[None], "mean_curve"), n_queries, axis=0),
         total_tokens,
         window=window,
+        budgets=budgets,
+        use=None if use is None else vector("use", use, size=curve.size, low=0.0),
         min_windows=min_windows,
     )
-    return replace(mix, windows=rng.permutation(mix.windows), method="mix")
+    dealt = rng.permutation(n_queries)
+    return replace(
+        mix,
+        windows=mix.windows[dealt],
+        method="mix",
+        used=None if mix.used is None else mix.used[dealt],
+    )
 
 
 def noise_honest_oracle(
@@ -90,6 +122,8 @@ def noise_honest_oracle(
     total_tokens: int,
     *,
     window: int = 16,
+    budgets: npt.ArrayLike | None = None,
+    use: npt.ArrayLike | None = None,
     min_windows: npt.ArrayLike = 1,
     rng: np.random.Generator,
 ) -> Allocation:
@@ -105,6 +139,8 @@ def noise_honest_oracle(
         n_traces: Traces averaged into each curve, one number or (N,).
         total_tokens: Reasoning tokens for the whole batch.
         window: Tokens a window.
+        budgets: (W,) tokens granted at each grid point, in place of whole windows.
+        use: (W,) or (N, W) measured use, as for `allocate`.
         min_windows: Fewest windows a query gets, one number or (N,).
         rng: Draws the resample.
 
@@ -116,7 +152,15 @@ def noise_honest_oracle(
     traces = per_query("n_traces", n_traces, len(measured), low=1, high=2**31)
     resample = rng.binomial(traces[:, None], measured.astype(np.float64)) / traces[:, None]
     # It knows when a further token would not help: what is left over stays unspent.
-    oracle = allocate(resample, total_tokens, window=window, min_windows=min_windows, leftover="keep")
+    oracle = allocate(
+        resample,
+        total_tokens,
+        window=window,
+        budgets=budgets,
+        use=use,
+        min_windows=min_windows,
+        leftover="keep",
+    )
     return replace(
         oracle, method="oracle", expected_accuracy=oracle.accuracy_on(measured), price=None, gap_bound=None
     )

@@ -97,7 +97,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
             "--min-windows", type=int, default=1, help="fewest windows a query gets (default: 1)"
         )
         allocating.add_argument("--method", choices=("hull", "myopic", "uniform"), default="hull")
-        allocating.add_argument("--leftover", choices=("spread", "keep"), default="spread")
+        allocating.add_argument("--leftover", choices=("spread", "all", "keep"), default="spread")
         allocating.add_argument("--calibration", metavar="FILE", help="what `ps-alloc calibrate` wrote")
         allocating.add_argument("--guard", metavar="FILE", help="what `ps-alloc guard` wrote: else uniform")
 

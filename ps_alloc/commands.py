@@ -82,7 +82,8 @@ def guard_command(parsed: argparse.Namespace) -> None:
         _numbers("--budgets", parsed.budgets),
         min_windows=parsed.min_windows,
         z=parsed.z,
-        **_grid(predictions),
+        grid=predictions.budgets,
+        use=predictions.use,
     )
     guard.save(parsed.output)
     rows = [

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import FloatArray, real, vector
+from ps_alloc._checks import FloatArray, IntArray, real, vector, whole
 from ps_alloc.calibration import check_pair
 from ps_alloc.files import finite_field, read_object, write_json
+from ps_alloc.predictions import check_budgets, uniform_budgets
 
 if TYPE_CHECKING:
     from ps_alloc.allocation import Allocation
 
-REMEMBERED = ("window", "num_windows", "min_windows", "method")
+REMEMBERED = ("min_windows", "method", "by_use")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +40,14 @@ class Guard:
     """(B,) its standard error."""
     z: float
     """Standard errors by which a gain must exceed zero."""
-    window: int | None = None
-    """Tokens a window in validation. None, as the fields below, in files that did not keep it."""
-    num_windows: int | None = None
-    """W of the validation's curves."""
+    grid: IntArray | None = None
+    """(W,) tokens of the validation's columns. None, as the fields below, in files that did not keep it."""
     min_windows: int | None = None
     """Fewest windows a query got in validation."""
     method: str | None = None
     """The allocator's method in validation."""
+    by_use: bool | None = None
+    """Whether budgets were priced by expected use in validation."""
 
     @classmethod
     def fit(
@@ -56,6 +57,8 @@ class Guard:
         budgets: Sequence[float],
         *,
         window: int = 16,
+        grid: npt.ArrayLike | None = None,
+        use: npt.ArrayLike | None = None,
         min_windows: int = 1,
         z: float = 2.0,
         method: str = "hull",
@@ -68,6 +71,9 @@ class Guard:
             outcomes: (N, W) measured curves.
             budgets: Mean tokens per query to try.
             window: Tokens a window.
+            grid: (W,) instead of it, tokens of each column: what `allocate` takes as `budgets`.
+            use: (N, W) or (W,) predicted tokens used under each, calibrated likewise; then `budgets` are mean
+                tokens used.
             min_windows: Fewest windows a query gets.
             z: Standard errors by which a gain must exceed zero: with 2, one budget in 44 passes where nothing
                 is to be gained.
@@ -81,6 +87,12 @@ class Guard:
         predicted, measured = check_pair(predictions, outcomes)
         tried = vector("budgets", budgets, low=0.0, rising=True)
         z = real("z", z, low=0.0)
+        columns = (
+            uniform_budgets(whole("window", window, at_least=1), predicted.shape[1])
+            if grid is None
+            else check_budgets(grid)
+        )
+        settings = {**_as_settings(columns), "use": use, "min_windows": min_windows}
         n = len(predicted)
         if n < 2:
             raise ValueError(f"a guard must have at least 2 validation questions, got {n}")
@@ -89,13 +101,13 @@ class Guard:
         for budget in tried:
             total = int(budget * n)
             ours, even = (
-                allocate(predicted, total, window=window, min_windows=min_windows, method=name).windows  # type: ignore[arg-type]
+                allocate(predicted, total, method=name, **settings).windows  # type: ignore[arg-type]
                 for name in (method, "uniform")
             )
             difference = with_zero[np.arange(n), ours] - with_zero[np.arange(n), even]
             gains.append(difference.mean())
             errors.append(difference.std(ddof=1) / np.sqrt(n))
-        remembered = int(window), predicted.shape[1], int(min_windows), method
+        remembered = columns, int(min_windows), method, use is not None
         return cls(tried, np.array(gains), np.array(errors), z, *remembered)
 
     def allows(self, budget: float) -> bool:
@@ -126,16 +138,24 @@ class Guard:
         from ps_alloc.allocate import allocate  # brings the compiler
 
         shape = np.shape(curves)
-        given = {**settings, **({"num_windows": shape[1]} if len(shape) == 2 else {})}
+        if self.grid is not None and len(shape) == 2:
+            grid = settings.get("budgets")
+            if grid is None:
+                grid = uniform_budgets(settings["window"], shape[1]) if "window" in settings else self.grid
+            if not np.array_equal(grid, self.grid) or shape[1] != self.grid.size:
+                raise ValueError(
+                    f"curves must be on the budgets of the guard's validation, {self.grid.tolist()!s:.60}, "
+                    f"got {shape[1]} columns of {np.asarray(grid).tolist()!s:.60}"
+                )
+            settings |= _as_settings(self.grid)
+        given = {**settings, "by_use": settings.get("use") is not None}
         for name in REMEMBERED:
             mine = getattr(self, name)
-            if mine is None:
-                continue
-            if name in given and given[name] != mine:
+            if mine is not None and given.get(name, mine) != mine:
                 raise ValueError(
                     f"{name} must be that of the guard's validation, {mine!r}, got {given[name]!r:.40}"
                 )
-            if name != "num_windows":
+            if mine is not None and name != "by_use":
                 settings[name] = mine
         if not self.allows(real("total_tokens", total_tokens) / max(1, shape[0] if shape else 1)):
             settings["method"] = "uniform"
@@ -144,7 +164,9 @@ class Guard:
     def save(self, path: str | Path) -> None:
         """Write JSON, atomically."""
         lists = {name: getattr(self, name).tolist() for name in ("budgets", "gains", "errors")}
-        write_json(path, {**lists, "z": self.z, **{name: getattr(self, name) for name in REMEMBERED}})
+        grid = None if self.grid is None else self.grid.tolist()
+        settings = {name: getattr(self, name) for name in REMEMBERED}
+        write_json(path, {**lists, "z": self.z, "grid": grid, **settings})
 
     @classmethod
     def load(cls, path: str | Path) -> Guard:
@@ -163,10 +185,20 @@ class Guard:
         if z.ndim or z < 0:
             raise ValueError(f"{path}: z must be one number, not negative, got {content['z']!r:.60}")
         settings = [content.get(name) for name in REMEMBERED]
-        for name, value in zip(REMEMBERED, settings, strict=True):
-            wanted = str if name == "method" else int
-            if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
+        for name, value, wanted in zip(REMEMBERED, settings, (int, str, bool), strict=True):
+            if value is not None and type(value) is not wanted:
                 raise ValueError(
                     f"{path}: {name} must be of type {wanted.__name__} or null, got {value!r:.60}"
                 )
-        return cls(arrays[0], arrays[1], arrays[2], float(z), *settings)
+        try:
+            grid = None if content.get("grid") is None else check_budgets(content["grid"])
+        except ValueError as error:
+            raise ValueError(f"{path}: grid: {error}") from None
+        return cls(arrays[0], arrays[1], arrays[2], float(z), grid, *settings)
+
+
+def _as_settings(grid: IntArray) -> dict[str, Any]:
+    """The grid as `allocate` takes it: a window, where it is one of equal windows."""
+    window = int(grid[0])
+    is_uniform = np.array_equal(grid, uniform_budgets(window, grid.size))
+    return {"window": window, "budgets": None} if is_uniform else {"budgets": grid}

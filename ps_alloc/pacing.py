@@ -1,239 +1,441 @@
-"""Streaming: requests decided one at a time against a token rate, by a shadow price that adapts."""
+"""Streaming: requests decided one at a time against a rate of tokens, by a price that adapts."""
 
 from __future__ import annotations
 
 import math
 import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import whole
+from ps_alloc._checks import IntArray, numbers, real, whole
+from ps_alloc._choices import Choices, choices_of
+from ps_alloc.predictions import check_budgets, uniform_budgets
+from ps_alloc.price import HIGHEST_PRICE, LOWEST_PRICE, WARM_UP_GAIN, Move, PriceControl
 
-# Standing still at price 0 a log price could never rise again; nobody buys a window below this many correct
-# answers a token, and nobody can offer more than one for a token.
-LOWEST_PRICE = 1e-9
-HIGHEST_PRICE = 1.0
-STATE_VERSION = 1
+STATE_VERSIONS = (1, 2)
+SETTINGS_OF_VERSION_1 = ("tokens_per_request", "window", "min_windows", "max_windows", "step")
+SETTINGS = (*SETTINGS_OF_VERSION_1, "tokens_per_second", "budgets", "burst", "max_move")
+USUAL_PRICE = 0.003
+# By default this many requests', or seconds', worth of tokens may be saved up and spent at once.
+BURST_REQUESTS, BURST_SECONDS = 200.0, 120.0
+
+
+class Grant(int):
+    """Tokens that each sequence of a request may reason for: an int, with what was booked for it."""
+
+    windows: int
+    """The grid point it is, from 1; 0 for none. The last one may be cut by the client's limit."""
+    expected_used: float
+    """Tokens that each sequence is expected to use of them: what was booked."""
+    sequences: int
+    limited: bool
+    """The client's limit decided, not the price."""
+    price: float
+    """Correct answers a token had to buy."""
+    _move: Move
+    _open: bool
 
 
 class Pacer:
-    """Give each arriving request its windows at once, so that spending keeps to `tokens_per_request` on
-    average.
+    """Give each arriving request its tokens at once, so that spending keeps to a rate on average.
 
-    Every request buys the windows that maximise accuracy - price * tokens. After each, the price moves by a
-    small step in logarithm: up when it took more than its share, down when less (dual mirror descent on the
-    allocation problem, as in Balseiro, Lu and Mirrokni 2020). The log price is thus the sum of all over- and
-    underspending so far: what was overspent at most is the way from the first price to the last, divided by
-    `step`, in requests' worth; a drifting mix needs no further correction.
+    Every request takes what maximises weight · accuracy − price · expected use. What it is expected to use is
+    booked at once and moves the price (`ps_alloc.price`); `settle` puts right what it really used. Decisions
+    for which a client's own limit was too low earn the others no credit and teach the price nothing.
+
+    The spending of any stretch of requests exceeds the rate by `burst` at most, and by what was charged from
+    elsewhere; it is less by `burst` at most as long as requests want more at some price.
 
     Safe to share between threads.
     """
 
     def __init__(
         self,
-        tokens_per_request: float,
+        tokens_per_request: float | None = None,
         *,
+        tokens_per_second: float | None = None,
         window: int = 16,
+        budgets: npt.ArrayLike | None = None,
         min_windows: int = 1,
         max_windows: int | None = None,
-        initial_price: float = 0.003,
+        initial_price: float | None = None,
         step: float = 0.01,
+        burst: float | None = None,
+        max_move: float = 32.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Set the rate.
+        """Set the rate: tokens a request, or tokens a second.
 
         Args:
-            tokens_per_request: Mean reasoning tokens a request may take.
-            window: Tokens a window.
-            min_windows: Fewest windows a request gets.
+            tokens_per_request: Mean reasoning tokens a request may use.
+            tokens_per_second: Instead of it: reasoning tokens that all requests of a second may use.
+            window: Tokens a window, where curves are accuracies after 1 .. W windows.
+            budgets: (W,) instead of it: the tokens of each of a curve's columns, rising.
+            min_windows: Fewest windows (columns of the curve) a request gets.
             max_windows: Most windows; by default as many as its curve has.
             initial_price: Correct answers a token to start from: the `price` of an allocation of past
-                requests saves the first hundreds of requests from learning it.
+                requests saves the first hundreds of requests from learning it. By default 0.003, and the
+                first requests move the price further.
             step: How far one request moves the log price when it takes twice its share or nothing. Smaller
-                steps choose better, larger ones keep closer to the rate.
+                steps choose better, larger ones keep closer to the rate. 0 fixes the price
+                and holds no rate.
+            burst: Tokens that a stretch of requests may use beyond the rate, after quiet times; half of them
+                are there at the start. By default what 200 requests, or 120 seconds, may use.
+            max_move: Requests' worth of tokens that one booking may move the price by. The largest budget of
+                one request is always counted in full; of a request for many sequences, what is beyond this is
+                not held against others.
+            clock: Seconds that pass, for `tokens_per_second`.
 
         Raises:
             ValueError: If an argument is out of range.
         """
-        self.window = whole("window", window, at_least=1)
-        self.min_windows = whole("min_windows", min_windows, at_least=0)
-        self.max_windows = None if max_windows is None else whole("max_windows", max_windows, at_least=1)
-        self.tokens_per_request = _number("tokens_per_request", tokens_per_request, low=0.0)
-        self.step = _number("step", step, low=0.0)
-        price = _number("initial_price", initial_price, low=LOWEST_PRICE, high=HIGHEST_PRICE)
-        if self.tokens_per_request < max(1, self.min_windows * self.window):
+        if (tokens_per_request is None) == (tokens_per_second is None):
             raise ValueError(
-                f"tokens_per_request must pay for min_windows, {self.min_windows * self.window} tokens, "
-                f"and be at least 1, got {tokens_per_request}"
+                "a pacer must have either tokens_per_request or tokens_per_second, got both or none"
             )
+        self.window = whole("window", window, at_least=1)
+        self.budgets = None if budgets is None else check_budgets(budgets)
+        most = 2**40 if self.budgets is None else self.budgets.size
+        self.min_windows = whole("min_windows", min_windows, at_most=most)
+        self.max_windows = None if max_windows is None else whole("max_windows", max_windows, at_least=1)
         if self.max_windows is not None and self.max_windows < self.min_windows:
             raise ValueError(f"max_windows must be at least min_windows ({min_windows}), got {max_windows}")
-        self._log_price = math.log(price)
-        self._n_requests = 0
-        self._spent_tokens = 0
-        self._lock = threading.Lock()
+        least = self._grid(self.min_windows)[-1] if self.min_windows else 0
+        self.step = real("step", step, low=0.0, high=10.0)
+        self.max_move = real("max_move", max_move, low=1.0, high=1e9)
+        price = USUAL_PRICE
+        if initial_price is not None:
+            price = real("initial_price", initial_price, low=LOWEST_PRICE, high=HIGHEST_PRICE)
+        self.tokens_per_request = self.tokens_per_second = None
+        if tokens_per_second is None:
+            self.tokens_per_request = real("tokens_per_request", tokens_per_request, low=0.0)
+            if self.tokens_per_request < max(1, least):
+                raise ValueError(
+                    f"tokens_per_request must pay for min_windows, {least} tokens, "
+                    f"and be at least 1, got {tokens_per_request}"
+                )
+            self.burst = self._burst(burst, self.tokens_per_request, BURST_REQUESTS)
+            unit = self.tokens_per_request
+        else:
+            self.tokens_per_second = real("tokens_per_second", tokens_per_second, above=0.0)
+            self.burst = self._burst(burst, self.tokens_per_second, BURST_SECONDS)
+            unit = self.burst / BURST_REQUESTS
+        # A second has no requests whose share could be known: there the price learns from the burst's ends.
+        warm_up = WARM_UP_GAIN if initial_price is None and tokens_per_second is None else 0.0
+        self._control = PriceControl(
+            math.log(price), unit, self.burst / 2, self.step, self.max_move, warm_up=warm_up
+        )
+        self._spent = 0.0
+        self._clock = clock
+        self._time = clock()
+        self._forgotten = 0.0
+        self._lock = threading.RLock()
 
     @property
     def price(self) -> float:
         """Correct answers a token must buy at present."""
-        return math.exp(self._log_price)
+        return self._control.price
 
     @property
     def n_requests(self) -> int:
-        """Requests decided or charged so far, less those refunded."""
-        return self._n_requests
+        """Requests (sequences) decided or charged so far, less those revoked."""
+        return self._control.n_requests
 
     @property
-    def spent_tokens(self) -> int:
-        """Tokens granted so far, less those refunded."""
-        return self._spent_tokens
+    def spent_tokens(self) -> float:
+        """Tokens booked so far: expected of open requests, used of settled ones."""
+        return self._spent
 
-    def decide(self, curve: npt.ArrayLike) -> int:
-        """Windows for the request that arrives now.
+    @property
+    def debt_tokens(self) -> float:
+        """Tokens spent above the rate, as far as they are remembered; negative: saved up."""
+        return self._control.debt
+
+    def decide(
+        self,
+        curve: npt.ArrayLike,
+        *,
+        use: npt.ArrayLike | None = None,
+        weight: float = 1.0,
+        base_accuracy: float = 0.0,
+        limit: int | None = None,
+        sequences: int = 1,
+    ) -> Grant:
+        """Tokens for the request that arrives now, and book them.
 
         Args:
-            curve: (W,) its predicted accuracy after 1 .. W windows.
+            curve: (W,) its predicted accuracy after 1 .. W windows, or under each of `budgets`.
+            use: (W,) tokens it is expected to use under each budget; by default all.
+            weight: What its correct answer is worth, in ordinary ones.
+            base_accuracy: Its accuracy without reasoning; counts where `min_windows` is 0.
+            limit: Most tokens the client allows, whatever the price.
+            sequences: Answers it asks for, each of which gets these tokens.
 
         Returns:
-            How many windows it gets; multiply by `window` for tokens.
+            Tokens of each sequence, for `settle` and `revoke`.
 
         Raises:
-            ValueError: If the curve is not (W,) values in [0, 1], W at least `min_windows`.
+            ValueError: If the curve is not (W,) values in [0, 1] on the pacer's grid, W at least
+                `min_windows`, or another argument does not fit. Nothing is booked then.
         """
-        choices, accuracies = self._choices(curve)
+        sequences = whole("sequences", sequences, at_least=1, at_most=2**40)
+        asked = self._asked(curve, use, weight, base_accuracy, limit)
         with self._lock:
-            bought = self._best(choices, accuracies)
-            self._book(bought * self.window, 1)
-        return bought
+            return self._grant(*asked, sequences)
+
+    def decide_many(
+        self,
+        curves: npt.ArrayLike,
+        *,
+        use: npt.ArrayLike | None = None,
+        weights: npt.ArrayLike | None = None,
+        base_accuracy: float = 0.0,
+        limits: Sequence[int | None] | None = None,
+    ) -> list[Grant]:
+        """Several requests that arrive together, decided in their order, without others in between.
+
+        Args:
+            curves: (N, W).
+            use: (N, W), or (W,) for all.
+            weights: (N,).
+            base_accuracy: Accuracy without reasoning.
+            limits: N client's limits, None where there is none.
+
+        Raises:
+            ValueError: As `decide`, or if there is not one of each a curve. Nothing is booked then.
+        """
+        rows = numbers("curves", curves, bools=True)
+        if rows.ndim != 2:
+            raise ValueError(f"curves must be an array of shape (N, W), got shape {rows.shape}")
+        n = len(rows)
+        uses = [None] * n if use is None else list(np.broadcast_to(numbers("use", use), rows.shape))
+        worth = np.ones(n) if weights is None else numbers("weights", weights)
+        limits = [None] * n if limits is None else limits
+        for name, values in (("weights", worth), ("limits", limits)):
+            if len(values) != n:
+                raise ValueError(f"{name} must be one a curve ({n}), got {len(values)}")
+        each = zip(rows, uses, worth, limits, strict=True)
+        asked = [self._asked(curve, used, float(w), base_accuracy, most) for curve, used, w, most in each]
+        with self._lock:
+            return [self._grant(*one, 1) for one in asked]
+
+    def settle(self, grant: Grant, used: float) -> None:
+        """Put right what was booked for a request that has ended.
+
+        Args:
+            grant: What `decide` returned for it.
+            used: Tokens that all its sequences really used, together.
+
+        Raises:
+            ValueError: If `used` is not a number from 0 on, or the grant was settled or revoked before.
+        """
+        used = real("used", used, low=0.0)
+        with self._lock:
+            self._close(grant)
+            booked = grant.expected_used * grant.sequences
+            self._spent += used - booked
+            share = (self.tokens_per_request or 0.0) * grant.sequences
+            change = _over(used, share, grant.limited) - _over(booked, share, grant.limited)
+            self._control.correct(change, largest=float(int(grant)))
+
+    def revoke(self, grant: Grant) -> None:
+        """The request came to nothing: neither it nor its tokens count, and the price goes back.
+
+        Raises:
+            ValueError: If the grant was settled or revoked before.
+        """
+        with self._lock:
+            self._close(grant)
+            self._spent -= grant.expected_used * grant.sequences
+            self._control.undo(grant._move, grant.sequences)
 
     def quote(self, curve: npt.ArrayLike) -> int:
-        """What `decide` would answer now, without booking it: for callers that grant something else in the
-        end, and `charge` that.
+        """Windows (not tokens) that `decide` would grant now, without booking them: for callers that grant
+        something else in the end, and `charge` that.
 
         Raises:
             ValueError: As `decide`.
         """
-        return self._best(*self._choices(curve))
+        choices, _ = self._asked(curve, None, 1.0, 0.0, None)
+        with self._lock:
+            self._accrue()
+            return int(choices.windows[choices.best(self.price, self._affordable)])
 
-    def charge(self, tokens: int, requests: int = 1) -> float:
+    def charge(
+        self, tokens: float, requests: int = 1, *, priced: bool = False, limited: bool = False
+    ) -> float:
         """Book requests whose tokens were decided elsewhere, such as without a curve.
 
         Args:
             tokens: What they got together.
             requests: How many they were.
+            priced: They were what `quote` said: if not, they teach the price nothing but their debt.
+            limited: A client's limit decided: they earn no credit.
 
         Returns:
-            Which share of its move the price made, 1 but where it came to its bounds: for `refund`.
+            Which share of them counts, after all bounds: for `refund`.
 
         Raises:
-            ValueError: If either is not a whole number from 0.
+            ValueError: If a number is not in [0, 2**62], or `requests` not whole.
         """
-        tokens, requests = whole("tokens", tokens, at_least=0), whole("requests", requests, at_least=0)
+        tokens, requests = real("tokens", tokens, low=0.0, high=2.0**62), whole("requests", requests)
         with self._lock:
-            return self._book(tokens, requests)
+            self._accrue()
+            over = _over(tokens, (self.tokens_per_request or 0.0) * requests, limited)
+            teaches = priced and not limited
+            move = self._control.book(over, requests, limited=limited, rises=teaches, falls=teaches)
+            self._spent += tokens
+        full = tokens - (self.tokens_per_request or 0.0) * requests
+        return min(max(move.debt / full, 0.0), 1.0) if full else 1.0
 
-    def refund(self, tokens: int, requests: int = 0, share: float = 1.0) -> None:
-        """Take back tokens that were granted but not used; later requests may spend them.
+    def refund(self, tokens: float, requests: int = 0, share: float = 1.0) -> None:
+        """Take back tokens that were charged but not used; later requests may spend them.
 
         Args:
             tokens: How many.
             requests: How many requests came to nothing and count no more; 0 where they were served for less.
-            share: What `charge` returned for them: the price goes back no further than it had come.
+            share: What `charge` returned for them: no more comes back than had counted.
 
         Raises:
-            ValueError: If a number is not whole and from 0, or more than was granted so far, or `share` is
-                not in [0, 1].
+            ValueError: If a number is out of range, or more than was booked so far.
         """
-        tokens, requests = whole("tokens", tokens, at_least=0), whole("requests", requests, at_least=0)
-        share = _number("share", share, low=0.0, high=1.0)
+        tokens, requests = real("tokens", tokens, low=0.0, high=2.0**62), whole("requests", requests)
+        share = real("share", share, low=0.0, high=1.0)
         with self._lock:
-            if tokens > self._spent_tokens or requests > self._n_requests:
+            if tokens > self._spent or requests > self.n_requests:
                 raise ValueError(
-                    f"a refund must be of what was granted, {self._spent_tokens} tokens to "
-                    f"{self._n_requests} requests, got {tokens} tokens of {requests} requests"
+                    f"a refund must be of what was granted, {self._spent:g} tokens to "
+                    f"{self.n_requests} requests, got {tokens:g} tokens of {requests} requests"
                 )
-            self._book(-tokens, -requests, share)
-
-    def _choices(self, curve: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Numbers of windows that may be bought, and the accuracy of each."""
-        values = np.asarray(curve, dtype=np.float64)
-        if values.ndim != 1 or values.size < max(1, self.min_windows):
-            raise ValueError(
-                f"curve must be an array of shape (W,), W at least {max(1, self.min_windows)}, "
-                f"got shape {values.shape}"
-            )
-        if not (values.min() >= 0.0 and values.max() <= 1.0):
-            column = int(np.flatnonzero(~((values >= 0) & (values <= 1)))[0])
-            raise ValueError(f"curve must lie in [0, 1], got {values[column]} at column {column}")
-        most = values.size if self.max_windows is None else min(self.max_windows, values.size)
-        choices = np.arange(self.min_windows, most + 1)
-        accuracies = values[:most] if self.min_windows else np.concatenate(([0.0], values[:most]))
-        return choices, accuracies[-choices.size :]
-
-    def _best(self, choices: npt.NDArray[np.int64], accuracies: npt.NDArray[np.float64]) -> int:
-        return int(choices[np.argmax(accuracies - self.price * self.window * choices)])
-
-    def _book(self, tokens: int, requests: int, share: float = 1.0) -> float:
-        """Add to what was granted, or take from it, and move the price by a share of the step. The lock is
-        held. Returns the share of it that the price's bounds let through.
-        """
-        move = share * self.step * (tokens / self.tokens_per_request - requests)
-        moved = min(max(self._log_price + move, math.log(LOWEST_PRICE)), math.log(HIGHEST_PRICE))
-        through = (moved - self._log_price) / move if move else 1.0
-        inside = moved == self._log_price + move
-        self._log_price = moved
-        self._n_requests += requests
-        self._spent_tokens += tokens
-        return 1.0 if inside else through
+            back = Move(share * (tokens - (self.tokens_per_request or 0.0) * requests))
+            self._control.undo(back, requests)
+            if share:
+                self._control.undo_slow(requests)
+            self._spent -= tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on elsewhere, as JSON can hold it."""
+        """Everything needed to go on elsewhere, as JSON can hold it (docs/formats.md)."""
         with self._lock:
+            settings = {name: getattr(self, name) for name in SETTINGS}
+            if self.budgets is not None:
+                settings["budgets"] = self.budgets.tolist()
             return {
-                "version": STATE_VERSION,
-                "tokens_per_request": self.tokens_per_request,
-                "window": self.window,
-                "min_windows": self.min_windows,
-                "max_windows": self.max_windows,
-                "step": self.step,
+                "version": STATE_VERSIONS[-1],
+                **settings,
                 "price": self.price,
-                "log_price": self._log_price,
-                "n_requests": self._n_requests,
-                "spent_tokens": self._spent_tokens,
+                "log_price": self._control.log_price,
+                "debt_tokens": self._control.debt,
+                "warm_up": self._control.warm_up,
+                "n_requests": self.n_requests,
+                "spent_tokens": self._spent,
             }
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Any]) -> Pacer:
-        """A pacer that goes on where `state_dict` was taken.
+    def from_state_dict(cls, state: dict[str, Any], *, clock: Callable[[], float] = time.monotonic) -> Pacer:
+        """A pacer that goes on where `state_dict` was taken. States of version 1 have no debt.
 
         Raises:
-            ValueError: If the state has another version or lacks a field.
+            ValueError: If the state has another version, lacks a field, or holds what no pacer can have.
         """
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(
-                f"a pacer's state must have version {STATE_VERSION}, got {state.get('version')!r}"
-            )
-        try:
-            pacer = cls(
-                state["tokens_per_request"],
-                window=state["window"],
-                min_windows=state["min_windows"],
-                max_windows=state["max_windows"],
-                initial_price=min(max(state["price"], LOWEST_PRICE), HIGHEST_PRICE),
-                step=state["step"],
-            )
-            pacer._log_price = _number("log_price", state["log_price"], low=-math.inf)
-            pacer._n_requests = whole("n_requests", state["n_requests"], at_least=0)
-            pacer._spent_tokens = whole("spent_tokens", state["spent_tokens"], at_least=0)
-        except KeyError as error:
-            raise ValueError(f"a pacer's state must have the field {error}") from None
+        found = state.get("version") if isinstance(state, dict) else state
+        if found not in STATE_VERSIONS:
+            raise ValueError(f"a pacer's state must have version 1 or 2, got {found!r:.60}")
+        required = SETTINGS_OF_VERSION_1 if found == 1 else SETTINGS
+        for name in (*required, "log_price", "n_requests", "spent_tokens"):
+            if name not in state:
+                raise ValueError(f"a pacer's state must have the field {name!r}")
+        pacer = cls(**{name: state[name] for name in SETTINGS if name in state}, clock=clock)
+        low, high = math.log(LOWEST_PRICE), math.log(HIGHEST_PRICE)
+        control = pacer._control
+        control.log_price = real("log_price", state["log_price"], low=low, high=high)
+        control.n_requests = whole("n_requests", state["n_requests"])
+        pacer._spent = real("spent_tokens", state["spent_tokens"], low=0.0)
+        control.warm_up = real("warm_up", state.get("warm_up", 0.0), low=0.0, high=WARM_UP_GAIN)
+        debt = real("debt_tokens", state.get("debt_tokens", 0.0))
+        control.debt = min(max(debt, -control.horizon), control.deepest)
         return pacer
 
+    def _asked(
+        self,
+        curve: npt.ArrayLike,
+        use: npt.ArrayLike | None,
+        weight: float,
+        base_accuracy: float,
+        limit: int | None,
+    ) -> tuple[Choices, Choices]:
+        """What a request may take of the pacer, and of its client."""
+        size = np.size(curve) if self.budgets is None else self.budgets.size
+        free = choices_of(
+            curve,
+            self._grid(size),
+            use=use,
+            least=self.min_windows,
+            most=size if self.max_windows is None else self.max_windows,
+            weight=weight,
+            base_accuracy=base_accuracy,
+        )
+        return free, free if limit is None else free.within(whole("limit", limit))
 
-def _number(name: str, value: float, low: float, high: float = math.inf) -> float:
-    if not isinstance(value, int | float | np.integer | np.floating) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value!r}")
-    return float(value)
+    def _grant(self, free: Choices, within: Choices, sequences: int) -> Grant:
+        """Decide and book. The lock is held."""
+        self._accrue()
+        control, price = self._control, self.price
+        wanted, taken = within.best(price), within.best(price, self._affordable)
+        limited = bool(within.tokens[taken] < free.tokens[free.best(price)]) and wanted == taken
+        share = self.tokens_per_request or 0.0
+        used = float(within.use[taken])
+        grant = Grant(within.tokens[taken])
+        grant.windows, grant.expected_used = int(within.windows[taken]), used
+        grant.sequences, grant.limited, grant.price = sequences, limited, price
+        grant._open = True
+        grant._move = control.book(
+            _over(used, share, limited) * sequences,
+            sequences,
+            limited=limited,
+            rises=not limited and taken > 0,
+            falls=not limited and within.is_more_possible(taken),
+            wanted=(float(within.use[wanted]) - share) * sequences if wanted != taken else None,
+            forgotten=self._forgotten,
+            largest=float(free.tokens[-1]),
+        )
+        self._forgotten = 0.0
+        self._spent += used * sequences
+        return grant
+
+    def _burst(self, burst: float | None, rate: float, times: float) -> float:
+        return times * rate if burst is None else real("burst", burst, low=2 * rate)
+
+    def _grid(self, num_windows: int) -> IntArray:
+        return (
+            uniform_budgets(self.window, num_windows) if self.budgets is None else self.budgets[:num_windows]
+        )
+
+    @property
+    def _affordable(self) -> float:
+        """Tokens that a request may take at most where debt is deep; else infinity."""
+        control = self._control
+        if self.step == 0:
+            return math.inf
+        if self.tokens_per_second is not None:  # a bucket: what is in it
+            return control.horizon - control.debt
+        return control.unit / 2 if control.in_deep_debt else math.inf
+
+    def _accrue(self) -> None:
+        if self.tokens_per_second is not None:
+            now = self._clock()
+            self._forgotten += self._control.accrue(max(0.0, now - self._time) * self.tokens_per_second)
+            self._time = max(now, self._time)
+
+    def _close(self, grant: Grant) -> None:
+        if not isinstance(grant, Grant) or not grant._open:
+            raise ValueError(f"a grant must be one of `decide`, settled or revoked once, got {grant!r:.60}")
+        grant._open = False
+
+
+def _over(used: float, share: float, limited: bool) -> float:
+    """Tokens above the share; a client's own limit earns nobody credit."""
+    return max(0.0, used - share) if limited else used - share

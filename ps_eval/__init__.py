@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ps_alloc.moved import keep_former_names
+from ps_eval.former_names import FORMER_NAMES
+
 if TYPE_CHECKING:
     from ps_eval.scheduler import Scheduler
 
 __all__ = ["Scheduler"]
+
+keep_former_names(FORMER_NAMES)
 
 
 def __getattr__(name: str) -> Any:

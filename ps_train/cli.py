@@ -15,6 +15,10 @@ from ps_alloc.errors import accept_any_text, run_command
 
 # Command: where its function lives, and what it does. The function's signature makes the flags.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "light": (
+        "ps_train.light.command:light_command",
+        "fit a light text predictor on a curve table: numpy alone at inference",
+    ),
     "make-budgets": (
         "ps_train.make_data:make_budgets_command",
         "write the budget that each question of a curve table needs",

@@ -83,6 +83,12 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         return self.schema.window
 
     @property
+    def training_mean(self) -> npt.NDArray[np.float32]:
+        """(W,) `mean_curve` as an array."""
+        mean: npt.NDArray[np.float32] = self.mean_curve.cpu().numpy()
+        return mean
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The arguments of `__init__` after the schema, as JSON."""
         raise NotImplementedError

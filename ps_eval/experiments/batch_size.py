@@ -29,8 +29,8 @@ def batch_size(
 ) -> Outcome:
     """Accuracy when the test questions arrive in batches that each share their own budget.
 
-    A `Pacer` beside them decides one query at a time that starts at the price of past requests, so that
-    tokens move between queries that never meet.
+    A `Pacer` beside them decides one query at a time, so that tokens move between queries that never meet:
+    from the price of allocating to the training questions, and from a cold start.
 
     Args:
         scratch: Where trained predictors are kept.
@@ -43,7 +43,12 @@ def batch_size(
         seed: Of training and of the orders.
     """
     test = CurveTable.load(Path(tables) / "test", features=[])
-    curves = predict_with(predictor, Path(tables), scratch, seed=seed, overrides=overrides or []).curves
+    curves, past = (
+        predict_with(
+            predictor, Path(tables), scratch, seed=seed, overrides=overrides or [], split=split
+        ).curves
+        for split in ("test", "train")
+    )
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(len(test)) for _ in range(num_orders)]
     sizes = sorted({min(size, len(test)) for size in [*batch_sizes, len(test)]})
@@ -56,7 +61,11 @@ def batch_size(
         for size in sizes
         for budget in budgets
     }
-    paced = {budget: _paced(curves, test, orders, budget) for budget in budgets}
+    prices = {
+        budget: allocate(past, budget * len(past), window=test.equal_window).price for budget in budgets
+    }
+    paced = {budget: _paced(curves, test, orders, budget, prices[budget]) for budget in budgets}
+    cold = {budget: _paced(curves, test, orders, budget, None) for budget in budgets}
     whole = {budget: accuracy[len(test), budget] for budget in budgets}
     rows = [
         [
@@ -65,15 +74,12 @@ def batch_size(
         ]
         for size in sizes
     ]
-    rows.append(
-        [
-            "one at a time, paced",
-            *(
-                f"{percent(paced[b][0])} ({100 * (paced[b][0] - whole[b]):+.1f}), {paced[b][1]:.1f} t"
-                for b in budgets
-            ),
-        ]
-    )
+    for start, result in (("the training questions' price", paced), ("a cold start", cold)):
+        cells = (
+            f"{percent(result[b][0])} ({100 * (result[b][0] - whole[b]):+.1f}), {result[b][1]:.1f} t"
+            for b in budgets
+        )
+        rows.append([f"one at a time, paced from {start}", *cells])
     table = ResultTable(
         f"Accuracy, % (against the whole set, points), mean of {num_orders} orders; t: tokens per query",
         ["queries allocated together", *(f"{b} mean tokens" for b in budgets)],
@@ -84,8 +90,9 @@ def batch_size(
     finding = (
         f"From batches of {close[0]} on, nothing beyond half a point is lost at any budget. "
         f"At {middle} mean tokens a pacer, which decides each query alone, loses "
-        f"{100 * (whole[middle] - paced[middle][0]):.1f} points, and batches of {sizes[0]} without one "
-        f"{100 * (whole[middle] - accuracy[sizes[0], middle]):.1f}."
+        f"{100 * (whole[middle] - paced[middle][0]):.1f} points from the training questions' price and "
+        f"{100 * (whole[middle] - cold[middle][0]):.1f} from a cold start, and batches of "
+        f"{sizes[0]} without one {100 * (whole[middle] - accuracy[sizes[0], middle]):.1f}."
     )
     figure = line_plot(
         {f"{b} mean tokens": [100 * (accuracy[s, b] - whole[b]) for s in sizes] for b in budgets},
@@ -108,14 +115,17 @@ def _in_batches(curves: npt.NDArray[np.floating], test: CurveTable, size: int, b
 
 
 def _paced(
-    curves: npt.NDArray[np.floating], test: CurveTable, orders: Sequence[IntArray], budget: int
+    curves: npt.NDArray[np.floating],
+    test: CurveTable,
+    orders: Sequence[IntArray],
+    budget: int,
+    price: float | None,
 ) -> tuple[float, float]:
-    """Accuracy and tokens granted a query by a pacer that starts at the price of the whole allocation."""
-    price = allocate(curves, budget * len(test), window=test.equal_window).price or 1e-6
+    """Accuracy and tokens granted a query by a pacer that starts at a price, or at none."""
     accuracies, tokens = [], []
     for order in orders:
-        pacer = Pacer(budget, window=test.equal_window, initial_price=min(max(price, 1e-9), 1.0))
-        windows = np.array([pacer.decide(curve) for curve in curves[order]])
+        pacer = Pacer(budget, window=test.equal_window, initial_price=price or None)
+        windows = np.array([pacer.decide(curve).windows for curve in curves[order]])
         accuracies.append(_accuracy(test, order, windows))
         tokens.append(windows.mean() * test.equal_window)
     return float(np.mean(accuracies)), float(np.mean(tokens))

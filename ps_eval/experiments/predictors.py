@@ -23,9 +23,15 @@ class Predicted(NamedTuple):
 
 
 def predict_with(
-    source: str, tables: Path, scratch: Path, *, seed: int = 0, overrides: Sequence[str] = ()
+    source: str,
+    tables: Path,
+    scratch: Path,
+    *,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    split: str = "test",
 ) -> Predicted:
-    """Curves of the test table by a predictor folder, or by one trained from a config on the training table.
+    """Curves of a table by a predictor folder, or by one trained from a config on the training table.
 
     Args:
         source: A predictor folder, or a `.yaml` for `ps-train fit`.
@@ -33,21 +39,22 @@ def predict_with(
         scratch: Where trained predictors are kept; one that is there is not trained again.
         seed: Of the start, the split and the batches of a training.
         overrides: Further arguments of `ps-train fit`.
+        split: The table in `tables` to predict.
 
     Raises:
         ValueError: If the predictor cannot be read, or its training fails.
     """
     if not source.endswith((".yaml", ".yml")):
-        return _predicted(source, tables)
+        return _predicted(source, tables / split)
     root = scratch / "predictors" / f"{Path(source).stem}-seed{seed}"
     if not (root / "predictor" / "config.json").is_file():
         arguments = ["--config", source, "--seed_everything", str(seed)]
         arguments += ["--trainer.default_root_dir", str(root), "--data.init_args.seed", str(seed)]
         arguments += ["--data.init_args.train", str(tables / "train"), "--data.init_args.test", "null"]
         fit_quietly([*arguments, *overrides])
-    return _predicted(root / "predictor", tables)
+    return _predicted(root / "predictor", tables / split)
 
 
-def _predicted(predictor: str | Path, tables: Path) -> Predicted:
-    predictions, means = predict_table(predictor, tables / "test")
+def _predicted(predictor: str | Path, table: Path) -> Predicted:
+    predictions, means = predict_table(predictor, table)
     return Predicted(predictions.curves, means["mean_curve"])

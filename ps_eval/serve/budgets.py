@@ -97,7 +97,8 @@ class Budgets:
             except ValueError as error:  # a predictor that is not one: NaN, too few windows
                 fallback = _failed(error)
         tokens = tokens if limit is None else min(limit, tokens)
-        share = self.pacer.charge(tokens * sequences, sequences)
+        priced = curve is not None and fallback is None
+        share = self.pacer.charge(tokens * sequences, sequences, priced=priced)
         if fallback is not None:
             self._metrics.fallbacks.labels(fallback).inc()
         self._metrics.granted.observe(tokens)

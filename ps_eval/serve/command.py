@@ -21,7 +21,8 @@ from ps_eval.serve.prediction import MicroBatcher
 from ps_eval.serve.question import QuestionReader
 from ps_eval.serve.two_phase import TwoPhase
 from ps_eval.serve.upstream import Upstream
-from ps_train.predictor import CurvePredictor, load_predictor
+from ps_train.load import load_predictor
+from ps_train.predictor import CurvePredictor
 from ps_train.questions import load_questions
 
 logger = logging.getLogger("ps_eval.serve")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc import Allocation
+from ps_alloc import Allocation, allocate
+from ps_alloc.baselines import no_information_mix, noise_honest_oracle, uniform
 from ps_alloc.predictions import check_budgets as check_grid
-from ps_eval.spending.grid_allocation import allocate_on_grid, uniform_on_grid
+from ps_alloc.predictions import uniform_budgets
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -67,6 +68,18 @@ class PolicyInputs:
             if values is not None and name != "n_traces":
                 _check_range(name, np.atleast_2d(values), self.budgets if name.endswith("use") else None)
 
+    @property
+    def num_windows(self) -> int:
+        """W."""
+        return len(self.budgets)
+
+    @property
+    def window(self) -> int | None:
+        """Tokens from one budget to the next, where that is the same for all, from 0 on; else None."""
+        window = int(self.budgets[0])
+        equal = np.array_equal(self.budgets, uniform_budgets(window, len(self.budgets)))
+        return window if equal else None
+
     def need(self, policy: str, name: str) -> npt.NDArray[Any]:
         """The array `name`, for `policy`.
 
@@ -96,45 +109,54 @@ def _check_range(name: str, values: FloatArray, budgets: npt.NDArray[np.int64] |
 _Rule = Callable[[PolicyInputs, int, int, np.random.Generator], Allocation]
 
 
+def _on_grid(inputs: PolicyInputs) -> dict[str, Any]:
+    """How `ps_alloc` is told the grid; equal windows by their window, so that allocations name it."""
+    window = inputs.window
+    return {"budgets": inputs.budgets} if window is None else {"window": window}
+
+
 def _uniform(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
-    return uniform_on_grid(inputs.n_queries, total, inputs.budgets, min_windows=least)
+    most = len(inputs.budgets)
+    return uniform(inputs.n_queries, total, **_on_grid(inputs), min_windows=least, max_windows=most)
 
 
 def _mix(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
-    """Knowing only how accuracy, and where known use, grow on average: two budgets, dealt at random."""
-    curves = np.repeat(inputs.need("mix", "mean_curve")[None], inputs.n_queries, axis=0)
-    use = None if inputs.mean_use is None else np.repeat(inputs.mean_use[None], inputs.n_queries, axis=0)
-    mix = allocate_on_grid(curves, total, inputs.budgets, use=use, min_windows=least)
-    return replace(mix, windows=rng.permutation(mix.windows))
+    return no_information_mix(
+        inputs.need("mix", "mean_curve"),
+        inputs.n_queries,
+        total,
+        **_on_grid(inputs),
+        use=inputs.mean_use,
+        min_windows=least,
+        rng=rng,
+    )
 
 
 def _length(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
     curves = inputs.need("length", "length_curves")
-    return allocate_on_grid(curves, total, inputs.budgets, use=inputs.length_use, min_windows=least)
+    return allocate(curves, total, **_on_grid(inputs), use=inputs.length_use, min_windows=least)
 
 
-def _predicted(
-    method: Literal["myopic", "hull"], *, by_use: bool = False
-) -> Callable[[PolicyInputs, int, int, np.random.Generator], Allocation]:
-    def rule(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
-        return allocate_on_grid(
-            inputs.need(method, "predictions"),
-            total,
-            inputs.budgets,
-            use=inputs.predicted_use if by_use else None,
-            min_windows=least,
-            method=method,
-        )
+def _myopic(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
+    curves = inputs.need("myopic", "predictions")
+    return allocate(curves, total, **_on_grid(inputs), min_windows=least, method="myopic")
 
-    return rule
+
+def _hull(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
+    return allocate(inputs.need("hull", "predictions"), total, **_on_grid(inputs), min_windows=least)
+
+
+def _use(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
+    use = inputs.need("use", "predicted_use")
+    return allocate(inputs.need("use", "predictions"), total, **_on_grid(inputs), use=use, min_windows=least)
 
 
 def _oracle(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
     # It knows that a further token would not help, and keeps it.
-    return allocate_on_grid(
+    return allocate(
         inputs.need("oracle", "measured"),
         total,
-        inputs.budgets,
+        **_on_grid(inputs),
         use=inputs.measured_use,
         min_windows=least,
         leftover="keep",
@@ -142,16 +164,15 @@ def _oracle(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generat
 
 
 def _honest_oracle(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
-    """The oracle on one resample of the measurements: as many traces, drawn anew.
-
-    An oracle that allocates on the very measurement it is scored on picks the budgets whose noise is kindest.
-    """
-    measured = inputs.need("honest_oracle", "measured").astype(np.float64)
-    traces = inputs.need("honest_oracle", "n_traces").astype(np.int64)[:, None]
-    if traces.min(initial=1) < 1:
-        raise ValueError(f"n_traces must be at least 1 for policy 'honest_oracle', got {traces.min()}")
-    resample = rng.binomial(traces, measured) / traces
-    return _oracle(replace(inputs, measured=resample), total, least, rng)
+    return noise_honest_oracle(
+        inputs.need("honest_oracle", "measured"),
+        inputs.need("honest_oracle", "n_traces"),
+        total,
+        **_on_grid(inputs),
+        use=inputs.measured_use,
+        min_windows=least,
+        rng=rng,
+    )
 
 
 # Name: the rule, and the inputs that it cannot do without.
@@ -159,9 +180,9 @@ _RULES: dict[str, tuple[_Rule, tuple[str, ...]]] = {
     "uniform": (_uniform, ()),
     "length": (_length, ("length_curves",)),
     "mix": (_mix, ("mean_curve",)),
-    "myopic": (_predicted("myopic"), ("predictions",)),
-    "hull": (_predicted("hull"), ("predictions",)),
-    "use": (_predicted("hull", by_use=True), ("predictions", "predicted_use")),
+    "myopic": (_myopic, ("predictions",)),
+    "hull": (_hull, ("predictions",)),
+    "use": (_use, ("predictions", "predicted_use")),
     "oracle": (_oracle, ("measured",)),
     "honest_oracle": (_honest_oracle, ("measured", "n_traces")),
 }

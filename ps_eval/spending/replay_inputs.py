@@ -26,9 +26,9 @@ def predict_table(
         ValueError: If the predictor is missing or damaged, or has another grid than the table.
     """
     # Imports torch, which a replay of ready predictions does not need.
+    from ps_train import load_predictor
     from ps_train.common.features import TEXT
     from ps_train.common.text_features import text_features
-    from ps_train.predictor import load_predictor
 
     loaded = load_predictor(predictor)
     states = [name for name in loaded.schema.features if name != TEXT]
@@ -40,7 +40,7 @@ def predict_table(
         curves = loaded.predict_curves(features)
     else:
         curves = loaded.predict_curves(questions.questions)
-    return Predictions(curves, questions.budgets), {"mean_curve": loaded.mean_curve.cpu().numpy()}
+    return Predictions(curves, questions.budgets), {"mean_curve": loaded.training_mean}
 
 
 def split_traces(folder: str | Path, table: CurveTable) -> tuple[CurveTable, CurveTable] | None:

@@ -7,8 +7,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 
 from ps_alloc import Allocation
@@ -27,7 +25,8 @@ from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.live import compare_live, read_answers, run_live
 from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
-from ps_train.predictor import CurvePredictor, load_predictor
+from ps_train.load import load_predictor
+from ps_train.predictor import CurvePredictor
 from ps_train.questions import Question, load_questions
 
 
@@ -206,9 +205,8 @@ def predicted_inputs(
 def inputs_from(predictor: CurvePredictor, questions: Sequence[str]) -> PolicyInputs:
     """What a predictor that is loaded tells about questions."""
     curves = predictor.predict_curves(questions)
-    mean_curve: npt.NDArray[np.float32] = predictor.mean_curve.cpu().numpy()
     grid = uniform_budgets(predictor.window, curves.shape[1])
-    return PolicyInputs(len(questions), grid, predictions=curves, mean_curve=mean_curve)
+    return PolicyInputs(len(questions), grid, predictions=curves, mean_curve=predictor.training_mean)
 
 
 def scheduling_cost(timer: PhaseTimer) -> str:

@@ -21,6 +21,8 @@ WORD_GROUPS = (
 """Words that tell of a calculation step; one count a group."""
 _GROUPS = [re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for words in WORD_GROUPS]
 PUNCTUATION = ".?%$,/"
+LARGEST = 1e300
+"""What a number counts as at most."""
 
 NUM_TEXT_FEATURES = 10 + len(PUNCTUATION) + len(WORD_GROUPS)
 
@@ -33,14 +35,15 @@ def text_features(questions: Sequence[str]) -> npt.NDArray[np.float32]:
 
 def _describe(question: str) -> list[float]:
     words = question.split()
-    numbers = [float(match.replace(",", "")) for match in NUMBER.findall(question)]
+    # A number of hundreds of digits would be infinite.
+    numbers = [min(float(match.replace(",", "")), LARGEST) for match in NUMBER.findall(question)]
     # Magnitudes enter as logarithms: 10 against 1,000 is one kind of difference, not 990.
     magnitudes = [math.log1p(number) for number in numbers] or [0.0]
     return [
         len(words),
         len(question),
         len(set(words)) / max(len(words), 1),
-        sum(letter.isupper() for letter in question),
+        sum(map(str.isupper, question)),
         len(numbers),
         len(set(numbers)),
         sum(number != int(number) for number in numbers) / max(len(numbers), 1),

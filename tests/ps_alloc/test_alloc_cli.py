@@ -319,3 +319,27 @@ def test_python_m_is_the_command():
         check=True,
     )
     assert "numba" in done.stdout
+
+
+def test_a_token_grid_and_expected_use_go_from_file_to_file(tmp_path, capsys):
+    rng = np.random.default_rng(12)
+    grid = np.array([64, 256, 1024, 4096])
+    need = rng.lognormal(6, 1.2, (400, 1))
+    curves = np.clip(0.9 * (grid >= need) + 0.02, 0, 1).astype(np.float32)
+    use = np.minimum(grid, need).astype(np.float32)
+    ids = [f"q{i}" for i in range(400)]
+    path, output, guard = (str(tmp_path / name) for name in ("p.npz", "a.json", "g.json"))
+    Predictions(curves, grid, use, ids).save(path)
+    command = ["guard", "--predictions", path, "--outcomes", path, "--budgets", "150,300", "--output", guard]
+    assert main(command) == 0
+    assert "uniform" not in capsys.readouterr().out
+    command = ["greedy", "--predictions", path, "--budget", "150", "--guard", guard, "--output", output]
+    assert main(command) == 0
+    expected = allocate(curves, 400 * 150, budgets=grid, use=use)
+    loaded = Allocation.load(output)
+    np.testing.assert_array_equal(loaded.tokens, expected.tokens)
+    np.testing.assert_allclose(loaded.expected_used, expected.expected_used)
+    assert loaded.ids == ids
+    assert main([*command[:4], "5", *command[5:]]) == 2
+    least = use[:, 0].mean()
+    assert f"--budget must be at least {least:g} tokens (--min-windows 1), got 5" in capsys.readouterr().err

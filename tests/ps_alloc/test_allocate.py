@@ -23,7 +23,7 @@ batches = st.tuples(
 )
 
 
-@given(batches, st.sampled_from(["hull", "myopic", "uniform"]), st.sampled_from(["spread", "keep"]))
+@given(batches, st.sampled_from(["hull", "myopic", "uniform"]), st.sampled_from(["spread", "keep", "all"]))
 @settings(max_examples=60)
 def test_no_method_ever_spends_more_than_the_budget(batch, method, leftover):
     seed, kind, n, w, mean_windows = batch
@@ -33,7 +33,7 @@ def test_no_method_ever_spends_more_than_the_budget(batch, method, leftover):
     assert allocation.windows.dtype == allocation.tokens.dtype == np.int64
     assert ((allocation.windows >= 1) & (allocation.windows <= w)).all()
     assert allocation.spent_tokens == allocation.tokens.sum() <= total
-    if leftover == "spread":
+    if leftover == "all" or (leftover == "spread" and method != "hull"):
         assert total - allocation.spent_tokens < 16 or (allocation.windows == w).all()
     accuracy = curves[np.arange(n), allocation.windows - 1].astype(float).mean()
     assert allocation.expected_accuracy == pytest.approx(accuracy)
@@ -83,15 +83,21 @@ def test_tokens_that_raise_no_curve_are_kept_or_spread_where_they_cost_least():
     kept = allocate(curves, 16 * 10, leftover="keep")
     assert kept.windows.tolist() == [2, 1, 4]
     assert (kept.spent_tokens, kept.price, kept.gap_bound) == (16 * 7, 0.0, 0.0)
-    spread = allocate(curves, 16 * 10)
-    assert spread.windows.tolist() == [4, 2, 4]
-    assert spread.spent_tokens == 160
-    # What spreading costs in expected accuracy is owned up to in the bound.
-    assert spread.gap_bound == pytest.approx(kept.expected_accuracy - spread.expected_accuracy)
+    assert allocate(curves, 16 * 10).windows.tolist() == [2, 1, 4]  # every further token would lower a curve
+    everything = allocate(curves, 16 * 10, leftover="all")
+    assert everything.windows.tolist() == [4, 2, 4]
+    assert everything.spent_tokens == 160
+    # What spending all costs in expected accuracy is owned up to in the bound.
+    assert everything.gap_bound == pytest.approx(kept.expected_accuracy - everything.expected_accuracy)
+    flat = np.array([[0.1, 0.9, 0.9, 0.9], [0.5, 0.5, 0.4, 0.5], [0.2, 0.2, 0.2, 0.2]])
+    assert allocate(flat, 16 * 8, leftover="keep").windows.tolist() == [2, 1, 1]
+    spread = allocate(flat, 16 * 8)  # fewest windows first
+    assert spread.windows.tolist() == [3, 2, 3]
+    assert spread.gap_bound == 0.0
 
 
 def test_a_budget_beyond_all_windows_gives_all_windows():
-    allocation = allocate(CURVES, 10**9)
+    allocation = allocate(CURVES, 10**9, leftover="all")
     assert (allocation.windows == 8).all()
     assert allocation.spent_tokens == 20 * 8 * 16
     assert allocation.total_tokens == 10**9
@@ -203,10 +209,21 @@ def test_levelling_up_raises_the_lowest_first_and_spends_what_it_can(seed):
         ({"window_cost": 0}, r"window_cost must lie in \[1, 2147483648\], got 0"),
         ({"method": "best"}, r"method must be one of .* got 'best'"),
         ({"leftover": "burn"}, r"leftover must be one of .* got 'burn'"),
-        (
-            {"method": "myopic", "window_cost": [16] * 20},
-            r"'myopic' must have one window_cost for all queries",
-        ),
+        ({"window": 2**62}, r"window must be at most 2\*\*62 tokens divided by the 8 windows, got 46"),
+        ({"window": 2**58}, r"costs of all queries together must be at most 46.* tokens, got up to 46"),
+        ({"curves": np.ma.masked_greater(CURVES, 0.5)}, r"curves must not hold masked values, got "),
+        ({"weights": np.inf}, r"weights must be finite and at least 0, got inf"),
+        ({"weights": True}, r"weights must be an array of real numbers, got dtype bool"),
+        ({"window_cost": 16, "budgets": range(1, 9)}, r"window_cost must stand alone, got it with budgets"),
+        ({"budgets": range(1, 8)}, r"budgets must be a list of shape \(8,\), got shape \(7,\)"),
+        ({"budgets": [1, 2, 3, 4, 5, 6, 7, 7]}, r"budgets must rise, got 7 after 7 at position 7"),
+        ({"budgets": [1, 2, 3, 4, 5, 6, 7, 7.5]}, r"budgets must be whole tokens, got 7.5 at position 7"),
+        ({"budgets": [0, 2, 3, 4, 5, 6, 7, 8]}, r"budgets must lie in \[1, .*\], got 0"),
+        ({"use": np.ones((20, 7))}, r"use must have shape \(8,\) or \(20, 8\), got \(20, 7\)"),
+        ({"use": np.full((20, 8), 17.0)}, r"use must not fall .* got 17.0 after 0.0 under a budget of 16"),
+        ({"use": np.full((20, 8), np.nan)}, r"use must not fall .* got nan after 0.0 under a budget of 16"),
+        ({"use": [9, 9, 8, 9, 9, 9, 9, 9]}, r"use must not fall .* got 8 after 9 under .* at position 2"),
+        ({"use": np.ones((20, 8)) * 5, "total_tokens": 99}, r"min_windows, which takes 100 tokens, got 99"),
     ],
 )
 def test_bad_input_is_refused_with_one_sentence(change, message):
@@ -317,7 +334,16 @@ def test_an_allocation_survives_its_file(tmp_path):
     [
         ([], r"must hold a JSON object, got a list"),
         ({"window": 16}, r"must have the fields .* but lacks \['method'"),
-        ({"window": 0, "tokens": [16]}, r"window must be a whole number of at least 1 token, got 0"),
+        ({"window": 0, "tokens": [16]}, r"window must be at least 1 and at most 2\*\*62, got 0"),
+        ({"window": True, "tokens": [16]}, r"window must be a whole number, got True"),
+        ({"window": None, "tokens": [16]}, r"must have a window or budgets, got neither"),
+        (
+            {"window": None, "budgets": [16, 16], "tokens": [16]},
+            r"budgets must rise from above 0, got \[16, 16",
+        ),
+        ({"window": None, "budgets": [16, 64], "tokens": [32]}, r"tokens must be 0 or one of the budgets"),
+        ({"window": 16, "tokens": [-16]}, r"tokens must not be negative, got -16"),
+        ({"window": 16, "tokens": [16], "expected_used": [1, 2]}, r"expected_used must be a list of shape"),
         ({"window": 16, "tokens": []}, r"tokens must be a non-empty list of whole numbers"),
         ({"window": 16, "tokens": [1.5]}, r"tokens must be a non-empty list of whole numbers"),
         ({"window": 16, "tokens": [[16], [16, 32]]}, r"tokens must be a non-empty list of whole numbers"),

@@ -64,3 +64,38 @@ def test_an_oracle_of_endless_traces_is_the_hull_itself():
 def test_the_oracle_refuses_curves_outside_zero_and_one():
     with pytest.raises(ValueError, match=r"curves must lie in \[0, 1\], got 2.0 at row 0, column 0"):
         noise_honest_oracle([[2.0]], 10, 16, rng=RNG)
+
+
+def test_uniform_by_use_grants_the_level_whose_use_can_be_paid():
+    budgets = [64, 256, 1024]
+    use = np.array([[60.0, 200.0, 500.0], [64.0, 256.0, 1024.0], [10.0, 10.0, 10.0]])
+    allocation = uniform(3, 700, budgets=budgets, use=use)
+    assert allocation.windows.tolist() == [2, 2, 3]  # one step more where it costs nothing
+    np.testing.assert_allclose(allocation.expected_used, [200, 256, 10])
+    assert allocation.spent_tokens == 466
+    np.testing.assert_array_equal(
+        allocation.windows,
+        allocate(np.zeros((3, 3)), 700, budgets=budgets, use=use, method="uniform").windows,
+    )
+    assert uniform(4, 4 * 256, budgets=budgets).tokens.tolist() == [256] * 4
+
+
+def test_uniform_of_no_known_width_is_refused():
+    with pytest.raises(ValueError, match=r"max_windows must be given where neither budgets nor use are"):
+        uniform(3, 100)
+
+
+def test_the_mix_deals_use_with_its_budgets():
+    curve, use = [0.1, 0.1, 0.9], [50.0, 80.0, 90.0]
+    allocation = no_information_mix(curve, 100, 7_000, budgets=[64, 256, 1024], use=use, rng=RNG)
+    np.testing.assert_allclose(allocation.expected_used, np.array([0.0, *use])[allocation.windows])
+    assert allocation.expected_used.sum() <= 7_000
+    assert set(allocation.tokens.tolist()) == {64, 1024}
+
+
+def test_the_oracle_by_use_charges_the_measured_use():
+    curves = make_curves("logistic", 200, 5, RNG).astype(float)
+    use = np.cumsum(RNG.random((200, 5)) * 60, axis=1)
+    oracle = noise_honest_oracle(curves, 10, 200 * 90, budgets=[64, 128, 256, 512, 1024], use=use, rng=RNG)
+    assert oracle.expected_used.sum() <= 200 * 90
+    assert oracle.charged == "used"

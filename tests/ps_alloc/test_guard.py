@@ -90,13 +90,16 @@ def test_what_was_validated_is_used_again_and_other_settings_are_refused():
     expected = allocate(curves, 50 * 40, window=8, min_windows=2, method="myopic")
     for settings in ({}, {"window": 8}, {"min_windows": 2, "method": "myopic"}, {"leftover": "spread"}):
         np.testing.assert_array_equal(guard.allocate(curves, 50 * 40, **settings).windows, expected.windows)
-    for name, value in {"window": 16, "min_windows": 1, "method": "hull"}.items():
-        with pytest.raises(
-            ValueError, match=f"{name} must be that of the guard's validation, .*, got {value!r}"
-        ):
+    for name, value in {"min_windows": 1, "method": "hull"}.items():
+        with pytest.raises(ValueError, match=f"{name} must be that of the guard's validation"):
             guard.allocate(curves, 50 * 40, **{name: value})
-    with pytest.raises(ValueError, match=r"num_windows must be that of the guard's validation, 8, got 7"):
+    for settings in ({"window": 16}, {"budgets": 2 ** np.arange(8)}):
+        with pytest.raises(ValueError, match=r"must be on the budgets of the guard's validation, \[8, 16"):
+            guard.allocate(curves, 50 * 40, **settings)
+    with pytest.raises(ValueError, match=r"the guard's validation, \[8, .* got 7 columns of"):
         guard.allocate(curves[:, :7], 50 * 40)
+    with pytest.raises(ValueError, match="by_use must be that of the guard's validation, False, got True"):
+        guard.allocate(curves, 50 * 40, use=np.arange(1, 9))
     with pytest.raises(ValueError, match="total_tokens must be finite, got nan"):
         guard.allocate(curves, np.nan)
 
@@ -108,13 +111,25 @@ def test_a_saved_guard_decides_the_same_and_remembers_the_same(tmp_path):
     loaded = Guard.load(tmp_path / "guard.json")
     np.testing.assert_array_equal(loaded.gains, guard.gains)
     assert [loaded.allows(b) for b in (32, 48, 64)] == [guard.allows(b) for b in (32, 48, 64)]
-    assert (loaded.z, loaded.window, loaded.num_windows, loaded.min_windows, loaded.method) == (
-        guard.z,
-        16,
-        6,
-        2,
-        "hull",
+    assert (loaded.z, loaded.min_windows, loaded.method, loaded.by_use) == (guard.z, 2, "hull", False)
+    np.testing.assert_array_equal(loaded.grid, 16 * np.arange(1, 7))
+
+
+def test_on_a_token_grid_both_policies_are_tried_at_equal_expected_use():
+    rng = np.random.default_rng(11)
+    grid = np.array([64, 256, 1024, 4096])
+    need = rng.lognormal(6, 1.2, (400, 1))
+    curves = np.clip(0.9 * (grid >= need) + 0.02, 0, 1)
+    use = np.minimum(grid, need)  # who needs fewer tokens ends earlier
+    guard = Guard.fit(curves, curves, [150, 300], grid=grid, use=use)
+    assert guard.allows(150)
+    ours, even = (
+        allocate(curves, 400 * 150, budgets=grid, use=use, method=name) for name in ("hull", "uniform")
     )
+    assert guard.gains[0] == pytest.approx(ours.accuracy_on(curves) - even.accuracy_on(curves))
+    np.testing.assert_array_equal(guard.allocate(curves, 400 * 150, use=use).windows, ours.windows)
+    with pytest.raises(ValueError, match="by_use must be that of the guard's validation, True, got False"):
+        guard.allocate(curves, 400 * 150)
 
 
 def test_a_file_from_before_it_remembered_is_read_and_leaves_the_settings_free(tmp_path):
@@ -134,7 +149,9 @@ def test_a_file_from_before_it_remembered_is_read_and_leaves_the_settings_free(t
         ({"z": [1.0]}, r"x.json: z must be one number, not negative, got \[1.0\]"),
         ({"z": -1.0}, r"x.json: z must be one number, not negative, got -1.0"),
         ({"errors": [-1.0]}, r"x.json: budgets must rise, and errors not be negative"),
-        ({"window": "16"}, r"x.json: window must be of type int or null, got '16'"),
+        ({"min_windows": "1"}, r"x.json: min_windows must be of type int or null, got '1'"),
+        ({"min_windows": True}, r"x.json: min_windows must be of type int or null, got True"),
+        ({"grid": [16, 8]}, r"x.json: grid: budgets must rise, got 8 after 16"),
         ({"method": 3}, r"x.json: method must be of type str or null, got 3"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -11,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 
-from ps_alloc._simd import LANES, _best_of_sixteen_python, best_of_sixteen
+from ps_alloc.kernels.simd import LANES, _best_of_sixteen_python, best_by_grid, best_by_use
 
 REPOSITORY = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -71,28 +72,50 @@ def test_the_optimality_tests_pass_without_the_compiler():
 
 
 @numba.njit
-def call(block, start, low_step, high_step, low_windows, high_windows):
-    return best_of_sixteen(block, start, low_step, high_step, low_windows, high_windows)
+def call_by_grid(*arguments):
+    return best_by_grid(*arguments)
 
 
-@pytest.mark.parametrize("width", [16, 48, 128])
+@numba.njit
+def call_by_use(*arguments):
+    return best_by_use(*arguments)
+
+
+BAD_VALUES = [np.nan, -0.1, 1.1, -0.0, np.inf]
+
+
+@pytest.mark.parametrize("width", [1, 7, 16, 33, 128])
 @pytest.mark.parametrize("values", ["continuous", "few"])
-def test_the_vector_code_computes_what_its_python_form_says(width, values):
+@pytest.mark.parametrize("used", [False, True])
+def test_the_vector_code_computes_what_its_python_form_says(width, values, used):
     for trial in range(50):
-        block = (
-            RNG.random((LANES, width)) if values == "continuous" else RNG.integers(0, 5, (LANES, width)) / 4
-        )
-        block = block.astype(np.float32)
-        if trial % 5 == 0:
-            block[trial % LANES, trial % width] = [np.nan, -0.1, 1.1, -0.0, np.inf][trial // 5 % 5]
+        rows = np.zeros((LANES + 16, width), np.float32)  # vectors are read past the end of a narrow row
+        block = rows[:LANES]
+        block[:] = RNG.random(block.shape) if values == "continuous" else RNG.integers(0, 5, block.shape) / 4
+        uses = np.zeros_like(rows)
+        uses[:LANES] = np.cumsum(RNG.random(block.shape), axis=1)
+        grid = np.zeros((width + 15) // 16 * 16, np.float32)
+        grid[:width] = np.arange(1, width + 1)
+        bad = trial % 5 == 0
+        if bad and used and trial % 2:
+            uses[trial % LANES, trial % width] = [np.nan, -0.1, 1e9][trial // 5 % 3]
+        elif bad:
+            block[trial % LANES, trial % width] = BAD_VALUES[trial // 5 % 5]
         start = np.full(LANES, -np.inf, np.float32) if trial % 2 else RNG.random(LANES).astype(np.float32)
         low = (RNG.integers(0, 9, LANES) / 64).astype(np.float32)
         high = (low * 1.5).astype(np.float32)
+        tolerance = (RNG.choice([0.0, 1e-6, 0.25], LANES)).astype(np.float32)
         compiled, python = np.empty((2, LANES), np.int32), np.empty((2, LANES), np.int32)
-        flag = call(block, start, low, high, *compiled)
-        assert flag == _best_of_sixteen_python(block, start, low, high, *python) == (trial % 5 == 0)
-        if not np.isnan(block).any():
+        prices = (grid, start, low, high, tolerance)
+        call = call_by_use if used else call_by_grid
+        flag = call(block, uses[: LANES if used else 0], *prices, *compiled)
+        assert flag == _best_of_sixteen_python(block, uses[: LANES if used else 0], *prices, *python) == bad
+        if not bad:
             np.testing.assert_array_equal(compiled, python)
+            if not tolerance.any():
+                cost = uses[:LANES] if used else grid[None, :width]
+                reduced = np.concatenate((start[:, None], block - high[:, None] * cost), axis=1)
+                np.testing.assert_array_equal(compiled[1], np.argmax(reduced, axis=1))
 
 
 IMPORTED = """
@@ -146,3 +169,25 @@ from ps_alloc import allocate
 print(allocate(np.eye(3), 9 * 16, leftover="keep").windows.tolist())
 """
     assert run(script, HOME=str(tmp_path), NUMBA_DISABLE_JIT="0").strip() == "[1, 2, 3]"
+
+
+def test_a_change_of_one_compiled_file_is_noticed_by_the_machine_code_of_all(tmp_path):
+    shutil.copytree(
+        REPOSITORY / "ps_alloc", tmp_path / "ps_alloc", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    script = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import numpy as np
+from ps_alloc.kernels.curves import mean_accuracy
+print(mean_accuracy(np.full((1, 1), 0.5), np.ones(1, np.int64), np.ones(1), np.zeros(1)))
+"""
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_DISABLE_JIT": "0", "PYTHONPATH": ""}
+    assert float(run(script, **environment)) == 0.5
+    access = tmp_path / "ps_alloc" / "kernels" / "access.py"
+    text = access.read_text()
+    assert "return np.float64(curves[r, k - 1])" in text
+    access.write_text(
+        text.replace("return np.float64(curves[r, k - 1])", "return 2 * np.float64(curves[r, k - 1])")
+    )
+    assert float(run(script, **environment)) == 1.0

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from naive import KINDS, envelope_value, exact_dp, exhaustive, highs, make_curves
 
 from ps_alloc import _hull, allocate
-from ps_alloc._menu_kernels import envelopes
 from ps_alloc._menus import steepest_first
+from ps_alloc.kernels.menus import envelopes
 
 
 def value_of(allocation):
@@ -215,7 +215,7 @@ def test_a_budget_beyond_every_use_gives_every_row_its_best_and_keeps_the_rest()
     np.testing.assert_array_equal(allocation.windows, np.argmax(curves, axis=1) + 1)
     assert allocation.price == 0.0
     assert allocation.gap_bound == 0.0
-    spread = allocate(curves, 10_000 * 16 * 100)
+    spread = allocate(curves, 10_000 * 16 * 100, leftover="all")
     assert (spread.windows == 16).all()
 
 
@@ -224,7 +224,7 @@ def test_a_leftover_is_spread_where_the_curves_lose_least(n):
     curves = make_curves("noisy", n, 16, np.random.default_rng(9)).astype(float)
     total = n * 16 * 15
     kept = allocate(curves, total, leftover="keep")
-    spread = allocate(curves, total)
+    spread = allocate(curves, total, leftover="all")
     assert kept.price == 0.0
     assert total - spread.spent_tokens < 16
     assert (spread.windows >= kept.windows).all()

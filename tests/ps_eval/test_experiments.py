@@ -293,7 +293,13 @@ def test_a_batch_of_one_is_uniform_and_the_whole_set_loses_nothing(tables: Path,
         num_orders=2,
     )
     names = [row[0] for row in outcome.tables[0].rows]
-    assert names == ["1", "16", "80 (the whole set)", "one at a time, paced"]
+    assert names == [
+        "1",
+        "16",
+        "80 (the whole set)",
+        "one at a time, paced from the training questions' price",
+        "one at a time, paced from a cold start",
+    ]
     assert all("(+0.0)" in cell for cell in outcome.tables[0].rows[2][1:])
     test = make_table(80, 0)
     assert cells(outcome, 0) == [round(100 * float(test.curves[:, w].mean()), 1) for w in (1, 3)]

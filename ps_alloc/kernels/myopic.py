@@ -2,50 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._jit import kernel
+from ps_alloc.kernels.access import accuracy_at, at, cost_at
+from ps_alloc.kernels.jit import kernel
 
 IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 
 @kernel
 def myopic(
     curves: npt.NDArray[np.floating],
+    use: npt.NDArray[np.floating],
+    settings: Any,
     windows: IntArray,
-    most: IntArray,
-    weight: FloatArray,
-    base: FloatArray,
-    steps: int,
+    left: int,
 ) -> int:
-    """Raise `windows` (N,) in place, one window at a time, up to `steps` times; return the steps left.
+    """Raise `windows` (N,) in place, one window at a time; return what is left of the budget.
 
     Each step gives one window to the query whose *next* window gains most. The released code has a quirk kept
     here: where every next window would lose, it looks h = 2, 3, ... windows ahead until some query gains or
     ties over h windows, and still gives that query one window only. It stops when no query gains at any
-    distance.
+    distance, or when the step it chose cannot be paid.
 
     One tournament tree a distance finds the best query in O(log N); trees are built when first needed.
     """
+    _, most, weight, base, rate, grid = settings
     n, w = curves.shape
     leaves = 1
     while leaves < n:
         leaves *= 2
     tree = np.empty((w + 1, 2 * leaves), np.float64)
     built = 0
-    while steps > 0:
+    while True:
         distance = 1
         while distance <= w:
             if distance > built:
                 for i in range(leaves):
                     gain = -np.inf
-                    if i < n and windows[i] + distance <= most[i if most.size > 1 else 0]:
-                        k = windows[i]
-                        here = np.float64(curves[i, k - 1]) if k > 0 else base[i if base.size > 1 else 0]
-                        ahead = np.float64(curves[i, k + distance - 1])
-                        gain = weight[i if weight.size > 1 else 0] * (ahead - here)
+                    if i < n and windows[i] + distance <= at(most, i):
+                        here = accuracy_at(curves, base, i, i, windows[i])
+                        gain = at(weight, i) * (accuracy_at(curves, base, i, i, windows[i] + distance) - here)
                     tree[distance, leaves + i] = gain
                 for node in range(leaves - 1, 0, -1):
                     tree[distance, node] = max(tree[distance, 2 * node], tree[distance, 2 * node + 1])
@@ -59,34 +59,47 @@ def myopic(
         while node < leaves:  # the leftmost of equal gains, as argmax does
             node = 2 * node if tree[distance, 2 * node] == tree[distance, node] else 2 * node + 1
         i = node - leaves
-        windows[i] += 1
-        steps -= 1
-        k = windows[i]
+        k = windows[i] + 1
+        step = cost_at(use, rate, grid, i, i, k) - cost_at(use, rate, grid, i, i, windows[i])
+        if step > left:
+            break
+        windows[i] = k
+        left -= step
         for other in range(1, built + 1):
             gain = -np.inf
-            if k + other <= most[i if most.size > 1 else 0]:
-                ahead = np.float64(curves[i, k + other - 1])
-                gain = weight[i if weight.size > 1 else 0] * (ahead - np.float64(curves[i, k - 1]))
+            if k + other <= at(most, i):
+                here = accuracy_at(curves, base, i, i, k)
+                gain = at(weight, i) * (accuracy_at(curves, base, i, i, k + other) - here)
             node = leaves + i
             tree[other, node] = gain
             while node > 1:
                 node //= 2
                 tree[other, node] = max(tree[other, 2 * node], tree[other, 2 * node + 1])
-    return steps
+    return left
 
 
 @kernel
-def raise_in_turn(windows: IntArray, most: IntArray, steps: int) -> int:
-    """Give one window each to query 0, 1, 2, ... and round again, up to `steps`; return the steps left.
+def raise_in_turn(
+    windows: IntArray,
+    most: IntArray,
+    use: npt.NDArray[np.floating],
+    rate: IntArray,
+    grid: IntArray,
+    left: int,
+) -> int:
+    """Give one window each to query 0, 1, 2, ... and round again, while one can be paid; return what is left.
 
     What the released code does with windows that gain nothing.
     """
     raised = True
-    while steps > 0 and raised:
+    while left > 0 and raised:
         raised = False
         for i in range(windows.size):
-            if steps > 0 and windows[i] < most[i if most.size > 1 else 0]:
-                windows[i] += 1
-                steps -= 1
-                raised = True
-    return steps
+            k = windows[i] + 1
+            if k <= at(most, i):
+                step = cost_at(use, rate, grid, i, i, k) - cost_at(use, rate, grid, i, i, windows[i])
+                if step <= left:
+                    windows[i] = k
+                    left -= step
+                    raised = True
+    return left

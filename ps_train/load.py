@@ -1,0 +1,31 @@
+"""`load_predictor`: any predictor's folder, each with no more imports than it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ps_train.light.predictor import LightPredictor, is_light
+
+if TYPE_CHECKING:
+    from ps_train.predictor import CurvePredictor
+
+
+def load_predictor(path: str | Path, **options: Any) -> CurvePredictor:
+    """Load a trained predictor for inference.
+
+    A light predictor needs numpy alone; the others bring torch and transformers.
+
+    Args:
+        path: A predictor folder, or a Hub id such as `name/predictor`.
+        options: `backbone`, `encoder`: language models instead of those named in the config; a light
+            predictor has none and takes no notice.
+
+    Raises:
+        ValueError: If the folder, its config or its weights are missing or damaged.
+    """
+    if is_light(path):
+        return LightPredictor.load(path)  # type: ignore[return-value]  # its methods, without torch
+    from ps_train.predictor import load_predictor as load_network
+
+    return load_network(path, **options)
