@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Walk the whole path on the embedded reasoner: trace, learn, decide, spend; live beside replay.",
     ),
     "make-problems": (
-        "ps_eval.measuring.trace:make_problems_command",
+        "ps_eval.measuring.make_problems:make_problems_command",
         "Write word problems, the embedded models' world, as a question set.",
     ),
     "trace": (

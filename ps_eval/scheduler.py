@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -11,19 +10,21 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from ps_alloc import Allocation, Pacer
-from ps_alloc.pacing import LOWEST_PRICE
+from ps_alloc import Allocation
 from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import RequestsFailedError, Sampling
 from ps_eval.engines.pool import EnginePool
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.run_folder import report_failures
-from ps_eval.run_settings import HASH_BYTES, RunSettings, predictor_identity
+from ps_eval.run_settings import RunSettings, predictor_identity
 from ps_eval.spending.answer_file import Answered, AnswerFile, beside
+from ps_eval.spending.asked import as_questions, questions_identity
 from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.policies import PolicyInputs, allocate_policy
-from ps_eval.spending.responses import Job, Outcome, as_they_end
+from ps_eval.spending.response_file import Job
+from ps_eval.spending.responses import Outcome, as_they_end
 from ps_eval.spending.run import inputs_from
+from ps_eval.spending.stream import Stream
 from ps_eval.spending.target import tokens_for_accuracy
 from ps_train.predictor import load_predictor
 from ps_train.questions import Question
@@ -276,72 +277,12 @@ class Scheduler:
             past_questions: Like those to come, to start from their price instead of learning it.
             step: How fast the price moves; see `ps_alloc.Pacer`.
         """
-        return Stream(self, mean_tokens, past_questions, step)
+        price = None
+        if past_questions:
+            price = self.budgets(past_questions, mean_tokens=mean_tokens).price
+        return Stream(self.predict, self.predictor.window, mean_tokens, self._min_windows, price, step)
 
     def run_settings(self, more: Mapping[str, Any]) -> RunSettings:
         """All that this scheduler's answers depend on, with the caller's own."""
         more = {**more, "min_windows": self._min_windows}
         return RunSettings(self.pool.settings, self.sampling, self.grader.identity, self._identity, more)
-
-
-class Stream:
-    """Questions decided one at a time against a mean; see `Scheduler.stream`."""
-
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        mean_tokens: float,
-        past_questions: Sequence[str | Question] = (),
-        step: float = 0.01,
-    ) -> None:
-        predictor, least = scheduler.predictor, scheduler._min_windows
-        price = {}
-        if past_questions:
-            allocation = scheduler.budgets(past_questions, mean_tokens=mean_tokens)
-            price = {"initial_price": max(allocation.price or 0.0, LOWEST_PRICE)}
-        self._scheduler = scheduler
-        self.pacer = Pacer(
-            mean_tokens,
-            window=predictor.window,
-            min_windows=least,
-            step=step,
-            **price,  # type: ignore[arg-type]
-        )
-        """What decides; its state can be kept (`state_dict`)."""
-
-    def decide(self, question: str | Question) -> int:
-        """Tokens for the question that arrives now."""
-        (tokens,) = self.decide_all([question])
-        return tokens
-
-    def decide_all(self, questions: Sequence[str | Question]) -> list[int]:
-        """Tokens for questions that arrived together, decided in their order; they are read in one pass."""
-        curves = self._scheduler.predict(questions).need("hull", "predictions")
-        return [int(self.pacer.decide(curve)) * self.pacer.window for curve in curves]
-
-
-def as_questions(questions: Sequence[str | Question]) -> list[Question]:
-    """Texts as questions, named by their place; questions as they are.
-
-    Raises:
-        ValueError: If there is none, one is no text, or an id is there twice.
-    """
-    if isinstance(questions, str | Question):
-        raise ValueError(f"questions must be a list of texts or questions, got one: {questions!r:.80}")
-    asked = [q if isinstance(q, Question) else Question(f"q{i}", q) for i, q in enumerate(questions)]
-    if not asked:
-        raise ValueError("questions must be at least one, got none")
-    for question in asked:
-        if not isinstance(question.question, str) or not question.question.strip():
-            raise ValueError(f"questions must be texts, got {question.question!r} for {question.id!r}")
-    if len({q.id for q in asked}) < len(asked):
-        raise ValueError("questions must have ids that differ from each other")
-    return asked
-
-
-def questions_identity(questions: Sequence[Question]) -> str:
-    """How many questions, and a hash of their ids, texts and order: one budget is decided for all of them."""
-    digest = hashlib.blake2b(digest_size=HASH_BYTES)
-    for question in questions:
-        digest.update(f"{question.id}\0{question.question}\0".encode("utf-8", "surrogatepass"))
-    return f"{len(questions)}@{digest.hexdigest()}"

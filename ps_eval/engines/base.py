@@ -168,6 +168,10 @@ class Engine(Protocol):
         """All of the engine that a token depends on, as JSON: kind, model, format, prompt, precision."""
         ...
 
+    def prompt_of(self, question: str) -> str:
+        """All that the model reads before it reasons."""
+        ...
+
     def text_of(self, reasoning: Reasoning) -> str:
         """A reasoning as the model wrote it."""
         ...

@@ -62,7 +62,7 @@ class OneEngine(EnginePool):
     in_process = True
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self.engine = engine
         self.kind, self.name, self.repeatable = engine.kind, engine.name, engine.repeatable
         self.batch_size, self.settings = engine.batch_size, engine.settings
 
@@ -71,7 +71,7 @@ class OneEngine(EnginePool):
     ) -> Generator[tuple[Task, Result], None, None]:
         """See `EnginePool.map`."""
         for task in tasks:
-            yield task, function(self._engine, task)
+            yield task, function(self.engine, task)
 
 
 class ThreadedEngine(OneEngine):
@@ -102,7 +102,7 @@ class ThreadedEngine(OneEngine):
                 if task is _NONE:
                     return
                 try:
-                    ended.put((task, function(self._engine, task)))
+                    ended.put((task, function(self.engine, task)))
                 except Exception as error:  # raised where it can be seen, below
                     ended.put(error)
 
@@ -123,7 +123,7 @@ _NONE: Any = object()
 
 def row_by_row(engine: Engine | EnginePool) -> EnginePool:
     """The pool for reasoning and answering: rows of a server in threads, else tasks of whole batches."""
-    inside = engine._engine if isinstance(engine, OneEngine) else engine
+    inside = engine.engine if isinstance(engine, OneEngine) else engine
     if isinstance(inside, EnginePool):
         return inside
     return ThreadedEngine(inside) if inside.concurrent else OneEngine(inside)

@@ -106,6 +106,11 @@ class TokenEngine(ABC):
         """What decides about rounding, as far as this engine decides it."""
         return {}
 
+    def prompt_of(self, question: str) -> str:
+        """See `Engine.prompt_of`."""
+        (ids,) = encode_prompts(self.tokenizer, [question])
+        return str(self.tokenizer.decode(ids))
+
     def text_of(self, reasoning: Reasoning) -> str:
         """See `Engine.text_of`."""
         return str(self.tokenizer.decode(list(reasoning.token_ids), skip_special_tokens=True))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from ps_eval.grading.graders import Grader, reference_answer
@@ -44,9 +45,11 @@ def show_samples(samples: Sequence[GradedText], console: Console) -> None:
             ("reference", repr(_end(sample.reference or "")) if sample.reference else "none"),
         ]
         console.print(Text(f"{sample.id}: {verdict}", style="bold"))
+        rows = Table.grid(padding=(0, 1, 0, 2))
         for name, content in lines:
             if content:
-                console.print(Text(f"  {name:<15}{content}"), overflow="fold")
+                rows.add_row(Text(name), Text(content, overflow="fold"))
+        console.print(rows)
 
 
 def grading_faults(samples: Sequence[GradedText], grader: Grader) -> list[str]:

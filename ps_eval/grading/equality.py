@@ -15,6 +15,7 @@ _FUNCTIONS = (
     r"\\[A-Za-z]+|(?:arc)?(?:sin|cos|tan|sec|csc|cot)h?|log|ln|exp|sqrt|pi|inf(?:inity|ty)?|det|max|min|mod"
 )
 _WORD = re.compile(r"[A-Za-z]{3,}")
+_RELATION = re.compile(r"[<>≤≥≠]|\\(?:leq?|geq?|neq?|lt|gt)\b")
 _LONGEST_FORMULA = 300
 _SECONDS = 10  # of the wall clock: a busy machine must not change a grade
 _TOWER = re.compile(r"\^\s*\{?[^{}]*\^|\^\s*\{?\s*\d{4,}|\d{3,}\s*!|!\s*!|\d{300,}")
@@ -67,7 +68,7 @@ def _bare(text: str, spaces: bool = False) -> str:
         _DECORATION.sub("", _TEXT.sub(r"\1", text)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     )
     text = re.sub("[−–]", "-", text).casefold().strip().rstrip(".")
-    return " ".join(text.split()) if spaces or _has_words(text) else re.sub(r"\s+", "", text)
+    return " ".join(text.split()) if spaces or _has_words(text) else re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
 def _has_words(text: str) -> bool:
@@ -81,6 +82,8 @@ def _same_formula(answer: str, reference: str) -> bool:
     if any(len(text) > _LONGEST_FORMULA or _TOWER.search(text) or not text.strip() for text in pair):
         return False
     if any(re.search(r"\d\s+\d", text) for text in pair):  # numbers side by side would be added up
+        return False
+    if len({_RELATION.search(text) is None for text in pair}) == 2:  # a bound is not its number
         return False
     from math_verify import parse, verify  # brings sympy: a second that plain numbers need not wait for
 

@@ -19,7 +19,7 @@ _CHOICE = re.compile(
     r"\(([A-J])\)|\*\*\(?([A-J])\)?\*\*|\b(?:option|choice|answer)\s+(?:is\s+)?([A-J])\b|(?:^|\n)\s*([A-J])[).:]?\s*$",
     re.MULTILINE,
 )
-_LETTER = re.compile(r"\(?\s*([A-J])\s*\)?(?![\w'])")
+_LETTER = re.compile(r"(?:option\s+|choice\s+)?\(?\s*([A-J])\s*\)?(?![\w'])")
 
 
 def stated_answer(text: str) -> str | None:
@@ -62,7 +62,7 @@ def choice_letter(answer: str) -> str | None:
     r"""The letter that a short answer is: `B`, `(B)`, `\text{B}`, `B. four metres`, `option B`; else None."""
     bare = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", answer)
     bare = re.sub(r"^(?:option|choice)\s+", "", bare.strip(" $*.\n"), flags=re.IGNORECASE)
-    match = re.fullmatch(r"\(?([A-Ja-j])\)?(?:[.):]\s.*|[.):]?)", bare, flags=re.DOTALL)
+    match = re.fullmatch(r"\(?([A-Ja-j])(?:[.):]+\\?\s.*|[.):]*)", bare, flags=re.DOTALL)
     return match.group(1).upper() if match else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 
 _DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|\\,|\\!|,\\!)\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
@@ -20,6 +21,10 @@ _SCALES = {
     "trillion": 10**12,
     "dozen": 12,
 }
+_WORDS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
+    *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+)
 _APPROXIMATELY = re.compile(
     r"^(?:approximately|approx\.?|about|around|roughly|exactly|nearly|≈|~|\\approx)\s*", re.IGNORECASE
 )
@@ -57,7 +62,7 @@ def read_number(text: str) -> frozenset[Fraction]:
     text = re.sub(r"(?<=\d)(?:\{,\}|,\\,|\\,)(?=\d{3})", ",", text).replace("\\,", " ").replace("~", " ")
     text = text.replace("\\ ", " ").strip(" \t\n")
     text = re.sub(r"[.。]$", "", text)
-    text = re.sub("[−–]", "-", text)
+    text = re.sub("[−–]", "-", _spelled_out(text))
     percent = re.search(r"\s*(?:\\?%|\bpercent)$", text)
     if percent:
         text = text[: percent.start()]
@@ -71,6 +76,22 @@ def read_number(text: str) -> frozenset[Fraction]:
         return frozenset()
     value *= sign * scale
     return frozenset((value, value / 100)) if percent else frozenset((value,))
+
+
+def _spelled_out(text: str) -> str:
+    """`½` as 1/2, `10³` as 10^3, a number's word up to twenty as its figures."""
+    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)
+    text = re.sub(
+        r"[¼-¾⅐-⅞]", lambda found: unicodedata.normalize("NFKC", found.group()).replace("⁄", "/"), text
+    )
+    text = re.sub(
+        r"(?<=10)[⁰¹²³⁴-⁹]+", lambda found: "^" + unicodedata.normalize("NFKC", found.group()), text
+    )
+    text = re.sub(r"(?<=\d)['’](?=\d{3})", ",", text)
+    if re.fullmatch(r"\d{1,3}(?: \d{3})+", text.strip()):  # thousands set apart by spaces
+        text = text.replace(" ", "")
+    word, space, rest = text.partition(" ")
+    return f"{_WORDS.index(word.casefold())}{space}{rest}" if word.casefold() in _WORDS else text
 
 
 def _without_unit(text: str) -> tuple[str, int]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from ps_alloc.predictions import check_budgets, uniform_budgets
 from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import EnginePool, OneEngine
-from ps_eval.grading import extract_answer, is_correct, load_grader
+from ps_eval.grading import Grader, load_grader
 from ps_eval.measuring.trace_file import TracedQuestion, TraceFile
 from ps_eval.measuring.traced_table import traced_table
-from ps_eval.run_folder import remember_questions, report_failures
+from ps_eval.run_folder import locked_folder, remember_questions, report_failures
+from ps_eval.run_settings import RunSettings
 from ps_train.curve_table import CurveTable
 from ps_train.questions import Question
 
@@ -33,7 +34,9 @@ def measure_curves(
     budgets: Sequence[int] | None = None,
     sampling: Sampling | None = None,
     questions_per_chunk: int = 64,
-    progress: Callable[[int], None] | None = None,
+    grader: Grader | None = None,
+    skip_failed: bool = False,
+    progress: Callable[[float], None] | None = None,
 ) -> CurveTable:
     """Trace and probe every question, and write the curve table.
 
@@ -48,7 +51,7 @@ def measure_curves(
     server) are the missing questions alone asked again.
 
     A question of which any request failed is left out and written to `failed.jsonl` with the reason; the rest
-    goes on. There is no table until none has failed.
+    goes on. There is no table until none has failed, unless they are skipped: then it is of the others.
 
     Args:
         questions: What to ask.
@@ -60,16 +63,21 @@ def measure_curves(
         budgets: Any grid of W rising budgets in tokens, instead of `window` and `num_windows`.
         sampling: How reasoning is drawn.
         questions_per_chunk: Questions traced together.
-        progress: Called with the number of questions that just ended.
+        grader: Tells right answers from wrong ones.
+        skip_failed: Write the table of the questions that did not fail.
+        progress: Called with the questions, or parts of one, that just ended; first with those of an earlier
+            run.
 
     Returns:
         The table, also written to `output`, in the order of `questions`.
 
     Raises:
-        ValueError: If a count is below 1, or `output` was begun with other settings or other questions.
-        RequestsFailedError: If questions failed; a whole chunk of failures ends the run at once.
+        ValueError: If a count is below 1, or `output` was begun with other settings or other questions, or
+            is being written by another process.
+        RequestsFailedError: If questions failed and are not skipped; a whole chunk of failures ends the run
+            at once.
     """
-    sampling = sampling or Sampling()
+    sampling, grader = sampling or Sampling(), grader or load_grader()
     pool = engine if isinstance(engine, EnginePool) else OneEngine(engine)
     counts = {"num_traces": num_traces, "questions_per_chunk": questions_per_chunk}
     if budgets is None:
@@ -78,25 +86,48 @@ def measure_curves(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     grid = uniform_budgets(window, num_windows) if budgets is None else check_budgets(budgets)
-    settings = {
-        "engine": pool.kind,
-        "model": pool.name,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "seed": sampling.seed,
-        "num_traces": num_traces,
-        "budgets": grid.tolist(),
-        "questions_per_chunk": questions_per_chunk,
-        "grader": load_grader().identity,
-    }
-    file = TraceFile(output, settings)
-    traced = {t.id: t for t in file.read()}
-    strangers = sorted(traced.keys() - {q.id for q in questions})
-    if strangers:
-        raise ValueError(
-            f"{output} must be resumed with the questions it was begun with, but holds {strangers[0]!r}"
+    settings = RunSettings(
+        pool.settings,
+        sampling,
+        grader.identity,
+        more={
+            "num_traces": num_traces,
+            "budgets": grid.tolist(),
+            "questions_per_chunk": questions_per_chunk,
+        },
+    )
+    with locked_folder(output):
+        file = TraceFile(output, settings)
+        traced = {t.id: t for t in file.read()}
+        strangers = sorted(traced.keys() - {q.id for q in questions})
+        if strangers:
+            raise ValueError(
+                f"{output} must be resumed with the questions it was begun with, but holds {strangers[0]!r}"
+            )
+        remember_questions(output, questions)
+        trace = partial(
+            _trace_chunk, num_traces=num_traces, budgets=grid.tolist(), sampling=sampling, grader=grader
         )
-    remember_questions(output, questions)
+        failures = _trace_missing(questions, traced, file, pool, questions_per_chunk, trace, progress)
+        report_failures(output, failures, len(questions), skip=skip_failed)
+        kept = [q for q in questions if q.id in traced]
+        table = traced_table(kept, [traced[q.id] for q in kept], grid)
+        metadata = {k: str(v) for k, v in settings.flat().items() if k not in KEPT_APART}
+        table = replace(table, metadata={"answer": "forced", **metadata, "settings": settings.hash})
+        table.save(output)
+    return table
+
+
+def _trace_missing(
+    questions: Sequence[Question],
+    traced: dict[str, TracedQuestion],
+    file: TraceFile,
+    pool: EnginePool,
+    questions_per_chunk: int,
+    trace: Callable[..., list[TracedQuestion | Failure]],
+    progress: Callable[[float], None] | None,
+) -> dict[str, str]:
+    """Trace what `traced` lacks and add it there and to the file; returns why which questions failed."""
     failures: dict[str, str] = {}
     chunks = []
     for start in range(0, len(questions), questions_per_chunk):
@@ -104,10 +135,10 @@ def measure_curves(
         missing = [q for q in chunk if q.id not in traced]
         if missing:
             chunks.append(chunk if pool.repeatable else missing)
-        if progress:
-            progress(len(chunk) - len(missing))
-    trace = partial(_trace_chunk, num_traces=num_traces, budgets=grid.tolist(), sampling=sampling)
-    with closing(pool.map(trace, chunks)) as ended:
+    if progress:
+        progress(len(questions) - sum(map(len, chunks)))
+    within = progress if pool.in_process else None  # else it would have to travel to other processes
+    with closing(pool.map(partial(trace, progress=within), chunks)) as ended:
         for asked, results in ended:
             found = {r.id: r for r in results if isinstance(r, TracedQuestion)}
             missing = [q for q in asked if q.id not in traced]
@@ -116,17 +147,11 @@ def measure_curves(
             failures |= {
                 q.id: r.reason for q, r in zip(asked, results, strict=True) if isinstance(r, Failure)
             }
+            if progress and not within:
+                progress(len(missing))
             if not found:
                 break
-            if progress:
-                progress(len(missing))
-    report_failures(output, failures, len(questions))
-    table = traced_table(questions, [traced[q.id] for q in questions], grid)
-    table = replace(
-        table, metadata={"answer": "forced"} | {k: str(v) for k, v in settings.items() if k not in KEPT_APART}
-    )
-    table.save(output)
-    return table
+    return failures
 
 
 def _trace_chunk(
@@ -136,16 +161,19 @@ def _trace_chunk(
     num_traces: int,
     budgets: Sequence[int],
     sampling: Sampling,
+    grader: Grader,
+    progress: Callable[[float], None] | None = None,
 ) -> list[TracedQuestion | Failure]:
     rows = [(q, t) for q in questions for t in range(num_traces)]
     requests = [Request(q.question, budgets[-1], stream_of(q.id, t)) for q, t in rows]
-    reasonings = engine.reason(requests, sampling)
-    probes = engine.probe([q.question for q, _ in rows], reasonings, budgets)
+    share = None if progress is None else lambda done: progress(done / (2 * num_traces))
+    reasonings = engine.reason(requests, sampling, share)
+    probes = engine.probe([q.question for q, _ in rows], reasonings, budgets, share)
     unreasoned = engine.answer([q.question for q in questions], [Reasoning((), False)] * len(questions))
     traced = []
     for number, question in enumerate(questions):
         mine = slice(number * num_traces, (number + 1) * num_traces)
-        traced.append(_traced_question(question, reasonings[mine], probes[mine], unreasoned[number]))
+        traced.append(_traced_question(question, reasonings[mine], probes[mine], unreasoned[number], grader))
     return traced
 
 
@@ -154,6 +182,7 @@ def _traced_question(
     reasonings: Sequence[Reasoning | Failure],
     probes: Sequence[list[Answer] | Failure],
     unreasoned: Answer | Failure,
+    grader: Grader,
 ) -> TracedQuestion | Failure:
     """One question's traces with their graded probes, or the first failure among them."""
     whole: list[tuple[Reasoning, list[Answer]]] = []
@@ -165,13 +194,29 @@ def _traced_question(
         whole.append((reasoning, probed))
     if isinstance(unreasoned, Failure):
         return unreasoned
-    answers = [[extract_answer(a.text) for a in probed] for _, probed in whole]
+    judge = _Judge(grader, question.answer)
     return TracedQuestion(
         id=question.id,
         lengths=[len(r.token_ids) for r, _ in whole],
         finished=[r.finished for r, _ in whole],
-        answers=answers,
-        correct=[[int(is_correct(a, question.answer)) for a in trace] for trace in answers],
+        answers=[[judge(a.text)[0] for a in probed] for _, probed in whole],
+        correct=[[judge(a.text)[1] for a in probed] for _, probed in whole],
         probe_tokens=sum(a.num_tokens for _, probed in whole for a in probed if a.forced),
-        correct_at_zero=int(is_correct(extract_answer(unreasoned.text), question.answer)),
+        correct_at_zero=judge(unreasoned.text)[1],
+        last_texts=[probed[-1].text for _, probed in whole],
     )
+
+
+class _Judge:
+    """Grades the answers to one question: most of its probes say the same, and each text is graded once."""
+
+    def __init__(self, grader: Grader, reference: str) -> None:
+        self._grader, self._reference = grader, reference
+        self._known: dict[str, tuple[str | None, int]] = {}
+
+    def __call__(self, text: str) -> tuple[str | None, int]:
+        """What the text answers, and 1 where that is right."""
+        if text not in self._known:
+            graded = int(self._grader(text, self._reference))
+            self._known[text] = self._grader.extract(text), graded
+        return self._known[text]

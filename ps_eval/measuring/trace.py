@@ -1,22 +1,25 @@
-"""`ps-eval trace`: questions → curve table; `ps-eval make-problems`: the embedded reasoner's questions."""
+"""`ps-eval trace`: questions → curve table."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ps_eval.engines import load_pool
+from ps_alloc.predictions import uniform_budgets
+from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import Sampling
+from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.measuring.probing import measure_curves
+from ps_eval.measuring.table_features import check_layers_of, language_model, write_features
 from ps_eval.measuring.token_grid import parse_grid
+from ps_eval.measuring.trace_file import TRACES_FILE, read_traces
+from ps_eval.measuring.trace_screen import next_command, show_after, show_before
 from ps_eval.progress import show_progress
-from ps_train.common.features import extract_features
-from ps_train.embedded.problem_families import DIARY, make_problems
-from ps_train.embedded.word_problems import MAX_DISTRACTORS, MAX_STEPS
-from ps_train.feature_file import save_features
-from ps_train.questions import load_questions, save_questions
+from ps_eval.run_folder import FAILURES_FILE
+from ps_train.questions import load_questions
 
 
 def trace_command(
@@ -32,18 +35,29 @@ def trace_command(
     top_p: float = 0.95,
     seed: int = 0,
     limit: int | None = None,
+    question_field: str | None = None,
+    answer_field: str | None = None,
+    id_field: str = "id",
+    grader: str = DEFAULT_GRADER,
     layers: list[int] | None = None,
+    feature_model: str | None = None,
+    feature_dtype: str = "auto",
+    feature_device: str = "auto",
     engine: str = "transformers",
     engine_options: dict[str, Any] | None = None,
+    format: dict[str, Any] | None = None,
+    prompt: dict[str, Any] | None = None,
     batch_size: int = 128,
     questions_per_chunk: int = 64,
+    skip_failed: bool = False,
 ) -> None:
     """Sample chains of thought and probe them for answers: questions to a curve table.
 
     Stop it at any moment and run it again: it goes on where it was, to the same table.
 
     Args:
-        questions: JSONL of id, question, answer; GSM8K's own files are read as they are.
+        questions: JSONL, CSV or Parquet with a question and its reference answer a row; GSM8K's and MATH's
+            own files are read as they are.
         model: The reasoning model: a folder or a Hugging Face name.
         output: The curve table's folder.
         num_traces: Chains of thought a question.
@@ -55,74 +69,91 @@ def trace_command(
         top_p: Nucleus of the chains of thought.
         seed: Seed of the chains of thought.
         limit: Only the first questions.
+        question_field: Column of the questions' texts, where it is not called question or the like.
+        answer_field: Column of the references, likewise.
+        id_field: Column of the ids.
+        grader: Tells right from wrong: math, gsm8k, choice, number, exact, or module:function of your own.
         layers: Also store the prompts' hidden states after these blocks, such as 8,16.
+        feature_model: The language model whose states they are; by default the one that is traced.
+        feature_dtype: It computes in: auto (as the engine where that is transformers, else float32),
+            float32, bfloat16 or float16.
+        feature_device: Where it computes: auto takes a GPU where there is one.
         engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
         engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
+        format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
+        prompt: What is put around a question, such as --prompt.system 'Be brief.'
         batch_size: Sequences decoded at once.
         questions_per_chunk: Questions traced and saved together.
+        skip_failed: Write the table although some questions failed, without them.
 
     Raises:
         ValueError: If the questions or the model cannot be read, or the folder was begun with other settings.
     """
-    budgets = None if grid is None else parse_grid(grid).tolist()
-    asked = load_questions(questions, limit)
-    pool = load_pool(engine, model, batch_size=batch_size, **(engine_options or {}))
-    with show_progress("questions traced", len(asked)) as progress:
-        table = measure_curves(
-            asked,
-            pool,
-            output,
-            num_traces=num_traces,
-            window=window,
-            num_windows=num_windows,
-            budgets=budgets,
-            sampling=Sampling(temperature, top_p, seed),
-            questions_per_chunk=questions_per_chunk,
-            progress=progress,
-        )
+    config = {"format": format, "prompt": prompt}
+    judge, chosen = load_grader(grader), Sampling(temperature, top_p, seed)
+    budgets = uniform_budgets(window, num_windows) if grid is None else parse_grid(grid)
+    fields = {"question_field": question_field, "answer_field": answer_field, "id_field": id_field}
+    asked = load_questions(questions, limit, **fields)  # type: ignore[arg-type]
+    reader = feature_model or str((engine_options or {}).get("tokenizer", model))
     if layers:
-        save_features(output, extract_features(model, table.questions, layers), {"model": model})
-    used = table.expected_use.mean(axis=0)
-    points = " ".join(
-        f"{budget}: {100 * share:.0f} ({use:.0f})"
-        for budget, share, use in zip(table.budgets, table.curves.mean(axis=0), used, strict=True)
-    )
-    Console().print(
-        f"{output}: {len(table)} curves; mean accuracy in % (tokens really used) by budget: {points}",
-        highlight=False,
-    )
+        check_layers_of(reader, layers)
+    pool = load_pool(engine, model, **engine_arguments(engine_options, **config, batch_size=batch_size))
+    console, kept = Console(), _kept(output)
+    if kept:
+        console.print(f"{output}: going on, {kept} of {len(asked)} questions are traced.", highlight=False)
+    else:
+        show_before(
+            pool,
+            asked,
+            budgets=budgets.tolist(),
+            num_traces=num_traces,
+            sampling=chosen,
+            grader=judge,
+            console=console,
+        )
+    try:
+        with show_progress("questions traced", len(asked)) as progress:
+            table = measure_curves(
+                asked,
+                pool,
+                output,
+                num_traces=num_traces,
+                budgets=budgets.tolist(),
+                sampling=chosen,
+                questions_per_chunk=questions_per_chunk,
+                grader=judge,
+                skip_failed=skip_failed,
+                progress=progress,
+            )
+        if layers:
+            with show_progress("prompts read for features", len(table)) as progress:
+                write_features(
+                    output,
+                    table.questions,
+                    layers,
+                    lambda: language_model(pool, reader, feature_dtype, feature_device),
+                    model=reader,
+                    prompt=prompt,
+                    progress=progress,
+                )
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"{output}: {_kept(output)} of {len(asked)} questions are traced and kept; "
+            "the same command goes on from there\n"
+        )
+        raise
+    by_id = {t.id: t for t in read_traces(Path(output) / TRACES_FILE)}
+    show_after(table, [by_id[i] for i in table.ids], judge, console, Console(stderr=True))
+    if missing := len(asked) - len(table):
+        console.print(
+            f"{missing} of {len(asked)} questions failed and are not in the table: "
+            f"{output}/{FAILURES_FILE} names them.",
+            highlight=False,
+        )
+    console.print(next_command(output, layers, reader), markup=False, highlight=False, soft_wrap=True)
 
 
-def make_problems_command(
-    *,
-    output: str,
-    num_problems: int = 500,
-    seed: int = 1,
-    max_steps: int = MAX_STEPS,
-    max_distractors: int = MAX_DISTRACTORS,
-    families: tuple[str, ...] = (DIARY,),
-) -> None:
-    """Write word problems, the embedded models' world, as a question set.
-
-    Args:
-        output: The JSONL file.
-        num_problems: How many.
-        seed: Another seed gives other problems.
-        max_steps: Most steps of a problem, up to 8; the embedded diffusion model is for 3.
-        max_distractors: Most sentences about others; the embedded diffusion model is for 2.
-        families: Of problems, in turns: diary, or handovers, which checkpoints/tiny-reasoner-two-families
-            solves as well.
-
-    Raises:
-        ValueError: If a number is out of range or there is no such family.
-    """
-    if num_problems < 1:
-        raise ValueError(f"num_problems must be at least 1, got {num_problems}")
-    if not 1 <= max_steps <= MAX_STEPS:
-        raise ValueError(f"max_steps must lie in 1..{MAX_STEPS}, got {max_steps}")
-    if max_distractors < 0:
-        raise ValueError(f"max_distractors must be at least 0, got {max_distractors}")
-    limits = {"max_steps": max_steps, "max_distractors": max_distractors}
-    problems = make_problems(num_problems, seed, families, **limits)
-    named = [p.as_question(f"{families[i % len(families)]}-{seed}-{i}") for i, p in enumerate(problems)]
-    save_questions(Path(output), named)
+def _kept(output: str) -> int:
+    """Questions traced so far, the lines of the traces file."""
+    path = Path(output) / TRACES_FILE
+    return path.read_bytes().count(b"\n") if path.is_file() else 0

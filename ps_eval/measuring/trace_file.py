@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from ps_eval.run_folder import remember_settings, repair_last_line
+from ps_eval.run_folder import repair_last_line
+from ps_eval.run_settings import RunSettings
 
 TRACES_FILE = "traces.jsonl"
 SETTINGS_FILE = "trace_settings.json"
@@ -31,6 +31,8 @@ class TracedQuestion:
     """Tokens decoded by all probes of the question: the price of measuring, no part of any budget."""
     correct_at_zero: int | None = None
     """1 where the answer without any reasoning is right; None in files written before it was asked."""
+    last_texts: list[str] = field(default_factory=list)
+    """(T,) what followed each trace's longest reasoning, to be looked at; none in files written before."""
 
     def take(self, traces: Sequence[int]) -> TracedQuestion:
         """The question with only some of its traces."""
@@ -40,13 +42,14 @@ class TracedQuestion:
             finished=[self.finished[t] for t in traces],
             answers=[self.answers[t] for t in traces],
             correct=[self.correct[t] for t in traces],
+            last_texts=[self.last_texts[t] for t in traces] if self.last_texts else [],
         )
 
 
 class TraceFile:
     """The traces of one folder, with the settings that made them."""
 
-    def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: str | Path, settings: RunSettings) -> None:
         """Open a folder for appending; create it where there is none.
 
         A last line that was cut by a kill is removed.
@@ -55,7 +58,7 @@ class TraceFile:
             ValueError: If the folder holds traces made with other settings; nothing is changed then.
         """
         self.path = Path(folder) / TRACES_FILE
-        remember_settings(Path(folder) / SETTINGS_FILE, settings)
+        settings.guard(Path(folder) / SETTINGS_FILE)
         repair_last_line(self.path)
 
     def read(self) -> Iterator[TracedQuestion]:

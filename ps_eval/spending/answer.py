@@ -192,8 +192,14 @@ def _answer_stream(
             stream = stream or scheduler.stream(
                 mean_tokens=mean_tokens, past_questions=missing if len(missing) > 1 else ()
             )
-            budgets = dict(zip([q.id for q in missing], stream.decide_all(missing), strict=True))
+            grants = dict(zip([q.id for q in missing], stream.decide_all(missing), strict=True))
+            budgets = {name: int(grant) for name, grant in grants.items()}
             failures |= scheduler.answer_within(budgets, missing, file, reasoning)
+            for name, grant in grants.items():
+                if name in file.answers:
+                    stream.settle(grant, file.answers[name].reasoning_tokens)
+                else:
+                    stream.pacer.revoke(grant)
         if output != STDOUT:
             report_failures(beside(output, "failed.jsonl"), failures, len(asked), skip=skip_failed)
         return file.put_in_order([q.id for q in asked])

@@ -27,7 +27,8 @@ from ps_eval.spending.policies import (
     check_budgets,
     check_policies,
 )
-from ps_eval.spending.responses import Response, ResponseFile, check_within, collect
+from ps_eval.spending.response_file import Response, ResponseFile
+from ps_eval.spending.responses import check_within, collect
 from ps_eval.spending.scoring import Cell, compare, summarise
 from ps_train.questions import Question
 

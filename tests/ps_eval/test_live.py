@@ -23,7 +23,7 @@ from ps_eval.reporting.summary import load_summary
 from ps_eval.run_folder import locked_folder
 from ps_eval.spending.live import answer_within, run_live
 from ps_eval.spending.policies import PolicyInputs
-from ps_eval.spending.responses import RESPONSES_FILE, ResponseFile
+from ps_eval.spending.response_file import RESPONSES_FILE, ResponseFile
 from ps_train.questions import Question, save_questions
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)

@@ -21,6 +21,7 @@ from ps_eval.measuring.probing import measure_curves
 from ps_eval.measuring.trace_file import TRACES_FILE, TracedQuestion, TraceFile
 from ps_eval.measuring.traced_table import traced_table
 from ps_eval.run_folder import QUESTIONS_FILE
+from ps_eval.run_settings import RunSettings
 from ps_train.curve_table import CurveTable
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import Question, load_questions, save_questions
@@ -211,7 +212,7 @@ def test_more_questions_may_follow_the_first(
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
-    file = TraceFile(tmp_path, {})
+    file = TraceFile(tmp_path, RunSettings({}, Sampling(), "math-1"))
     (tmp_path / TRACES_FILE).write_text('{"id": "a"}\n')
     with pytest.raises(ValueError, match=r"traces.jsonl line 1 must be a traced question"):
         list(file.read())

@@ -1,0 +1,36 @@
+"""What a user asks: texts or questions, as questions with ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from ps_eval.run_settings import HASH_BYTES
+from ps_train.questions import Question
+
+
+def as_questions(questions: Sequence[str | Question]) -> list[Question]:
+    """Texts as questions, named by their place; questions as they are.
+
+    Raises:
+        ValueError: If there is none, one is no text, or an id is there twice.
+    """
+    if isinstance(questions, str | Question):
+        raise ValueError(f"questions must be a list of texts or questions, got one: {questions!r:.80}")
+    asked = [q if isinstance(q, Question) else Question(f"q{i}", q) for i, q in enumerate(questions)]
+    if not asked:
+        raise ValueError("questions must be at least one, got none")
+    for question in asked:
+        if not isinstance(question.question, str) or not question.question.strip():
+            raise ValueError(f"questions must be texts, got {question.question!r} for {question.id!r}")
+    if len({q.id for q in asked}) < len(asked):
+        raise ValueError("questions must have ids that differ from each other")
+    return asked
+
+
+def questions_identity(questions: Sequence[Question]) -> str:
+    """How many questions, and a hash of their ids, texts and order: one budget is decided for all of them."""
+    digest = hashlib.blake2b(digest_size=HASH_BYTES)
+    for question in questions:
+        digest.update(f"{question.id}\0{question.question}\0".encode("utf-8", "surrogatepass"))
+    return f"{len(questions)}@{digest.hexdigest()}"
