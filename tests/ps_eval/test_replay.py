@@ -1,5 +1,6 @@
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from ps_alloc import Allocation, Predictions
 from ps_eval.cli import main
-from ps_eval.measuring.trace_file import TracedQuestion, TraceFile
+from ps_eval.measuring.trace_file import TRACES_FILE, TracedQuestion
 from ps_eval.reporting.summary import load_summary
 from ps_eval.spending.policies import POLICIES
 from ps_eval.spending.replay import N_DRAWS, replay
@@ -337,7 +338,11 @@ def test_traces_beside_a_table_are_split_in_halves(tmp_path: Path) -> None:
         for i, rights in zip(table.ids, [(1, 0, 1), (0, 1, 0)], strict=True)
     ]
     assert split_traces(tmp_path, table) is None
-    write = TraceFile(tmp_path, {}).append
+
+    def write(lines: list[TracedQuestion]) -> None:
+        with (tmp_path / TRACES_FILE).open("a") as file:
+            file.writelines(json.dumps(asdict(t)) + "\n" for t in lines)
+
     write(traced[:1])
     assert split_traces(tmp_path, table) is None  # not all questions
     write(traced[1:])
