@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ps_alloc.calibration import PlattCalibrator, UseCalibrator
     from ps_alloc.conformal import BudgetCalibrator
     from ps_alloc.difficulty import allocate_by_difficulty, fit_class_curves
+    from ps_alloc.frontier import Frontier, budget_for, frontier
     from ps_alloc.guard import Guard
     from ps_alloc.options import (
         OptionAllocation,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Allocation": "allocation",
     "BudgetCalibrator": "conformal",
+    "Frontier": "frontier",
     "Guard": "guard",
     "OptionAllocation": "options",
     "OptionMenus": "options",
@@ -40,7 +42,9 @@ _HOMES = {
     "allocate": "allocate",
     "allocate_by_difficulty": "difficulty",
     "allocate_options": "options",
+    "budget_for": "frontier",
     "fit_class_curves": "difficulty",
+    "frontier": "frontier",
     "majority_vote_values": "options",
     "vote_menus": "options",
 }
@@ -48,6 +52,7 @@ _HOMES = {
 __all__ = [
     "Allocation",
     "BudgetCalibrator",
+    "Frontier",
     "Guard",
     "OptionAllocation",
     "OptionMenus",
@@ -58,7 +63,9 @@ __all__ = [
     "allocate",
     "allocate_by_difficulty",
     "allocate_options",
+    "budget_for",
     "fit_class_curves",
+    "frontier",
     "majority_vote_values",
     "vote_menus",
 ]

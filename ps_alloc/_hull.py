@@ -43,6 +43,11 @@ class Rows(NamedTuple):
         ids = self.ids[which] if self.ids.size else np.arange(len(self.curves))[which]
         return Rows(self.curves[which], self.use[which] if len(self.use) else self.use, ids)
 
+    def sample(self, size: int) -> Rows:
+        """Rows spread by the golden ratio: evenly, and in step with no period of their order."""
+        fractions = np.arange(1, size + 1) * GOLDEN_RATIO % 1.0
+        return self.pick(np.sort((fractions * len(self.curves)).astype(np.int64)))
+
 
 class HullResult(NamedTuple):
     """Windows of every query, and the sums that describe them."""
@@ -126,7 +131,7 @@ def _narrow(
             np.empty((room if len(rows.use) else 0, rows.curves.shape[1]), rows.use.dtype),
             np.empty(room, np.int64),
         )
-        count, cost, high_cost, low_cost, value, suspicious = split_by_price(
+        count, (cost, high_cost, low_cost), (value, _, _), suspicious = split_by_price(
             *rows, settings, (bracket.low, bracket.high), windows, *undecided
         )
         if suspicious:
@@ -185,14 +190,10 @@ def _solve_rows(
 def _bracket(
     rows: Rows, limits: Limits, settings: tuple[Any, ...], budget: int, margin: float, ceiling: float
 ) -> Bracket:
-    """Where the price lies, judged by a sample.
-
-    The sample is spread by the golden ratio: even, and in step with no period of the rows' order.
-    """
+    """Where the price lies, judged by a sample."""
     count, num_windows = rows.curves.shape
     size = max(1, min(SAMPLE_ROWS, max(64, SAMPLE_VALUES // num_windows), count // 4))
-    fractions = np.arange(1, size + 1) * GOLDEN_RATIO % 1.0
-    sample = rows.pick(np.sort((fractions * count).astype(np.int64)))
+    sample = rows.sample(size)
     budgets = limits.costs.grid[1:].astype(np.float64)
     if first_invalid(sample.curves.reshape(-1)) >= 0 or first_invalid_use(sample.use, budgets)[0] >= 0:
         _check(limits, rows)

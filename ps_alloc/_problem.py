@@ -16,6 +16,7 @@ from ps_alloc._checks import (
     check_curves,
     numbers,
     per_query,
+    per_query_float,
     vector,
     whole,
 )
@@ -242,6 +243,19 @@ def check_limits(
             f"tokens, got {total_tokens}"
         )
     return limits
+
+
+def check_weights(weights: npt.ArrayLike, n_queries: int) -> tuple[FloatArray, int]:
+    """Weights times a power of two that brings the largest below 1, and that power.
+
+    Nothing is rounded by it, and no product with a tiny weight underflows.
+    """
+    weight = per_query_float("weights", weights, n_queries)
+    total = float(weight.sum()) * (n_queries / weight.size)
+    if not 0.0 < total < np.inf:
+        raise ValueError(f"weights must have a finite sum above zero, got {total:g}")
+    exponent = int(np.frexp(weight.max())[1])
+    return np.ldexp(weight, -exponent), exponent
 
 
 def _refuse_broken_use(costs: Costs, least: IntArray) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ps_alloc import _hull
 from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, one_of, per_query_float
 from ps_alloc._leftover import at_least_uniform, cheapest_step, spend_everything, uniform_windows
-from ps_alloc._problem import Limits, check_costs, check_limits
+from ps_alloc._problem import Limits, check_costs, check_limits, check_weights
 from ps_alloc.allocation import Allocation
 from ps_alloc.kernels.curves import mean_accuracy, raise_without_loss
 from ps_alloc.kernels.myopic import myopic, raise_in_turn
@@ -77,7 +77,7 @@ def allocate(
         n_queries, num_windows, window, budgets=budgets, use=use, window_cost=window_cost, dtype=values.dtype
     )
     limits = check_limits(n_queries, num_windows, total_tokens, costs, min_windows, max_windows)
-    weight, exponent = _check_weights(weights, n_queries)
+    weight, exponent = check_weights(weights, n_queries)
     base = per_query_float("base_accuracy", base_accuracy, n_queries, high=1.0)
 
     price: float | None = None
@@ -149,16 +149,3 @@ def _myopic(
     if leftover != "keep":
         raise_in_turn(windows, limits.most, *limits.costs.arrays, left)
     return windows
-
-
-def _check_weights(weights: npt.ArrayLike, n_queries: int) -> tuple[FloatArray, int]:
-    """Weights times a power of two that brings the largest below 1, and that power.
-
-    Nothing is rounded by it, and no product with a tiny weight underflows.
-    """
-    weight = per_query_float("weights", weights, n_queries)
-    total = float(weight.sum()) * (n_queries / weight.size)
-    if not 0.0 < total < np.inf:
-        raise ValueError(f"weights must have a finite sum above zero, got {total:g}")
-    exponent = int(np.frexp(weight.max())[1])
-    return np.ldexp(weight, -exponent), exponent

@@ -139,7 +139,7 @@ def _fit_small(folder: Path) -> None:
         return
     arguments = ["--config", str(PREDICTOR_CONFIG), "--trainer.default_root_dir", str(root)]
     arguments += ["--data.train", str(folder / "train"), "--data.backbone", str(REASONER)]
-    fit_quietly([*arguments, "--data.cache", str(folder / "features")], "the demo's fit")
+    fit_quietly([*arguments, "--data.extraction.cache", str(folder / "features")], "the demo's fit")
 
 
 def _agreement(live: list[SummaryRow], replayed: list[SummaryRow]) -> str:

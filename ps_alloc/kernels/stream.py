@@ -33,7 +33,7 @@ def split_by_price(
     undecided_curves: npt.NDArray[np.floating],
     undecided_use: npt.NDArray[np.floating],
     undecided_ids: IntArray,
-) -> tuple[int, int, int, int, float, bool]:
+) -> tuple[int, tuple[int, int, int], tuple[float, float, float], bool]:
     """Best windows of rows at two prices; rows where they agree are decided for every price in between.
 
     Args:
@@ -48,8 +48,8 @@ def split_by_price(
         undecided_ids: (C,) their queries.
 
     Returns:
-        How many rows are undecided; cost of the decided rows; cost of the undecided at the high and at the
-        low price; summed weighted value of the decided; whether a value or a use may be out of range.
+        How many rows are undecided; cost of the decided rows, and of the undecided at the high and at the low
+        price; summed weighted values of the same; whether a value or a use may be out of range.
     """
     least, most, weight, base, rate, grid = settings
     w = curves.shape[1]
@@ -76,7 +76,7 @@ def split_by_price(
     num_undecided = 0
     suspicious = False
     decided_cost, high_cost, low_cost = 0, 0, 0
-    decided_value = 0.0
+    decided_value, high_value, low_value = 0.0, 0.0, 0.0
     for group in range(0, len(curves), LANES):
         size = min(LANES, len(curves) - group)
         if group == 0 or varies:
@@ -179,9 +179,13 @@ def split_by_price(
                 if used:
                     undecided_use[num_undecided] = use[row]
             num_undecided += 1
+            low_k = np.int64(low_windows[r])
             high_cost += cost
-            low_cost += cost_at(use, rate, grid, row, i, np.int64(low_windows[r]))
-    return num_undecided, decided_cost, high_cost, low_cost, decided_value, suspicious
+            low_cost += cost_at(use, rate, grid, row, i, low_k)
+            high_value += at(weight, i) * accuracy_at(curves, base, row, i, k)
+            low_value += at(weight, i) * accuracy_at(curves, base, row, i, low_k)
+    costs, values = (decided_cost, high_cost, low_cost), (decided_value, high_value, low_value)
+    return num_undecided, costs, values, suspicious
 
 
 @kernel
