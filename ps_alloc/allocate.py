@@ -12,6 +12,7 @@ from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, o
 from ps_alloc._invalid import around_invalid, charge_in_full, clip_rows, find_invalid
 from ps_alloc._leftover import at_least_uniform, cheapest_step, spend_everything, uniform_windows
 from ps_alloc._problem import NO_ROWS, Limits, check_costs, check_limits, check_weights
+from ps_alloc._reserve import allocate_with_reserve
 from ps_alloc.allocation import Allocation
 from ps_alloc.kernels.curves import mean_accuracy, raise_without_loss
 from ps_alloc.kernels.myopic import myopic, raise_in_turn
@@ -36,6 +37,7 @@ def allocate(
     leftover: Leftover = "spread",
     method: Method = "auto",
     invalid: Invalid = "raise",
+    overspend_rate: float | None = None,
 ) -> Allocation:
     """Spend `total_tokens` over N queries where their curves say it buys the most correct answers.
 
@@ -68,6 +70,8 @@ def allocate(
             accuracy of 0 and a use of the whole budget. "uniform" gives these queries what uniform would,
             charged in full, and allocates the rest of the budget to the others, of which alone it then
             expects an accuracy. `Allocation.invalid` says which they were.
+        overspend_rate: With `use`: keep so much back that the tokens really used exceed `total_tokens` in at
+            most this share of batches, by a normal bound on the largest spread that the expected uses allow.
 
     Returns:
         The allocation. Ties go to fewer windows, then to the earlier query; the answer depends on nothing but
@@ -80,6 +84,23 @@ def allocate(
     one_of("method", method, get_args(Method))
     one_of("leftover", leftover, get_args(Leftover))
     one_of("invalid", invalid, get_args(Invalid))
+    if overspend_rate is not None:
+        return allocate_with_reserve(
+            curves,
+            total_tokens,
+            overspend_rate,
+            window=window,
+            budgets=budgets,
+            use=use,
+            min_windows=min_windows,
+            max_windows=max_windows,
+            weights=weights,
+            window_cost=window_cost,
+            base_accuracy=base_accuracy,
+            leftover=leftover,
+            method=method,
+            invalid=invalid,
+        )
     values = check_curves(curves)
     n_queries, num_windows = values.shape
     costs = check_costs(
