@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from typing import Any, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from ps_alloc.errors import accept_any_text, run_command
+
+# A flag's help is its field's docstring where the flags are a dataclass's fields.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 # Subcommand: where its function lives, and its line in `ps-eval --help` (the docstring's first line). A
 # function is imported only when its subcommand is run, so that torch and vLLM load only where they are used.
@@ -45,6 +49,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.reporting.report:report_command",
         "Collect folders of results into one self-contained HTML page, and a Markdown file beside it.",
     ),
+    "import-samples": (
+        "ps_eval.logs.command:import_samples_command",
+        "Make a curve table of samples and logs: rows, Inspect, lm-evaluation-harness, OpenAI, vLLM, SGLang.",
+    ),
     "serve": (
         "ps_eval.serve.command:serve_command",
         "Stand before an OpenAI-compatible server and give each request its thinking budget.",
@@ -64,6 +72,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+FROM_ENVIRONMENT = ("serve",)
+"""Commands whose flags are environment variables too: `PS_EVAL_SERVE__UPSTREAM`."""
+
+
 def main(args: list[str] | None = None) -> int:
     """Run `ps-eval` with `args` (default: those of the process).
 
@@ -71,26 +83,48 @@ def main(args: list[str] | None = None) -> int:
         The exit code: 0, 2 after bad input, 130 after Ctrl-C.
     """
     accept_any_text()
-    args = sys.argv[1:] if args is None else args
-    parser = ArgumentParser(prog="ps-eval", description="Spend token budgets and measure what they bring.")
+    try:
+        function, settings = _parsed(sys.argv[1:] if args is None else args)
+    except SystemExit as stop:  # --help: 0; jsonargparse has printed what is wrong with a flag: 2
+        return int(stop.code or 0)
+    return run_command(lambda: function(**settings))
+
+
+def settings_of(args: list[str]) -> dict[str, Any]:
+    """What a command would be called with.
+
+    Raises:
+        ValueError: If a flag is wrong, or a file that it names; what, is printed.
+    """
+    try:
+        return _parsed(args)[1]
+    except SystemExit:
+        raise ValueError("the command's flags or its --config file cannot be read") from None
+
+
+def _parsed(args: list[str]) -> tuple[Callable[..., None], dict[str, Any]]:
+    command = args[0] if args else ""
+    parser = ArgumentParser(
+        prog="ps-eval",
+        description="Spend token budgets and measure what they bring.",
+        default_env=command in FROM_ENVIRONMENT,
+        env_prefix="PS_EVAL",
+    )
     subcommands = parser.add_subcommands(dest="command")
     function = None
     for name, (target, summary) in COMMANDS.items():
         subparser = ArgumentParser(description=summary)
-        if name in args[:1]:
+        if name == command:
             module, attribute = target.split(":")
-            function = getattr(importlib.import_module(module), attribute)
+            imported = importlib.import_module(module)
+            function = getattr(imported, attribute)
             subparser.add_argument("--config", action="config", help="YAML file with any of these settings.")
             subparser.add_function_arguments(function, as_positional=True, fail_untyped=True)
-            args = _normalise(args, get_type_hints(function))
+            args = _normalise(args, get_type_hints(getattr(imported, "SETTINGS", function)))
         subcommands.add_subcommand(name, subparser, help=summary)
-    try:
-        settings = parser.parse_args(args)
-    except SystemExit as stop:  # --help: 0; jsonargparse has printed what is wrong with a flag: 2
-        return int(stop.code or 0)
+    settings = parser.parse_args(args)
     assert function is not None  # parse_args refuses a command that is not in COMMANDS
-    settings = parser.instantiate(settings)[settings.command]
-    return run_command(lambda: function(**_without_config(settings)))
+    return function, _without_config(parser.instantiate(settings)[settings.command])
 
 
 def _without_config(settings: Any) -> dict[str, Any]:

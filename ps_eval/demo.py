@@ -12,11 +12,13 @@ from ps_eval.engines.base import Sampling
 from ps_eval.fitting import fit_quietly
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.progress import show_progress
+from ps_eval.reporting.frontier import print_equal_use
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
-from ps_eval.spending.live import run_live
-from ps_eval.spending.policies import LIVE_POLICIES, POLICIES
-from ps_eval.spending.replay import PLOT_FILE, predict_table, replay
+from ps_eval.spending.live import compare_live, run_live
+from ps_eval.spending.policies import possible_policies
+from ps_eval.spending.replay import PLOT_FILE, replay
+from ps_eval.spending.replay_inputs import predict_table
 from ps_eval.spending.run import predicted_inputs, scheduling_cost
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import Question, save_questions
@@ -95,7 +97,7 @@ def demo_command(
             loaded,
             inputs,
             budgets=budgets,
-            policies=LIVE_POLICIES,
+            policies=possible_policies(inputs, live=True),
             output=folder,
             # Other random numbers than the traces': else replay would have seen what live generates.
             sampling=Sampling(TEMPERATURE, TOP_P, seed + 2),
@@ -103,21 +105,22 @@ def demo_command(
             progress=progress,
         )
     with timer.phase("replay"):
-        small_curves, _ = predict_table(folder / "learn" / "predictor", folder / "test")
+        predicted, _ = predict_table(folder / "learn" / "predictor", folder / "test")
         replayed = replay(
             measured,
             budgets=budgets,
-            policies=POLICIES,
             predictions=inputs.predictions,
             mean_curve=inputs.mean_curve,
-        ).rows
-        small = replay(measured, budgets=budgets, policies=["uniform", "hull"], predictions=small_curves).rows
+        )
+        small = replay(measured, budgets=budgets, policies=["uniform", "hull"], predictions=predicted).rows
 
-    rows = live + replayed
+    rows = live + replayed.rows
     plot_accuracy(rows, folder / PLOT_FILE)
-    Summary(rows, collect_run_info(config, seed, timer.seconds)).save(folder)
+    compared = compare_live(folder, live) + replayed.equal_use
+    Summary(rows, collect_run_info(config, seed, timer.seconds), compared).save(folder)
     print_table(rows, console)
-    console.print(_agreement(live, replayed), highlight=False)
+    print_equal_use(compared, console)
+    console.print(_agreement(live, replayed.rows), highlight=False)
     console.print(_small_gains(small), highlight=False)
     console.print(scheduling_cost(timer), highlight=False)
     console.print(
@@ -136,7 +139,7 @@ def _fit_small(folder: Path) -> None:
         return
     arguments = ["--config", str(PREDICTOR_CONFIG), "--trainer.default_root_dir", str(root)]
     arguments += ["--data.train", str(folder / "train"), "--data.backbone", str(REASONER)]
-    fit_quietly([*arguments, "--data.cache", str(folder / "features")], "the demo's fit")
+    fit_quietly([*arguments, "--data.extraction.cache", str(folder / "features")], "the demo's fit")
 
 
 def _agreement(live: list[SummaryRow], replayed: list[SummaryRow]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 
 from ps_train.cli import main as ps_train
 
@@ -24,6 +26,7 @@ def fit_quietly(arguments: Sequence[str], what: str = "the fit") -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        code = ps_train([*command, "--trainer.enable_progress_bar", "false"])
+        with redirect_stdout(StringIO()):
+            code = ps_train([*command, "--trainer.enable_progress_bar", "false"])
     if code:
         raise ValueError(f"{what} must end well, but `ps-train {' '.join(command)}` returned {code}")

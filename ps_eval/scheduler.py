@@ -151,7 +151,7 @@ class Scheduler:
         else:
             assert mean_tokens is not None
             total = int(mean_tokens * len(asked))
-        most = inputs.window * inputs.num_windows * len(asked)
+        most = int(inputs.budgets[-1]) * len(asked)
         if total > most:
             raise ValueError(
                 f"the budget must be at most {most // len(asked)} mean tokens, the last of the predictor's "

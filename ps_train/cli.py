@@ -1,15 +1,13 @@
-"""`ps-train fit|validate|test|predict`: LightningCLI; and beside it commands that are plain functions."""
+"""`ps-train`: LightningCLI's fit, validate, test and predict, and beside them commands that are functions."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
-import warnings
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 
-import torch
-from jsonargparse import ArgumentParser, Namespace
-from pytorch_lightning.cli import LightningCLI
+from jsonargparse import ArgumentParser
 
 from ps_alloc.errors import accept_any_text, run_command
 
@@ -35,62 +33,65 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class PredictiveSchedulingCLI(LightningCLI):
-    """LightningCLI whose `fit` ends by exporting the best checkpoint for use without a Trainer.
-
-    A module takes part by having `export(root: Path)`; predictors write `<default_root_dir>/predictor/`,
-    models `<default_root_dir>/model/`.
-    """
-
-    def before_instantiate_classes(self) -> None:
-        """Keep all a run writes under `default_root_dir`: one flag moves it."""
-        trainer = self.config[self.subcommand].trainer
-        root = Path(trainer.default_root_dir or ".")
-        if trainer.logger is None:
-            trainer.logger = Namespace(
-                class_path="pytorch_lightning.loggers.CSVLogger",
-                init_args=Namespace(save_dir=str(root), name="log", version=""),
-            )
-        for callback in trainer.callbacks or []:
-            if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.dirpath is None:
-                callback.init_args.dirpath = str(root / "checkpoints")
-
-    def after_fit(self) -> None:
-        """Load the best checkpoint's weights, if one was chosen, and export the module once."""
-        if not self.trainer.is_global_zero or not hasattr(self.model, "export"):
-            return
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if best:
-            checkpoint = torch.load(best, map_location="cpu", weights_only=True)
-            self.model.load_state_dict(checkpoint["state_dict"])
-        self.model.export(Path(self.trainer.default_root_dir))
+LIGHTNING: dict[str, str] = {
+    "fit": "train a predictor on a curve table",
+    "validate": "figures of a predictor on the rows held out of its training table",
+    "test": "figures of a predictor on another table",
+    "predict": "what a predictor says of questions, for ps-alloc and ps-eval",
+}
 
 
 def main(args: list[str] | None = None) -> int:
     """Run `ps-train` on `args` (default: the command line) and return its exit code."""
     accept_any_text()
     given = sys.argv[1:] if args is None else args
-    if given and given[0] in COMMANDS:
+    if not given or given[0] in ("-h", "--help"):
+        sys.stdout.write(overview())
+        return 0
+    if given[0] == "--version":
+        sys.stdout.write(f"ps-train {_version()}\n")
+        return 0
+    if given[0] in COMMANDS:
         return _run_function(given[0], given[1:])
-    if args is not None:
-        # Lightning takes arguments beside a command line for a slip; `ps-eval demo` and the tests mean it.
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-    return run_command(
-        lambda: PredictiveSchedulingCLI(
-            args=args,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={
-                "parser_mode": "yaml",
-                "description": "Train predictors, test them, predict with them.",
-                "epilog": "Further commands, each with --help of its own: "
-                + "; ".join(f"{name} ({summary})" for name, (_, summary) in COMMANDS.items())
-                + ".",
-            },
-        )
+    if not given[0].startswith("-") and given[0] not in LIGHTNING:
+        known = [*LIGHTNING, *COMMANDS]
+        close = difflib.get_close_matches(given[0], known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+        sys.stderr.write(f"error: no command {given[0]!r}: {hint}\n")
+        return 2
+    from ps_train.training_cli import run
+
+    def train() -> None:
+        try:
+            run(args)
+        except SystemExit as stop:
+            codes.append(int(stop.code or 0))
+
+    codes: list[int] = []
+    return run_command(train) or sum(codes)
+
+
+def overview() -> str:
+    """The commands, and a first one to try."""
+    from ps_train.presets import preset_names
+
+    both = {**LIGHTNING, **{name: summary for name, (_, summary) in COMMANDS.items()}}
+    lines = [f"  {name:<16} {summary}" for name, summary in both.items()]
+    return (
+        "ps-train: from curve tables to predictors of accuracy curves\n\n"
+        + "\n".join(lines)
+        + "\n\nFirst:  ps-train fit --config curve_mlp --data.train T --trainer.default_root_dir runs/mine\n"
+        "        (T: a folder that `ps-eval trace --layers …` writes; the predictor: runs/mine/predictor)\n"
+        f"Configs by name: {', '.join(preset_names())}; or any file.\n"
+        "`ps-train COMMAND --help` lists a command's flags; `ps-train --version` the version.\n"
     )
+
+
+def _version() -> str:
+    try:
+        return version("predictive-scheduling")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def _run_function(name: str, args: list[str]) -> int:

@@ -12,9 +12,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from ps_train.common.loading import load_backbone
 from ps_train.common.text_predictor import BACKBONE_PREFIX, TextPredictor
-from ps_train.predictor import build_predictor, load_predictor
-
-BACKBONE_FOLDER = "backbone"
+from ps_train.predictor import BACKBONE_FOLDER, build_predictor, load_predictor
 
 
 def merge_command(*, predictor: str, output: str, backbone: str | None = None) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,44 +22,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from ps_alloc import Predictions
 from ps_alloc.files import atomic_path, read_json, write_json
+from ps_train.common.heads import keeping_type
+from ps_train.question_hashes import HASHES_FILE, save_question_hashes
+from ps_train.schema import CurveSchema as CurveSchema
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+LANGUAGE_MODEL = "backbone"
+"""The name under which a predictor keeps a language model among its modules."""
 
 ADAPTER_FOLDER = "adapter"
+BACKBONE_FOLDER = "backbone"
+"""A language model of the predictor's own, adapters folded in: `ps-train merge` writes it."""
 
 ARCHITECTURES = {
     "curve_mlp": "ps_train.curve.mlp_net:CurveNet",
     "curve_lora": "ps_train.curve.lora_net:CurveLoraNet",
     "budget_lora": "ps_train.budget.net:BudgetNet",
     "difficulty_lora": "ps_train.difficulty.lora_net:DifficultyNet",
+    "difficulty_mlp": "ps_train.difficulty.mlp_net:DifficultyFeatureNet",
 }
 """`architecture` in config.json to the class that reads the folder; imported when asked for."""
-
-
-@dataclass(frozen=True)
-class CurveSchema:
-    """What a curve predictor reads and what it predicts."""
-
-    features: dict[str, int]
-    """Feature name to its width D, in the order in which they are concatenated; none where it reads text."""
-    num_windows: int
-    """W: curve points predicted."""
-    window: int
-    """Tokens a window."""
-    backbone: str | None = None
-    """The frozen language model whose states `layer_<n>` are, or the one that reads the text: a folder, .gguf
-    file or Hub id."""
-    encoder: str | None = None
-    """Likewise for `encoder_layer_<n>`."""
-    served_model: str = "unknown"
-    """The model whose accuracy is predicted."""
-
-    @property
-    def input_size(self) -> int:
-        """Width of the concatenated features."""
-        return sum(self.features.values())
 
 
 class CurvePredictor(nn.Module, ModelHubMixin):
@@ -75,11 +61,24 @@ class CurvePredictor(nn.Module, ModelHubMixin):
     def __init__(self, schema: CurveSchema) -> None:
         super().__init__()
         self.schema = schema
+        self.training_record: dict[str, Any] = {}
+        """What it learned from, as `training` in config.json: `served_model`, `grader`, `answer`, `budgets`,
+        `num_questions`."""
+        self.training_texts: Sequence[str] | None = None
+        """The questions it learned from, between a fit and `save_pretrained`: their hashes are kept."""
         self.register_buffer("mean_curve", torch.full((schema.num_windows,), 0.5))
 
     @property
     def window(self) -> int:
-        """Tokens a window."""
+        """Tokens a window.
+
+        Raises:
+            ValueError: If the predictor's budgets are not the multiples of one.
+        """
+        if self.schema.window is None:
+            raise ValueError(
+                f"the predictor has no window: its budgets (schema.budgets) are {list(self.schema.budgets)}"
+            )
         return self.schema.window
 
     @property
@@ -100,7 +99,18 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             "architecture": self.architecture,
             "schema": asdict(self.schema),
             "settings": self.settings,
+            **({"training": self.training_record} if self.training_record else {}),
         }
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move to a device; only a language model takes another type, all else stays float32.
+
+        Heads and curves are small, and budgets need more digits than bfloat16 has.
+        """
+        kept = keeping_type(fn)
+        for name, child in self.named_children() if recurse else ():
+            child._apply(fn if name == LANGUAGE_MODEL else kept)
+        return super()._apply(kept, recurse=False)
 
     def predict_curves(self, x: Any, *, batch_size: int = 1024) -> npt.NDArray[np.float32]:
         """Predict accuracy curves, float32 (N, W) in [0, 1].
@@ -113,6 +123,20 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             ValueError: If `x` cannot be read.
         """
         raise NotImplementedError
+
+    def predict(self, x: Any, *, ids: Sequence[str] | None = None, batch_size: int = 1024) -> Predictions:
+        """Predict accuracy on the predictor's grid of budgets, as `ps_alloc` takes it.
+
+        Args:
+            x: As for `predict_curves`.
+            ids: Names of the questions, to travel with their predictions.
+            batch_size: Rows in one pass.
+
+        Raises:
+            ValueError: If `x` cannot be read.
+        """
+        curves = self.predict_curves(x, batch_size=batch_size)
+        return Predictions(curves, self.schema.grid, ids=None if ids is None else list(ids))
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Let the language models that read questions compute in `dtype`; to be called before the first."""
@@ -142,21 +166,21 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         Raises:
             ValueError: If the window's tokens or the number of windows differ; `what` names the table.
         """
-        mine, other = (self.schema.num_windows, self.schema.window), (num_windows, window)
-        if mine != other:
-            raise ValueError(
-                f"{what} must have the predictor's {mine[0]} windows of {mine[1]} tokens, "
-                f"got {other[0]} windows of {other[1]} tokens"
-            )
+        if faults := self.schema.says_of(CurveSchema({}, num_windows, window), what):
+            raise ValueError("; ".join(faults))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         config = self.config
         for source in ("backbone", "encoder"):
             path = config["schema"][source]
             if path is not None and Path(path).exists():
+                if _is_own(path):
+                    path = _copied(path, save_directory / BACKBONE_FOLDER)
                 # Kept relative, so that a checkout with the predictor and its backbone can be moved.
                 config["schema"][source] = os.path.relpath(path, save_directory)
         self.save_weights(save_directory)
+        if self.training_texts is not None:
+            save_question_hashes(save_directory, self.training_texts)
         write_json(save_directory / CONFIG_FILE, config)
 
     @classmethod
@@ -171,6 +195,7 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         token: str | bool | None,
         backbone: str | Path | None = None,
         encoder: str | Path | None = None,
+        allow_code: bool = False,
         **_: Any,
     ) -> CurvePredictor:
         if os.path.isdir(model_id):
@@ -184,12 +209,19 @@ class CurvePredictor(nn.Module, ModelHubMixin):
                     force_download=force_download,
                     local_files_only=local_files_only,
                     token=token,
-                    allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, f"{ADAPTER_FOLDER}/*"],
+                    allow_patterns=[
+                        CONFIG_FILE,
+                        WEIGHTS_FILE,
+                        HASHES_FILE,
+                        f"{ADAPTER_FOLDER}/*",
+                        f"{BACKBONE_FOLDER}/*",
+                    ],
                 )
             )
         net = build_predictor(
             read_json(folder / CONFIG_FILE),
             source=str(folder / CONFIG_FILE),
+            allow_code=allow_code,
             locate=lambda schema: replace(
                 schema,
                 backbone=_locate(backbone, schema.backbone, folder),
@@ -199,7 +231,8 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         if not (folder / WEIGHTS_FILE).is_file():
             raise ValueError(f"a predictor folder must hold {WEIGHTS_FILE}, but {folder} does not")
         try:
-            net.load_weights(folder)
+            with torch.device("cpu"):
+                net.load_weights(folder)
         except Exception as error:  # safetensors and torch raise types of their own for a damaged file
             reason = str(error).splitlines()[0]
             raise ValueError(
@@ -209,7 +242,11 @@ class CurvePredictor(nn.Module, ModelHubMixin):
 
 
 def build_predictor(
-    config: Any, *, source: str, locate: Callable[[CurveSchema], CurveSchema] = lambda schema: schema
+    config: Any,
+    *,
+    source: str,
+    locate: Callable[[CurveSchema], CurveSchema] = lambda schema: schema,
+    allow_code: bool = False,
 ) -> CurvePredictor:
     """Make the predictor that a `CurvePredictor.config` describes, with weights yet to be loaded.
 
@@ -217,22 +254,53 @@ def build_predictor(
         config: As read from JSON or a checkpoint.
         source: Where it was read from, for messages.
         locate: Says where the schema's language models are now.
+        allow_code: Take an `architecture` of the form `module:Class`: importing it runs its code.
 
     Raises:
         ValueError: If the config is damaged or names an unknown architecture.
     """
     architecture = config.get("architecture") if isinstance(config, dict) else None
-    if architecture not in ARCHITECTURES:
+    target = ARCHITECTURES.get(architecture) if isinstance(architecture, str) else None
+    if target is None and isinstance(architecture, str) and ":" in architecture:
+        if not allow_code:
+            raise ValueError(
+                f"architecture in {source} is code of your own, {architecture}: it runs only where you allow "
+                "it, load_predictor(…, allow_code=True)"
+            )
+        target = architecture
+    if target is None:
         raise ValueError(
-            f"architecture in {source} must be one of {sorted(ARCHITECTURES)}, got {architecture!r}"
+            f"architecture in {source} must be one of {sorted(ARCHITECTURES)}, got {architecture!r}; "
+            "module:Class for one of your own"
         )
     try:
         schema, settings = CurveSchema(**config["schema"]), dict(config["settings"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{source} must hold a predictor's schema and settings, but {error!r}") from error
-    module, name = ARCHITECTURES[architecture].split(":")
-    predictor: CurvePredictor = getattr(importlib.import_module(module), name)(locate(schema), **settings)
+    module, name = target.split(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"architecture in {source} must be importable, but {error}") from error
+    try:
+        with torch.device("cpu"):  # whatever the caller's default; a predictor is moved as any module
+            predictor: CurvePredictor = kind(locate(schema), **settings)
+    except (TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"settings in {source} must be those of a {architecture}, but {error}") from error
+    predictor.training_record = dict(config.get("training") or {})
     return predictor
+
+
+def _is_own(path: str) -> bool:
+    """Whether a language model lies in a predictor's folder, as `ps-train merge` leaves it."""
+    return Path(path).name == BACKBONE_FOLDER and (Path(path).parent / WEIGHTS_FILE).is_file()
+
+
+def _copied(path: str, target: Path) -> str:
+    """A predictor's own language model goes where the predictor goes, to a hub for instance."""
+    if Path(path).resolve() != target.resolve():
+        shutil.copytree(path, target, dirs_exist_ok=True)
+    return str(target)
 
 
 def _locate(given: str | Path | None, configured: str | None, folder: Path) -> str | None:
@@ -245,7 +313,11 @@ def _locate(given: str | Path | None, configured: str | None, folder: Path) -> s
 
 
 def load_predictor(
-    path: str | Path, *, backbone: str | Path | None = None, encoder: str | Path | None = None
+    path: str | Path,
+    *,
+    backbone: str | Path | None = None,
+    encoder: str | Path | None = None,
+    allow_code: bool = False,
 ) -> CurvePredictor:
     """Load a trained predictor for inference.
 
@@ -254,6 +326,8 @@ def load_predictor(
         backbone: The language model to read questions with, instead of the one named in the config. A
             relative path in the config is looked up from the predictor folder.
         encoder: Likewise for the second language model of a proxy or hybrid predictor.
+        allow_code: Also load a predictor whose config names an architecture of your own, `module:Class`:
+            a `CurvePredictor` that takes the schema and its settings. Importing it runs its code.
 
     Raises:
         ValueError: If the folder, its config or its weights are missing or damaged.
@@ -265,9 +339,29 @@ def load_predictor(
         raise ValueError(f"a predictor must be a folder with {CONFIG_FILE}, but {path} has none")
     try:
         predictor: CurvePredictor = CurvePredictor.from_pretrained(
-            str(path), backbone=backbone, encoder=encoder
+            str(path), backbone=backbone, encoder=encoder, allow_code=allow_code
         )
     except OSError as error:  # a Hub id that does not exist, or no way to the Hub
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"a predictor must be a folder or a Hub id, got {path}: {reason}") from error
     return predictor
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """What a predictor's config.json says, without loading anything else.
+
+    Raises:
+        ValueError: If there is none, or it is none of a predictor.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return load_predictor(path).config  # of a hub, or refused in one sentence
+    config = read_json(folder / CONFIG_FILE)
+    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
+        raise ValueError(f"{folder / CONFIG_FILE} must hold a predictor's schema and settings")
+    schema = config.get("schema")
+    if not isinstance(schema, dict):
+        raise ValueError(f"{folder / CONFIG_FILE} must hold a predictor's schema and settings")
+    for source in ("backbone", "encoder"):
+        schema[source] = _locate(None, schema.get(source), folder)
+    return config

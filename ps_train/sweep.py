@@ -20,6 +20,8 @@ from rich.progress import track
 from rich.table import Table
 
 from ps_alloc.files import atomic_path, write_json
+from ps_train.common.extraction import Extraction
+from ps_train.common.optimization import ScheduleSettings
 from ps_train.curve.data import CurveDataModule
 from ps_train.curve.metrics import flattened_pearson, per_window_pearson
 from ps_train.curve.mlp import CurveMLP
@@ -56,6 +58,8 @@ def sweep_layers(
     val_fraction: float = 0.2,
     seed: int = 0,
     cache: str = "runs/features",
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> list[LayerScore]:
     """Train a predictor for each layer and score it on validation rows of the training table.
 
@@ -72,6 +76,8 @@ def sweep_layers(
         val_fraction: Share of the table's rows to score on; the same for all layers.
         seed: Of the split, the starts and the batches.
         cache: Folder for extracted features.
+        device: Where features are extracted: see `Extraction`.
+        dtype: The type to extract in: see `Extraction`.
 
     Returns:
         One score a layer, in the order given.
@@ -94,14 +100,16 @@ def sweep_layers(
             val_fraction=val_fraction,
             batch_size=batch_size,
             seed=seed,
-            cache=cache,
+            extraction=Extraction(device=device, dtype=dtype, cache=cache),
         )
 
     data([f"{prefix}{layer}" for layer in layers]).setup("fit")  # one forward pass a prompt for all layers
     scores = []
     for layer in track(layers, description="layers", transient=True):
         name = f"{prefix}{layer}"
-        module = CurveMLP([hidden_size], num_members=seeds, dropout=dropout, schedule="cosine")
+        module = CurveMLP(
+            [hidden_size], num_members=seeds, dropout=dropout, schedule=ScheduleSettings("cosine")
+        )
         table = data([name])
         _fit_quietly(module, table, max_epochs, seed)
         scores.append(_score(module, table, name, layer))
@@ -115,6 +123,7 @@ def _fit_quietly(module: CurveMLP, data: CurveDataModule, max_epochs: int, seed:
         trainer = pl.Trainer(
             max_epochs=max_epochs,
             accelerator="auto",
+            devices=1,  # the predictors are small; more devices would start this whole command over in each
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -125,12 +134,12 @@ def _fit_quietly(module: CurveMLP, data: CurveDataModule, max_epochs: int, seed:
 
 
 def _score(module: CurveMLP, data: CurveDataModule, name: str, layer: int) -> LayerScore:
-    table = data.tables["val"]
+    held_out = data.rows["val"].targets
     net = module.net.cpu().eval()
     with torch.inference_mode():
-        members = net.member_logits(net.stack(table.features)).sigmoid().numpy()
-    by_window = np.array([per_window_pearson(curves, table.curves) for curves in members])
-    flattened = np.array([flattened_pearson(curves, table.curves) for curves in members])
+        members = net.member_logits(torch.tensor(held_out["inputs"])).sigmoid().numpy()
+    by_window = np.array([per_window_pearson(curves, held_out["curves"]) for curves in members])
+    flattened = np.array([flattened_pearson(curves, held_out["curves"]) for curves in members])
     return LayerScore(
         feature=name,
         layer=layer,
@@ -153,6 +162,8 @@ def sweep_command(
     max_epochs: int = 15,
     seed: int = 0,
     cache: str = "runs/features",
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> None:
     """Score a predictor for each layer; write `sweep.json` and `sweep.png`, and print a table.
 
@@ -166,6 +177,8 @@ def sweep_command(
         max_epochs: Passes over the training rows.
         seed: Of the split, the starts and the batches.
         cache: Folder for extracted features.
+        device: Where features are extracted, such as cuda:0; auto takes a GPU where there is one.
+        dtype: float32, bfloat16 or float16; auto is float32 on a CPU and bfloat16 elsewhere.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     scores = sweep_layers(
@@ -177,6 +190,8 @@ def sweep_command(
         max_epochs=max_epochs,
         seed=seed,
         cache=cache,
+        device=device,
+        dtype=dtype,
     )
     folder = Path(output)
     settings = {"train": train, "backbone": backbone, "encoder": encoder, "seeds": seeds, "seed": seed}
@@ -192,7 +207,18 @@ def sweep_command(
             f"{score.flattened_pearson:.3f} ± {score.flattened_pearson_std:.3f}",
             style=style,
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"wrote {folder / 'sweep.json'} and {folder / 'sweep.png'}", highlight=False, soft_wrap=True
+    )
+    feature = max(scores, key=lambda score: score.window_pearson).feature
+    console.print(
+        f"next:  ps-train fit --config curve_mlp --data.train {train} --data.features '[{feature}]'",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def parse_layers(text: str) -> list[int]:

@@ -4,20 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ps_alloc import Pacer
+from ps_eval.serve.forecast import Row, grid_of
+from ps_eval.serve.intent import EFFORTS, intent_of
 from ps_eval.serve.metrics import GatewayMetrics
-from ps_eval.serve.prediction import MicroBatcher
-from ps_eval.serve.question import QuestionReader
+from ps_eval.serve.pacing import Account, Accounts, Booking
+from ps_eval.serve.prediction import MicroBatcher, PredictorOverdueError
+from ps_eval.serve.question import NoQuestion, QuestionReader
 from ps_eval.serve.request_body import CompletionRequest
-from ps_eval.serve.usage import completion_tokens, reasoning_tokens
+from ps_eval.serve.usage import Usage, completion_tokens, reasoning_tokens
 
 logger = logging.getLogger(__name__)
 Pace = Literal["granted", "used"]
+INLINE_BYTES = 8192
+"""Bodies up to this size are read on the event loop; longer ones in a thread."""
+MOST_PREDICTED = 16
+"""Prompts of one body that are predicted, evenly chosen: their mean curve decides for all."""
+BY_MEAN_CURVE = frozenset(("follow_up", "tool_turn", "too_long"))
+"""Fallbacks after which the mean curve decides."""
+
+
+@dataclass(frozen=True)
+class AnswerReserve:
+    """What of a client's `max_tokens` is kept for the answer: thinking never takes it all."""
+
+    tokens: int = 24
+    """At least so many."""
+    share: float = 0.1
+    """At least this share."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0 or not 0 <= self.share < 1:
+            raise ValueError(
+                "answer_tokens must be at least 0 and answer_share lie in [0, 1), "
+                f"got {self.tokens} and {self.share}"
+            )
+
+    def room(self, max_tokens: int) -> int:
+        """Tokens that thinking may take: never less than half."""
+        kept = max(self.tokens, math.ceil(self.share * max_tokens))
+        return max_tokens - min(kept, (max_tokens + 1) // 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +62,20 @@ class Grant:
     tokens: int
     """Reasoning tokens of each sequence."""
     sequences: int
-    share: float = 1.0
-    """What `Pacer.charge` returned: for refunds."""
+    account: Account | None = None
+    """Where it is booked; None: nowhere."""
+    booking: Booking | None = None
     fallback: str | None = None
-    """Why the budget is uniform instead of predicted: a key of `FALLBACKS`."""
+    """Why the budget is not predicted: a key of `FALLBACKS`."""
+    thinking: bool = True
+    """False where the client wants none: the body goes on as it is."""
+    price: float | None = None
+    """At which it was decided."""
+    curve: npt.NDArray[np.float64] | None = None
+    """(W,) on which it was decided."""
+    questions: tuple[str, ...] = ()
+    explored: bool = False
+    """Granted the largest budget at random."""
 
     @property
     def total(self) -> int:
@@ -60,6 +105,12 @@ class Budgets:
         reader: QuestionReader,
         predict_timeout: float = 0.5,
         pace: Pace = "granted",
+        reserve: AnswerReserve | None = None,
+        efforts: Mapping[str, int] = EFFORTS,
+        mean: Row | None = None,
+        explore: float = 0.0,
+        by_key: bool = False,
+        name: str = "default",
     ) -> None:
         """Set how budgets are decided.
 
@@ -70,80 +121,174 @@ class Budgets:
             reader: Finds the questions.
             predict_timeout: Seconds after which a request goes on without its prediction.
             pace: Whether the mean of the budgets is held, or that of the tokens really used.
+            reserve: What of `max_tokens` is kept for the answer.
+            efforts: Most thinking tokens at a `reasoning_effort`.
+            mean: What is known of a question that cannot be read; by default nothing.
+            explore: Share of requests that get the largest budget, so that the curves' tails stay seen.
+            by_key: Hold the mean of each client's key apart.
+            name: Of the rule, in metrics and logs.
 
         Raises:
-            ValueError: If the time-out is not above 0.
+            ValueError: If the time-out is not above 0, or `explore` not in [0, 1].
         """
         if not predict_timeout > 0:
             raise ValueError(f"predict_timeout must be above 0, got {predict_timeout}")
-        self.pacer = pacer
+        if not 0 <= explore <= 1:
+            raise ValueError(f"explore must lie in [0, 1], got {explore}")
+        self.name = name
+        self.accounts = Accounts(pacer, by_key=by_key, name=name)
+        self.batcher = batcher
         self._metrics = metrics
-        self._batcher = batcher
         self._reader = reader
         self._predict_timeout = predict_timeout
         self._pace = pace
-        self._uniform = int(pacer.tokens_per_request)
+        self._reserve = reserve or AnswerReserve()
+        self._efforts = efforts
+        self._mean = None if mean is None else np.asarray(mean, dtype=np.float64)
+        self._explore = explore
+        self._warned = False
 
-    async def grant(self, request: CompletionRequest) -> Grant:
-        """Decide a request's budget, never above the client's own limits."""
-        sequences, limit = request.num_sequences, request.token_limit
-        fallback, curve = None, None
-        if self._batcher is not None:
-            curve, fallback = await self._predicted_curve(self._batcher, request)
-        tokens = self._uniform
-        if curve is not None:
+    @property
+    def pacer(self) -> Pacer:
+        """Everybody's."""
+        return self.accounts.pacer
+
+    async def grant(
+        self, request: CompletionRequest, key: str | None = None, key_name: str | None = None
+    ) -> Grant:
+        """Decide a request's budget, never above the client's own limits.
+
+        Args:
+            request: What is asked.
+            key: The client's fingerprint.
+            key_name: Name of the client's key, where it has one.
+        """
+        sequences = request.num_sequences
+        intent = intent_of(request.read, self._efforts)
+        if not intent.thinking:
+            self._metrics.thinking_off.inc()
+            return Grant(0, sequences, thinking=False)
+        account = self.accounts.of(key, key_name)
+        pacer = account.pacer
+        room = None if request.max_tokens is None else self._reserve.room(request.max_tokens)
+        limits = [n for n in (room, request.own_budget, intent.ceiling) if n is not None]
+        limit = min(limits, default=None)
+        fallback, row, booking = None, None, None
+        questions: tuple[str, ...] = ()
+        least = grid_of(pacer, max(1, pacer.min_windows))[-1]
+        if self.batcher is not None and (limit is None or limit > least):
+            row, fallback, questions = await self._predicted(self.batcher, request)
+        curve, use = (row, None) if row is None or row.ndim == 1 else (row[0], row[1])
+        price = pacer.price
+        explored = curve is not None and self._explore > 0 and random.random() < self._explore
+        if explored:
+            assert curve is not None
+            booking = self._explored(account, curve, sequences, limit)
+        elif curve is not None:
             try:
-                tokens = self.pacer.quote(self._affordable(curve, limit)) * self.pacer.window
+                booking = account.decide(curve, use, sequences, limit)
             except ValueError as error:  # a predictor that is not one: NaN, too few windows
-                fallback = _failed(error)
-        tokens = tokens if limit is None else min(limit, tokens)
-        priced = curve is not None and fallback is None
-        share = self.pacer.charge(tokens * sequences, sequences, priced=priced)
+                fallback, curve = _failed(error), None
+        if booking is None:
+            tokens = account.uniform if limit is None else min(limit, account.uniform)
+            booking = account.charge(tokens, sequences)
+        if booking.limited:
+            self._metrics.limited.inc()
         if fallback is not None:
             self._metrics.fallbacks.labels(fallback).inc()
-        self._metrics.granted.observe(tokens)
-        return Grant(tokens, sequences, share, fallback)
+        self._metrics.granted.observe(booking.tokens)
+        return Grant(
+            booking.tokens,
+            sequences,
+            account,
+            booking,
+            fallback,
+            price=price,
+            curve=curve,
+            questions=questions,
+            explored=explored,
+        )
 
-    async def _predicted_curve(
+    def _explored(
+        self, account: Account, curve: npt.NDArray[np.float64], sequences: int, limit: int | None
+    ) -> Booking:
+        pacer = account.pacer
+        budgets = grid_of(pacer, min(len(curve), pacer.max_windows or len(curve)))
+        tokens = int(budgets[-1]) if limit is None else min(limit, int(budgets[-1]))
+        self._metrics.explored.inc()
+        windows = pacer.quote(curve)
+        priced = int(budgets[windows - 1]) if windows else 0
+        self._metrics.explored_tokens.inc(max(0, tokens - priced) * sequences)
+        return account.charge(tokens, sequences)
+
+    async def _predicted(
         self, batcher: MicroBatcher, request: CompletionRequest
-    ) -> tuple[np.ndarray | None, str | None]:
+    ) -> tuple[npt.NDArray[np.float64] | None, str | None, tuple[str, ...]]:
         try:
-            questions = self._reader.questions(request)
+            questions = (
+                self._reader.questions(request)
+                if len(request.raw) <= INLINE_BYTES
+                else await asyncio.to_thread(self._reader.questions, request)
+            )
+        except NoQuestion as none:
+            return (self._mean if none.reason in BY_MEAN_CURVE else None), none.reason, ()
         except Exception:  # text that the tokenizer cannot decode raises types of its own
-            return None, "unreadable"
+            return None, "unreadable", ()
+        asked = questions[:: -(-len(questions) // MOST_PREDICTED)]
         try:
             async with asyncio.timeout(self._predict_timeout):
-                curves = await batcher.curves(questions)
+                curves = await batcher.curves(asked)
         except TimeoutError:
-            return None, "timeout"
+            return None, "timeout", ()
+        except PredictorOverdueError:
+            return None, "overdue", ()
         except asyncio.QueueFull:
-            return None, "queue_full"
+            return None, "queue_full", ()
         except Exception as error:
-            return None, _failed(error)
-        return np.asarray(np.mean(curves, axis=0, dtype=np.float64)), None
+            return None, _failed(error), ()
+        return np.asarray(np.mean(curves, axis=0, dtype=np.float64)), None, tuple(questions)
 
-    def _affordable(self, curve: np.ndarray, limit: int | None) -> np.ndarray:
-        """The curve's part that a client's limit leaves; its last window may be cut."""
-        if limit is None:
-            return curve
-        return curve[: max(1, self.pacer.min_windows, -(-limit // self.pacer.window))]
+    def settle(self, grant: Grant, usage: Usage) -> int | None:
+        """The request was answered; `usage` is the response's own, if it has one.
 
-    def settle(self, grant: Grant, usage: dict[str, Any] | None) -> None:
-        """The request was answered; `usage` is the response's own, if it has one."""
+        Returns:
+            Reasoning tokens that it used; None where that is not known.
+        """
         used = reasoning_tokens(usage)
+        made = completion_tokens(usage)
         if used is not None:
             self._metrics.reasoning.observe(used / grant.sequences)
-            if used > grant.total:
+            if used > grant.total and grant.thinking:
                 self._metrics.over_budget.inc()
-        if self._pace == "used":
+        elif made:
+            self._metrics.uncounted.inc()
+            self._warn_of_uncounted()
+        if self._pace == "used" and grant.account is not None and grant.booking is not None:
             # Without a count of reasoning apart: it was at most all that was generated.
-            used = completion_tokens(usage) if used is None else used
-            if used is not None and used < grant.total:
-                self.pacer.refund(grant.total - used, share=grant.share)
+            spent = used if used is not None else None if made is None else min(made, grant.total)
+            if spent is not None:
+                grant.account.settle(grant.booking, spent)
+        return used
+
+    def raised(self, grant: Grant, tokens: int) -> Grant:
+        """The grant with more tokens: the server takes no fewer."""
+        self.revoke(grant)
+        assert grant.account is not None
+        booking = grant.account.charge(tokens, grant.sequences)
+        return replace(grant, tokens=tokens, booking=booking)
 
     def revoke(self, grant: Grant) -> None:
         """The request came to nothing: neither it nor its tokens count."""
-        self.pacer.refund(grant.total, grant.sequences, grant.share)
+        if grant.account is not None and grant.booking is not None:
+            grant.account.revoke(grant.booking)
+
+    def _warn_of_uncounted(self) -> None:
+        if not self._warned and self._pace == "used":
+            self._warned = True
+            logger.warning(
+                "the upstream does not count reasoning tokens apart (0 or none beside generated ones): "
+                "all generated tokens count as used"
+            )
 
 
 def _failed(error: Exception) -> str:

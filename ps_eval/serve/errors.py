@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 KINDS = {
     400: "invalid_request_error",
+    403: "permission_error",
     404: "invalid_request_error",
     408: "timeout_error",
     413: "invalid_request_error",
+    429: "rate_limit_error",
     502: "upstream_error",
     503: "overloaded_error",
     504: "timeout_error",
@@ -34,6 +36,11 @@ class Refusal(Exception):
 def invalid(message: str) -> Refusal:
     """400: the request cannot be served as it stands."""
     return Refusal(400, "invalid", message)
+
+
+def overloaded(message: str = "too many requests are under way") -> Refusal:
+    """503: later, please."""
+    return Refusal(503, "overloaded", message, {"retry-after": "1"})
 
 
 class ClientDisconnected(Exception):

@@ -13,6 +13,8 @@ OUTCOMES = {
     "rejected": "answered by the upstream with 4xx",
     "failed": "answered by the upstream with 5xx",
     "invalid": "400: malformed, or not servable in this mode",
+    "denied": "403: the route is not open to clients",
+    "limited": "429: the key has as many requests under way as it may",
     "too_large": "413",
     "slow_request": "408: the body did not arrive in time",
     "overloaded": "503: too many requests in flight",
@@ -25,7 +27,11 @@ OUTCOMES = {
 """Values of the label `outcome`."""
 FALLBACKS = {
     "unreadable": "no text in the request that the predictor can read",
+    "follow_up": "a chat's messages are too short to be a question; the mean curve decides",
+    "tool_turn": "a tool's result is to be read; the mean curve decides",
+    "too_long": "the question is longer than the predictor may read; the mean curve decides",
     "timeout": "the prediction was not there in time",
+    "overdue": "a batch takes longer than anybody waits: the predictor was not asked",
     "queue_full": "too many questions waited for the predictor",
     "error": "the predictor failed",
 }
@@ -52,6 +58,23 @@ class GatewayMetrics:
             "enforce budgets.",
             registry=self.registry,
         )
+        self.unbudgeted = self._counter(
+            "unbudgeted", "Requests that a model may think over and that went on without a budget.", "route"
+        )
+        self.thinking_off = self._counter("thinking_off", "Requests whose client wants no thinking.")
+        self.empty_answers = self._counter(
+            "empty_answers", "Responses whose tokens ran out before the first one of an answer.", "route"
+        )
+        self.uncounted = self._counter(
+            "uncounted_reasoning",
+            "Responses whose usage reports 0 reasoning tokens beside generated ones, or none: all count.",
+        )
+        self.limited = self._counter(
+            "client_limited", "Requests whose client's own limit decided: they give no credit."
+        )
+        self.explored = self._counter("explored", "Requests granted the largest budget to explore.")
+        self.explored_tokens = self._counter("explored_tokens", "Tokens granted beyond the priced budget.")
+        self.decisions_lost = self._counter("decisions_lost", "Lines that the decision log could not take.")
         self.granted = self._histogram("granted_tokens", "Budget a sequence, in tokens.", TOKENS)
         self.reasoning = self._histogram(
             "reasoning_tokens", "Reasoning tokens a sequence really used, where usage tells.", TOKENS
@@ -63,7 +86,34 @@ class GatewayMetrics:
         self.upstream_seconds = self._histogram(
             "upstream_seconds", "From sending a request on to the end of its response.", SECONDS
         )
-        self.in_flight = Gauge(f"{PREFIX}_in_flight", "Requests under way.", registry=self.registry)
+        self.first_answer_seconds = self._histogram(
+            "first_answer_seconds", "From sending a stream's request on to its answer's first chunk.", SECONDS
+        )
+        self.in_flight = self._gauge("in_flight", "Requests under way.")
+        self.unread_bodies = self._gauge("unread_bodies", "Requests whose body is still to come.")
+        self.predictor_queue = self._gauge("predictor_queue", "Questions that wait for the predictor.")
+        self.predictor_overdue = self._gauge(
+            "predictor_overdue",
+            "1 while a batch takes longer than anybody waits.",
+        )
+        self.enforced = self._gauge(
+            "enforced",
+            "Whether the upstream obeys budgets: 1, 0, or -1: not known.",
+        )
+        self.enforced.set(-1)
+        self.draining = self._gauge("draining", "1 from a stop signal on.")
+        self.lane_price = Gauge(
+            f"{PREFIX}_lane_price",
+            "Price of a model's rule or of a named key.",
+            ["lane"],
+            registry=self.registry,
+        )
+        self.lane_mean = Gauge(
+            f"{PREFIX}_lane_paced_tokens_mean",
+            "Mean tokens of a model's rule or of a named key.",
+            ["lane"],
+            registry=self.registry,
+        )
         self.price = Gauge(
             f"{PREFIX}_price", "Correct answers a token must buy at present.", registry=self.registry
         )
@@ -71,10 +121,20 @@ class GatewayMetrics:
             f"{PREFIX}_paced_tokens_mean", "Mean tokens a request so far, as paced.", registry=self.registry
         )
 
+        self.priced_mean = self._gauge(
+            "priced_tokens_mean", "Mean tokens since the start of those requests that may move the price."
+        )
+
     def predicted(self, size: int, seconds: float) -> None:
         """A batch of predictions was made."""
         self.prediction_batch.observe(size)
         self.prediction_seconds.observe(seconds)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", text, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=self.registry)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 Curve = npt.NDArray[np.float32]
+
+
+class PredictorOverdueError(Exception):
+    """A batch takes longer than anybody waits: to queue behind it would be in vain."""
+
+
 Predict = Callable[[list[str]], Curve]
 """N questions to (N, W) curves; may be slow, is called from one thread."""
 
@@ -24,6 +32,7 @@ class MicroBatcher:
         wait_seconds: float = 0.002,
         max_batch: int = 8,
         max_queue: int = 1024,
+        overdue_seconds: float = math.inf,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         """Set the batches' size.
@@ -33,6 +42,7 @@ class MicroBatcher:
             wait_seconds: How long the first question of a batch waits for others.
             max_batch: Most questions in one pass.
             max_queue: Most questions that wait; beyond it, `curves` refuses.
+            overdue_seconds: While a batch takes longer, `curves` refuses at once.
             on_batch: Called on the event loop with a batch's size and its seconds.
 
         Raises:
@@ -47,6 +57,8 @@ class MicroBatcher:
         self._wait_seconds = wait_seconds
         self._max_batch = max_batch
         self._on_batch = on_batch
+        self._overdue_seconds = overdue_seconds
+        self._busy_since: float | None = None
         self._queue: asyncio.Queue[tuple[str, asyncio.Future[Curve]]] = asyncio.Queue(max_queue)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._worker: asyncio.Task[None] | None = None
@@ -62,13 +74,26 @@ class MicroBatcher:
             await asyncio.gather(self._worker, return_exceptions=True)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def waiting(self) -> int:
+        """Questions in the queue."""
+        return self._queue.qsize()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the batch under way takes longer than anybody waits."""
+        return self._busy_since is not None and time.monotonic() - self._busy_since > self._overdue_seconds
+
     async def curves(self, questions: Sequence[str]) -> list[Curve]:
         """One (W,) curve a question.
 
         Raises:
+            PredictorOverdueError: If a batch is overdue.
             asyncio.QueueFull: If too many questions wait already.
             Exception: Whatever the predictor raised on one of the questions.
         """
+        if self.overdue:
+            raise PredictorOverdueError
         futures: list[asyncio.Future[Curve]] = []
         try:
             for question in questions:
@@ -92,9 +117,10 @@ class MicroBatcher:
             batch = [(question, future) for question, future in batch if not future.done()]
             if not batch:
                 continue
-            begin = loop.time()
+            begin = self._busy_since = time.monotonic()
             results = await loop.run_in_executor(self._thread, self._predict_each, [q for q, _ in batch])
-            self._on_batch(len(batch), loop.time() - begin)
+            self._busy_since = None
+            self._on_batch(len(batch), time.monotonic() - begin)
             for (_, future), result in zip(batch, results, strict=True):
                 if future.done():
                     continue

@@ -10,7 +10,7 @@ from typing import TypeVar
 import aiohttp
 from starlette.types import Receive, Scope, Send
 
-from ps_eval.serve.errors import ClientDisconnected, Refusal
+from ps_eval.serve.errors import ClientDisconnected, Refusal, overloaded
 from ps_eval.serve.request_body import too_large
 from ps_eval.serve.upstream import Headers, response_headers
 
@@ -19,32 +19,57 @@ BODY_SECONDS = 60.0
 T = TypeVar("T")
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole request body.
+class Bodies:
+    """Request bodies that are being read, and what all of them together may hold."""
 
-    Raises:
-        Refusal: If it is larger than `limit` bytes (413), or does not arrive in time (408).
-        ClientDisconnected: If the client went away first.
-    """
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large(limit)
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnected
-                if part := message.get("body", b""):
-                    parts.append(part)
-                    size += len(part)
-                if size > limit:
-                    raise too_large(limit)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError:
-        raise Refusal(408, "slow_request", f"the body must arrive within {BODY_SECONDS:g} seconds") from None
+    def __init__(self, max_bytes: int, max_held_bytes: int = 2**30) -> None:
+        """Set the bounds.
+
+        Args:
+            max_bytes: Of one body.
+            max_held_bytes: Of all bodies that are not complete yet.
+        """
+        self.max_bytes = max_bytes
+        self._max_held = max(max_held_bytes, max_bytes)
+        self._held = 0
+        self.unread = 0
+        """How many are not complete."""
+
+    async def read(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole request body.
+
+        Raises:
+            Refusal: If it is too large (413), does not arrive in time (408), or others hold too much (503).
+            ClientDisconnected: If the client went away first.
+        """
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            raise too_large(self.max_bytes)
+        parts, size = [], 0
+        self.unread += 1
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnected
+                    if part := message.get("body", b""):
+                        parts.append(part)
+                        size += len(part)
+                        self._held += len(part)
+                    if size > self.max_bytes:
+                        raise too_large(self.max_bytes)
+                    if self._held > self._max_held:
+                        raise overloaded("too many bodies are on their way")
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise Refusal(
+                408, "slow_request", f"the body must arrive within {BODY_SECONDS:g} seconds"
+            ) from None
+        finally:
+            self.unread -= 1
+            self._held -= size
 
 
 async def while_connected(receive: Receive, reply: Reply, work: Awaitable[T]) -> T:
@@ -75,16 +100,37 @@ async def _disconnect(receive: Receive) -> None:
 class Reply:
     """The response to one client: knows whether it has begun, after which nothing can be taken back."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(
+        self, send: Send, *, upstream: str = "", has_origin: bool = False, cors: bool = False
+    ) -> None:
+        """Begin with nothing sent.
+
+        Args:
+            send: The ASGI callable.
+            upstream: The upstream's URL: redirects to it lead back here.
+            has_origin: A browser asks for a page of some origin, and shows it errors only if they allow it.
+            cors: The gateway allows origins itself: what the upstream says of them is dropped.
+        """
+        self._send, self._upstream, self._has_origin, self._cors = send, upstream, has_origin, cors
         self._is_events = False
         self.begun = False
         self.complete = False
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        """The gateway's own, of any response."""
+
+    def head(self, response: aiohttp.ClientResponse, added: Mapping[str, str]) -> Headers:
+        """An upstream's headers as they go to the client."""
+        head = response_headers(response.raw_headers, added, self._upstream)
+        if self._cors:
+            head = [(name, value) for name, value in head if not name.startswith(b"access-control-")]
+        return head
 
     async def begin(self, status: int, headers: Headers, *, events: bool = False) -> None:
         """Send the head."""
-        self.begun, self._is_events = True, events
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self.begun, self._is_events, self.status = True, events, status
+        own = [(name.encode(), value.encode()) for name, value in self.headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *own]})
 
     async def write(self, part: bytes, *, more: bool = True) -> None:
         """Send a part of the body; waits while the client reads more slowly than it is written to."""
@@ -96,6 +142,12 @@ class Reply:
         await self.begin(status, headers)
         await self.write(body, more=False)
 
+    async def json(self, status: int, content: object, headers: Mapping[str, str] | None = None) -> None:
+        """Send a complete response of the gateway's own."""
+        body = json.dumps(content).encode()
+        own = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+        await self.whole(status, [(name.encode(), value.encode()) for name, value in own.items()], body)
+
     async def stream(
         self,
         response: aiohttp.ClientResponse,
@@ -103,8 +155,7 @@ class Reply:
         on_chunk: Callable[[bytes], None] = lambda chunk: None,
     ) -> None:
         """Send an upstream's response on as it arrives."""
-        head = response_headers(response.raw_headers, added)
-        await self.begin(response.status, head, events=is_event_stream(response))
+        await self.begin(response.status, self.head(response, added), events=is_event_stream(response))
         async for chunk in response.content.iter_any():
             on_chunk(chunk)
             await self.write(chunk)
@@ -115,16 +166,14 @@ class Reply:
 
         An event stream gets the error as its last event first, as OpenAI's clients expect.
         """
-        body = json.dumps(refusal.content()).encode()
         if not self.begun:
-            own = {"content-type": "application/json", "content-length": str(len(body))} | refusal.headers
-            head = [(name.encode(), value.encode()) for name, value in own.items()]
-            await self.whole(refusal.status, head, body)
+            allowed = {"access-control-allow-origin": "*"} if self._has_origin and not self._cors else {}
+            await self.json(refusal.status, refusal.content(), allowed | refusal.headers)
         elif self._is_events:
             # An event may have been cut: an empty line ends it.
-            await self.write(b"\n\ndata: " + body + b"\n\n")
+            await self.write(b"\n\ndata: " + json.dumps(refusal.content()).encode() + b"\n\n")
 
 
 def is_event_stream(response: aiohttp.ClientResponse) -> bool:
     """Whether server-sent events come back."""
-    return response.headers.get("Content-Type", "").startswith("text/event-stream")
+    return response.headers.get("Content-Type", "").lower().startswith("text/event-stream")

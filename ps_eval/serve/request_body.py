@@ -6,15 +6,40 @@ Whatever can stay as the client wrote it does: the budget is added before the cl
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
+from pydantic import ValidationError
+
+from ps_eval.serve.bodies import MAX_PROMPTS, Body, Message, own_budget, read_body_fields
 from ps_eval.serve.errors import Refusal, invalid
 
 Prompt = str | list[int]
-MAX_SAMPLES = 16_384
-"""Largest `n`: vLLM's own bound."""
-MAX_TOKENS = ("max_tokens", "max_completion_tokens")
+Dialect = Literal["completions", "chat", "messages", "responses"]
+MAX_SAMPLES = 128
+"""Largest `n` by default: OpenAI's own bound."""
+MAX_BRACKETS = 2**17
+"""Most arrays and objects of a body, those written in its texts included. A reader takes a microsecond for
+each, during which nobody else is served."""
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """What a body may ask for."""
+
+    max_n: int = MAX_SAMPLES
+    """Most samples of a prompt."""
+    max_prompts: int = 256
+    """Most prompts or chats of a body."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.max_prompts > MAX_PROMPTS:
+            raise ValueError(f"max_prompts must be at most {MAX_PROMPTS}, got {self.max_prompts}")
 
 
 @dataclass(frozen=True)
@@ -22,76 +47,141 @@ class CompletionRequest:
     """A request body that asks for one or more sequences."""
 
     raw: bytes
-    fields: dict[str, Any]
-    """`raw`, parsed."""
-    is_chat: bool
-    budget_field: str = "thinking_token_budget"
-    """The field of the body in which the server takes the budget."""
+    """In UTF-8."""
+    read: Body
+    """What was read of it."""
+    dialect: Dialect = "completions"
+    budget_path: tuple[str, ...] = ("thinking_token_budget",)
+    """Where in the body the server takes the budget; empty: nowhere."""
 
     @classmethod
-    def parse(cls, raw: bytes, *, is_chat: bool, budget_field: str) -> CompletionRequest:
+    def parse(
+        cls,
+        raw: bytes,
+        *,
+        is_chat: bool = False,
+        budget_field: str = "",
+        dialect: Dialect | Literal["auto"] | None = None,
+        limits: BodyLimits | None = None,
+    ) -> CompletionRequest:
         """Read a body.
 
+        Args:
+            raw: JSON in UTF-8, -16 or -32, with a mark of its order or without.
+            is_chat: Short for the dialects `chat` and `completions`.
+            budget_field: Dotted path of the budget; empty where the server takes none.
+            dialect: Whose fields it has; `auto`: a chat where it has messages.
+            limits: What it may ask for.
+
         Raises:
-            Refusal: If it is not a JSON object, its budget is no number of tokens, or `n` is beyond bounds.
+            Refusal: If it is not a JSON object, its budget is no number of tokens, or it asks for too much.
         """
-        try:
-            fields = json.loads(raw.decode("utf-8"))
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-            raise invalid(f"the body must be valid JSON in UTF-8, but {_reason(error)}") from None
-        if not isinstance(fields, dict):
-            raise invalid(f"the body must be a JSON object, got {_json_kind(fields)}")
-        own = fields.get(budget_field)
+        limits = limits or BodyLimits()
+        path = tuple(budget_field.split(".")) if budget_field else ()
+        raw, read, wrong = _read(raw, path or (" none",))
+        for error in wrong:
+            if error["type"] == "too_long":
+                raise invalid(f"{error['loc'][0]} must hold at most {error['ctx']['max_length']} items")
+        if dialect == "auto":
+            is_chat, dialect = read.messages is not None, None
+        request = cls(raw, read, dialect or ("chat" if is_chat else "completions"), path)
+        for name in ("n", "best_of"):
+            if (samples := getattr(read, name)) is not None and samples > limits.max_n:
+                raise invalid(f"{name} must be at most {limits.max_n}, got {samples}")
+        if (count := max(len(request.prompts), len(request.chats))) > limits.max_prompts:
+            raise invalid(f"a body must ask for at most {limits.max_prompts} prompts, got {count}")
+        own = own_budget(read, path) if path else None
         if own is not None and (not isinstance(own, int) or isinstance(own, bool)):
             raise invalid(f"{budget_field} must be a whole number of tokens, got {_json_kind(own)}")
-        samples = fields.get("n")
-        if isinstance(samples, int) and samples > MAX_SAMPLES:
-            raise invalid(f"n must be at most {MAX_SAMPLES}, got {samples}")
-        return cls(raw, fields, is_chat, budget_field)
+        if own is not None and own < -1:
+            raise invalid(f"{budget_field} must be at least 0, or -1 for no limit, got {own}")
+        return request
 
     @property
+    def is_chat(self) -> bool:
+        """Whether it holds messages."""
+        return self.dialect != "completions"
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """The whole body."""
+        return dict(json.loads(self.raw))
+
+    @property
+    def stream(self) -> bool:
+        """Whether events are asked for."""
+        return bool(self.read.stream)
+
+    @cached_property
     def prompts(self) -> list[Prompt]:
         """Texts or token ids of a completion request: one, or each of a list. Empty for a chat."""
-        prompt = None if self.is_chat else self.fields.get("prompt")
+        prompt = None if self.is_chat else self.read.prompt
         if isinstance(prompt, str):
             return [prompt]
-        if not isinstance(prompt, list) or not prompt:
+        if not prompt:
             return []
-        return [prompt] if isinstance(prompt[0], int) else prompt
+        if isinstance(prompt[0], int):
+            return [prompt]
+        return prompt
+
+    @cached_property
+    def chats(self) -> list[list[Message]]:
+        """Messages of a chat request: one chat, or each of a batch; what the system says comes first."""
+        read = self.read
+        messages: Any = read.messages
+        if self.dialect == "responses":
+            messages = (
+                [Message(role="user", content=read.input)] if isinstance(read.input, str) else read.input
+            )
+        if not self.is_chat or not messages:
+            return []
+        system = read.system if self.dialect == "messages" else read.instructions
+        before = [Message(role="system", content=system)] if system else []
+        if isinstance(messages[0], list):
+            return [before + list(chat) for chat in messages]
+        return [before + list(messages)]
 
     @property
     def num_sequences(self) -> int:
         """Sequences asked for: prompts × samples a prompt."""
-        samples = self.fields.get("n")
-        valid = isinstance(samples, int) and not isinstance(samples, bool) and samples > 0
-        return max(1, len(self.prompts)) * (samples if valid else 1)  # type: ignore[operator]
+        samples = [n for n in (self.read.n, self.read.best_of) if n is not None]
+        return max(1, len(self.prompts), len(self.chats)) * max([1, *samples])
 
     @property
     def max_tokens(self) -> int | None:
         """Most generated tokens a sequence, as the client wants it; None where it does not say."""
-        limits = [self.fields.get(name) for name in MAX_TOKENS]
-        return min((n for n in limits if isinstance(n, int) and n >= 0), default=None)
+        read = self.read
+        limits = (read.max_tokens, read.max_completion_tokens, read.max_output_tokens)
+        return min((n for n in limits if n is not None and n >= 0), default=None)
 
     @property
-    def token_limit(self) -> int | None:
-        """The fewest tokens among the client's own limits; None where it sets none."""
-        own = self.fields.get(self.budget_field)
-        limits = [self.max_tokens, None if own is None or own < 0 else own]  # -1: no limit, for vLLM
-        return min((n for n in limits if n is not None), default=None)
+    def own_budget(self) -> int | None:
+        """The client's own value in the budget's field; None where it sets none or no limit (-1)."""
+        own = own_budget(self.read, self.budget_path) if self.budget_path else None
+        return own if isinstance(own, int) and own >= 0 else None
 
-    def with_budget(self, tokens: int) -> bytes:
-        """The body with a budget; untouched where the client's own is not larger."""
-        own = self.fields.get(self.budget_field)
-        if own is not None and 0 <= own <= tokens:
+    def with_budget(self, tokens: int, beside: Mapping[str, Any] | None = None) -> bytes:
+        """The body with a budget, and what must stand beside it.
+
+        Untouched where the client's own budget is not larger, or the server takes none.
+        """
+        path, own = self.budget_path, self.own_budget
+        if not path or (own is not None and own <= tokens):
             return self.raw
-        if self.budget_field in self.fields:
-            return json.dumps({**self.fields, self.budget_field: tokens}).encode()
+        if "own_budget" in self.read.model_fields_set:
+            fields = dict(self.fields)
+            inner = fields
+            for name in path[:-1]:
+                inner[name] = dict(inner.get(name) or {})
+                inner = inner[name]
+            inner.update({**(beside or {}), path[-1]: tokens})
+            return json.dumps(fields).encode()
+        value: Any = tokens
+        for depth, name in enumerate(reversed(path[1:])):
+            value = {**((beside or {}) if depth == 0 else {}), name: value}
         head = self.raw.rstrip()[:-1].rstrip()
-        comma = "," if self.fields else ""
-        return head + f'{comma}"{self.budget_field}":{tokens}}}'.encode()
+        comma = "" if head == b"{" else ","
+        return head + f"{comma}{json.dumps(path[0])}:{json.dumps(value)}}}".encode()
 
 
 def too_large(limit: int) -> Refusal:
@@ -99,8 +189,36 @@ def too_large(limit: int) -> Refusal:
     return Refusal(413, "too_large", f"the body must not be larger than {limit} bytes")
 
 
-def _reason(error: Exception) -> str:
-    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+def _read(raw: bytes, path: tuple[str, ...]) -> tuple[bytes, Body, list[Any]]:
+    if raw.count(b"[") + raw.count(b"{") > MAX_BRACKETS:
+        raise invalid(f"the body must hold at most {MAX_BRACKETS} arrays and objects")
+    try:
+        encoding = json.detect_encoding(raw)
+        if encoding != "utf-8":  # as json.loads, which servers call, takes them
+            raw = raw.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
+    except ValueError as error:
+        raise _not_json(error) from None
+    try:
+        read, wrong = read_body_fields(raw, path)
+        return raw.strip(b" \t\r\n"), read, wrong
+    except ValidationError:
+        pass  # pydantic's reader is stricter than json.loads: half an emoji is an error to it
+    try:
+        fields = json.loads(raw.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise _not_json(error) from None
+    if not isinstance(fields, dict):
+        raise invalid(f"the body must be a JSON object, got {_json_kind(fields)}")
+    try:
+        read, wrong = read_body_fields(fields, path)
+    except ValidationError:
+        raise invalid(f"{path[0]} must be an object, got {_json_kind(fields.get(path[0]))}") from None
+    return raw.strip(b" \t\r\n"), read, wrong
+
+
+def _not_json(error: Exception) -> Refusal:
+    reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return invalid(f"the body must be valid JSON in UTF-8, but {reason}")
 
 
 def _json_kind(value: object) -> str:

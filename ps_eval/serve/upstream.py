@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -27,6 +28,12 @@ KEEP_ALIVE_SECONDS = 3.0
 MAX_STALE = 4
 """Pooled connections tried for one request. The upstream may close one just as it is taken (a busy machine
 makes it likely); without a byte of response the request is sent again, as browsers and Go do."""
+RESEND_SECONDS = 0.05
+"""After so long the upstream may have worked on a request: it is not sent twice, but for GET and HEAD."""
+MAX_HEADER_BYTES, MAX_HEADERS = 2**16, 1000
+"""Of an upstream's response: several times what servers and proxies send."""
+OWN_HEADERS = b"x-ps-"
+"""The gateway's own: those of another gateway behind this one are not passed on beside them."""
 
 
 class Upstream:
@@ -71,6 +78,9 @@ class Upstream:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             read_bufsize=2**18,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
             trace_configs=[tracing],
         )
 
@@ -100,6 +110,10 @@ class Upstream:
             raise invalid("the request target must be a path")
         try:
             async with await self._open(method, self.name + target, headers, body) as response:
+                if not 200 <= response.status < 600:
+                    raise Refusal(
+                        502, "failed", f"the upstream server answered with status {response.status}"
+                    )
                 yield response
         except aiohttp.ServerTimeoutError as error:
             raise self._refusal(
@@ -107,6 +121,9 @@ class Upstream:
             ) from None
         except aiohttp.ClientConnectorError as error:
             raise self._refusal(502, "unreachable", "the upstream server cannot be reached", error) from None
+        except aiohttp.ClientResponseError as error:
+            message = "the upstream server's answer is not HTTP, or its headers are too large"
+            raise self._refusal(502, "failed", message, error) from None
         except (aiohttp.ClientError, ConnectionError) as error:
             message = "the upstream server broke the connection before its answer was complete"
             raise self._refusal(502, "unreachable", message, error) from None
@@ -117,7 +134,7 @@ class Upstream:
         """The response's head. A connection that turns out to have been closed while idle is no failure."""
         assert self._session is not None
         for _ in range(MAX_STALE):
-            connection = SimpleNamespace(reused=False)
+            connection = SimpleNamespace(reused=False, since=0.0)
             try:
                 return await self._session.request(
                     method,
@@ -130,17 +147,23 @@ class Upstream:
             except aiohttp.ClientConnectorError:
                 raise
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if not connection.reused:
+                late = time.monotonic() - connection.since > RESEND_SECONDS
+                if not connection.reused or (late and method not in ("GET", "HEAD")):
                     raise
         raise aiohttp.ServerDisconnectedError
 
-    async def is_reachable(self) -> bool:
-        """Whether it answers at all, and soon."""
+    async def state(self) -> str:
+        """`reachable`, `failing` where it answers that it is ill, as vLLM does when its engine has died, or
+        `unreachable`.
+        """
         try:
-            async with asyncio.timeout(self._connect_timeout), self.send("GET", "/health", [], b""):
-                return True
+            async with (
+                asyncio.timeout(self._connect_timeout),
+                self.send("GET", "/health", [], b"") as response,
+            ):
+                return "reachable" if response.status < 500 else "failing"
         except (Refusal, TimeoutError):
-            return False
+            return "unreachable"
 
     def _refusal(self, status: int, outcome: str, message: str, error: Exception) -> Refusal:
         logger.warning("upstream %s: %s (%s)", self.name, message, type(error).__name__)
@@ -148,7 +171,7 @@ class Upstream:
 
 
 async def _note_reuse(session: object, context: SimpleNamespace, parameters: object) -> None:
-    context.trace_request_ctx.reused = True
+    context.trace_request_ctx.reused, context.trace_request_ctx.since = True, time.monotonic()
 
 
 def request_headers(headers: Headers) -> list[tuple[str, str]]:
@@ -156,11 +179,23 @@ def request_headers(headers: Headers) -> list[tuple[str, str]]:
     return [(name.decode("latin-1"), _text(value)) for name, value in _end_to_end(headers, SET_HERE)]
 
 
-def response_headers(headers: Iterable[tuple[bytes, bytes]], added: Mapping[str, str]) -> Headers:
-    """An upstream's headers as they are sent back, and the gateway's own."""
-    kept = [(name.lower(), value) for name, value in headers]
+def response_headers(
+    headers: Iterable[tuple[bytes, bytes]], added: Mapping[str, str], upstream: str = ""
+) -> Headers:
+    """An upstream's headers as they are sent back, and the gateway's own.
+
+    A redirect to the upstream itself becomes one to the same path of the gateway.
+    """
+    kept = [(name.lower(), value) for name, value in headers if not name.lower().startswith(OWN_HEADERS)]
+    if origin := upstream.encode():
+        kept = [(name, _without(origin, value) if name == b"location" else value) for name, value in kept]
     own = [(name.encode(), value.encode()) for name, value in added.items()]
     return _end_to_end(kept, frozenset()) + own
+
+
+def _without(origin: bytes, location: bytes) -> bytes:
+    rest = location.removeprefix(origin)
+    return rest or b"/" if rest != location and rest[:1] in (b"", b"/", b"?") else location
 
 
 def _end_to_end(headers: Headers, without: frozenset[bytes]) -> Headers:

@@ -1,34 +1,19 @@
-"""What a response says of the tokens it took, read without touching it."""
+"""What a response's `usage` says of the tokens it took."""
 
 from __future__ import annotations
 
 import json
-from collections import deque
 from typing import Any
 
-TAIL_CHUNKS = 8
-"""Chunks kept of a stream's end: usage is in its last events."""
+MOST_TOKENS = 10**9
+"""Beyond it a count is none: nothing generates so many tokens for one request."""
+DETAILS = ("completion_tokens_details", "output_tokens_details")
+"""Where reasoning tokens are counted: by `/v1/chat/completions`, by `/v1/responses`."""
+
+Usage = dict[str, Any] | None
 
 
-class StreamTail:
-    """The end of an event stream."""
-
-    def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque(maxlen=TAIL_CHUNKS)
-
-    def add(self, chunk: bytes) -> None:
-        """The next bytes."""
-        self._chunks.append(chunk)
-
-    def usage(self) -> dict[str, Any] | None:
-        """The last `usage` in it, if any."""
-        for line in reversed(b"".join(self._chunks).splitlines()):
-            if line.startswith(b"data:") and b'"usage"' in line and (usage := usage_of(line[5:])):
-                return usage
-        return None
-
-
-def usage_of(body: bytes) -> dict[str, Any] | None:
+def usage_of(body: bytes) -> Usage:
     """The `usage` of a JSON response, if it has one."""
     try:
         usage = json.loads(body).get("usage")
@@ -37,16 +22,28 @@ def usage_of(body: bytes) -> dict[str, Any] | None:
     return usage if isinstance(usage, dict) else None
 
 
-def reasoning_tokens(usage: dict[str, Any] | None) -> int | None:
-    """Reasoning tokens of all sequences together; None where the server does not count them apart."""
-    details = (usage or {}).get("completion_tokens_details")
-    return _count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
+def reasoning_tokens(usage: Usage) -> int | None:
+    """Reasoning tokens of all sequences together; None where the server does not count them apart.
+
+    A 0 beside generated tokens says nothing: vLLM counts only after a `<think>` that was *generated*, and
+    where the chat template opens it, reports 0 of however many.
+    """
+    usage = usage or {}
+    details: dict[str, Any] = next((usage[name] for name in DETAILS if isinstance(usage.get(name), dict)), {})
+    counted = _count(details.get("reasoning_tokens"))
+    if counted is None:
+        counted = _count(usage.get("reasoning_tokens"))  # SGLang
+    return None if counted == 0 and completion_tokens(usage) else counted
 
 
-def completion_tokens(usage: dict[str, Any] | None) -> int | None:
+def completion_tokens(usage: Usage) -> int | None:
     """All generated tokens together, the answer's included."""
-    return _count((usage or {}).get("completion_tokens"))
+    usage = usage or {}
+    counted = _count(usage.get("completion_tokens"))
+    return _count(usage.get("output_tokens")) if counted is None else counted
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value <= MOST_TOKENS and value == int(value) else None

@@ -8,7 +8,9 @@ from typing import Any
 import numpy.typing as npt
 
 from ps_train.budget.budgets import load_budgets
-from ps_train.common.text_data import TextDataModule, TextRows
+from ps_train.common.rows import Rows
+from ps_train.common.text_data import TextDataModule
+from ps_train.curve.data import schema_of
 
 
 class BudgetDataModule(TextDataModule):
@@ -26,17 +28,16 @@ class BudgetDataModule(TextDataModule):
     """
 
     def __init__(
-        self, backbone: str, window: int | None = None, skip_malformed: bool = False, **settings: Any
+        self,
+        backbone: str | None = None,
+        window: int | None = None,
+        skip_malformed: bool = False,
+        **settings: Any,
     ) -> None:
         super().__init__(backbone, **settings)
         self._given_window, self.skip_malformed = window, skip_malformed
-        self._windows: dict[str, int] = {}
 
-    def window(self, name: str) -> int:
-        """Tokens a window of the budgets in `rows[name]`."""
-        return self._windows["train" if name == "val" and self.paths["val"] is None else name]
-
-    def read(self, name: str, path: str) -> TextRows:
+    def read(self, name: str, path: str) -> Rows:
         """Queries with `budgets` (N,) int64 and, where the file has them, `curves` (N, W) float32."""
         labelled = name != "predict"
         data = load_budgets(path, skip_malformed=self.skip_malformed, labelled=labelled)
@@ -45,12 +46,12 @@ class BudgetDataModule(TextDataModule):
             sys.stderr.write(
                 f"{path}: skipped {len(data.malformed)} of {total} lines as malformed; {data.malformed[0]}\n"
             )
+        schema = schema_of(None, {}, {"backbone": self.backbone})
         if not labelled:
-            return TextRows(data.ids, data.queries)
+            return Rows(data.ids, data.queries, schema=schema)
         if self._given_window is not None:
             data = data.in_windows(self._given_window)
-        self._windows[name] = data.window
         targets: dict[str, npt.NDArray[Any]] = {"budgets": data.budgets}
         if data.curves is not None:
             targets["curves"] = data.curves
-        return TextRows(data.ids, data.queries, targets)
+        return Rows(data.ids, data.queries, targets, schema, source={"window": str(data.window)})

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+import torchmetrics.functional as F
 from torch import Tensor
 
 from ps_train.curve.metrics import CurveRows, FloatArray
@@ -18,17 +19,21 @@ from ps_train.curve.metrics import CurveRows, FloatArray
 
 def mean_absolute_error(predicted: FloatArray, needed: FloatArray) -> float:
     """Mean |predicted − needed|, tokens."""
-    return float(np.abs(predicted - needed).mean())
+    return float(F.mean_absolute_error(*_tensors(predicted, needed)))
 
 
 def root_mean_squared_error(predicted: FloatArray, needed: FloatArray) -> float:
     """Root of the mean squared difference, tokens."""
-    return float(np.sqrt(((predicted - needed) ** 2).mean()))
+    return float(F.mean_squared_error(*_tensors(predicted, needed), squared=False))
 
 
 def mean_absolute_percentage_error(predicted: FloatArray, needed: FloatArray) -> float:
     """Mean |predicted − needed| / needed, as a fraction (0.1 is ten percent)."""
-    return float((np.abs(predicted - needed) / needed).mean())
+    return float(F.mean_absolute_percentage_error(*_tensors(predicted, needed)))
+
+
+def _tensors(*arrays: FloatArray) -> list[Tensor]:
+    return [torch.from_numpy(np.ascontiguousarray(array, np.float64)) for array in arrays]
 
 
 def underrun_rate(given: FloatArray, needed: FloatArray) -> float:

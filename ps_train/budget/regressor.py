@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,77 +12,68 @@ from torch import Tensor
 
 from ps_alloc import Allocation
 from ps_alloc.files import write_json
-from ps_train.budget.data import BudgetDataModule
 from ps_train.budget.metrics import BudgetQuality, underrun_rate
 from ps_train.budget.net import LEVELS, BudgetNet
 from ps_train.budget.targets import Loss, Space
+from ps_train.common.heads import HeadSettings
 from ps_train.common.lora_backbone import LoraSettings
 from ps_train.common.lora_module import LoraModule
+from ps_train.common.optimization import LoraOptimizerSettings, ScheduleSettings
+from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextBatch
 from ps_train.common.text_predictor import TextPredictor
-from ps_train.predictor import CurveSchema
+from ps_train.curve.predictions import write_curves
+from ps_train.schema import CurveSchema
 
 BUDGETS_FILE = "budgets.json"
 
 
 class BudgetRegressor(LoraModule):
-    """Trains a `BudgetNet` on a `BudgetDataModule`, and calibrates it on the validation queries.
+    """Trains a `BudgetNet`, and calibrates it on the validation queries.
+
+    Batches hold `input_ids` and `attention_mask` (B, L), `budgets` (B,) and `rows` (B,).
 
     Args:
         lora: What of the language model runs and is trained.
-        hidden_sizes: Widths of the head's hidden layers: linear, LayerNorm, ReLU and dropout each.
-        dropout: Share of hidden units dropped in training.
+        head: The network on top: linear, LayerNorm, ReLU and dropout for each hidden layer.
         loss: `huber`: one number, a mean that large errors pull less; `pinball`: quantiles at `levels`, which
             do not cross; `bins`: a distribution over at most `num_bins` bins, by cross-entropy.
         space: Errors are measured in `tokens`, or in their `log`: shares. Bins need neither.
         delta: Where the Huber loss turns linear: tokens, or logarithms.
         levels: Levels of the quantiles, also of those read off the bins.
         num_bins: Most bins.
-        lr: AdamW's peak step size of the adapters.
-        head_lr: Likewise of the head; `lr` where it is not given.
-        weight_decay: Decoupled (AdamW).
-        warmup_steps: Optimizer steps of linear warm-up.
-        schedule: After the warm-up: `constant`, or `linear` or `cosine` to zero over the fit.
+        optimizer: Step sizes and weight decay.
+        schedule: How the step sizes change.
         underrun_rates: Shares of queries that may be given less than they need: `test` measures what each
             brings, `predict` writes the budgets.
-        predictor: A predictor folder to start from: its weights and settings replace those given here.
-        adapter: Adapters to start from: a predictor folder of another kind, on the same language model and
-            with the same `lora`.
-        frozen_cache: Folder in which to keep what the blocks below the first adapted one make of each text
-            (`lora.layers`): they then run once for each text instead of in every epoch. Takes D numbers a
-            token.
+        predictor: See `LoraModule`.
+        adapter: See `LoraModule`.
+        frozen_cache: See `LoraModule`.
     """
 
     architecture = BudgetNet.architecture
+    learns = ("budgets",)
     net: BudgetNet
     quality: BudgetQuality
 
     def __init__(
         self,
         lora: LoraSettings = LoraSettings(),  # noqa: B008  # frozen; jsonargparse shows the defaults
-        hidden_sizes: list[int] = [1024, 256],  # noqa: B006  # jsonargparse shows the default; never mutated
-        dropout: float = 0.1,
+        head: HeadSettings = HeadSettings([1024, 256], 0.1),  # noqa: B008
         loss: Loss = "huber",
         space: Space = "tokens",
         delta: float = 1000.0,
         levels: list[float] = LEVELS,
         num_bins: int = 16,
-        lr: float = 2e-4,
-        head_lr: float | None = None,
-        weight_decay: float = 0.01,
-        warmup_steps: int = 500,
-        schedule: Literal["constant", "linear", "cosine"] = "linear",
-        underrun_rates: list[float] = [0.1, 0.3, 0.5],  # noqa: B006
+        optimizer: LoraOptimizerSettings = LoraOptimizerSettings(),  # noqa: B008
+        schedule: ScheduleSettings = ScheduleSettings("linear"),  # noqa: B008
+        underrun_rates: list[float] = [0.1, 0.3, 0.5],  # noqa: B006  # jsonargparse shows the default
         predictor: str | None = None,
         adapter: str | None = None,
         frozen_cache: str | None = None,
     ) -> None:
-        super().__init__(
-            lora, lr, head_lr, weight_decay, warmup_steps, schedule, predictor, adapter, frozen_cache
-        )
-        self.net_settings: dict[str, Any] = {
-            "hidden_sizes": hidden_sizes,
-            "dropout": dropout,
+        super().__init__(lora, head, optimizer, schedule, predictor, adapter, frozen_cache)
+        self.target_settings: dict[str, Any] = {
             "loss": loss,
             "space": space,
             "delta": delta,
@@ -91,32 +82,31 @@ class BudgetRegressor(LoraModule):
         }
         self.underrun_rates = underrun_rates
 
-    @property
-    def budget_data(self) -> BudgetDataModule:
-        """The budgets this module is used on.
+    def build(self, rows: Rows) -> BudgetNet:
+        """A network that knows the training budgets' scales and, where there are any, curves.
 
-        Raises:
-            ValueError: If the trainer has another kind of data module.
+        The largest budget there is may stand among the validation queries alone.
         """
-        data = self.data
-        if not isinstance(data, BudgetDataModule):
-            raise ValueError(f"data must be a BudgetDataModule, got {type(data).__name__}")
-        return data
-
-    def build(self) -> BudgetNet:
-        """A network that knows the training budgets' scales and, where there are any, curves."""
-        data = self.budget_data
-        train, val = (data.rows[name].targets for name in ("train", "val"))
-        window, budgets, curves = data.window("train"), train["budgets"], train.get("curves")
-        most = int(max(budgets.max(), val["budgets"].max())) // window
-        num_windows = most if curves is None else curves.shape[1]
-        schema = CurveSchema({}, num_windows, window, backbone=data.backbone)
+        held_out = self.rows.get("val")
+        budgets, curves = rows.targets["budgets"], rows.targets.get("curves")
+        window = int(rows.source.get("window", "1"))
+        most = int(budgets.max())
+        if held_out is not None:
+            most = max(most, int(held_out.targets["budgets"].max()))
+        num_windows = most // window if curves is None else curves.shape[1]
+        models = (
+            {}
+            if rows.schema is None
+            else {
+                "backbone": rows.schema.backbone,
+                "identities": rows.schema.identities,
+            }
+        )
+        schema = CurveSchema({}, num_windows, window, **models)
         net = BudgetNet(
-            schema,
-            self.lora,
-            data.format,
-            **self.net_settings,
-            num_calibration=len(data.rows["val"]),
+            **{**self.net_arguments(rows), "schema": schema},
+            **self.target_settings,
+            num_calibration=0 if held_out is None else len(held_out),
             has_curves=curves is not None,
         )
         net.head.fit_target(torch.from_numpy(budgets))
@@ -132,6 +122,15 @@ class BudgetRegressor(LoraModule):
         assert isinstance(net, BudgetNet)
         super().adopt(net)
         self.quality = BudgetQuality(net.window, net.levels)
+
+    def check_rows(self, name: str) -> None:
+        """Refuse budgets in other windows than those the predictor was trained on."""
+        super().check_rows(name)
+        found = self.rows[name].source.get("window") if name in self.rows else None
+        if found is not None and int(found) != self.net.window:
+            raise ValueError(
+                f"the {name} budgets must have the predictor's window, {self.net.window} tokens, got {found}"
+            )
 
     def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
         """The target's loss."""
@@ -154,7 +153,7 @@ class BudgetRegressor(LoraModule):
         figures = super().report(name)
         predicted, needed = figures["predicted"], figures["needed"]
         if name == "val":
-            size = len(self.budget_data.rows["val"])
+            size = len(self.rows["val"]) if "val" in self.rows else int(figures["rows"].max()) + 1
             self.net.keep_calibration(figures["rows"], predicted, needed, size)
             return figures
         for rate in self.underrun_rates:
@@ -163,7 +162,7 @@ class BudgetRegressor(LoraModule):
                 f"underrun_rate_at_{rate:g}": underrun_rate(given, needed.numpy()),
                 f"mean_tokens_at_{rate:g}": float(given.mean()),
             }
-            self.log_dict({f"{name}/{key}": value for key, value in brought.items()}, sync_dist=True)
+            self.log_dict({f"{name}/{key}": value for key, value in brought.items()})
         return figures
 
     def predictions(self, outputs: Tensor) -> Tensor:
@@ -171,19 +170,19 @@ class BudgetRegressor(LoraModule):
         tokens = self.net.tokens_of(outputs)
         return torch.cat([tokens, self.net.curves_of(outputs).to(tokens)], dim=1)
 
-    def write_predictions(self, folder: Path, predictions: Tensor) -> None:
-        """Write `budgets.json`, `predictions.npy` and an allocation a rate (docs/formats.md)."""
+    def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
+        """Write `budgets.json`, predicted curves and an allocation a rate (docs/formats.md)."""
         width = 1 + len(self.net.levels)
         tokens, curves = predictions[:, :width], predictions[:, width:]
-        ids, window = self.data.rows["predict"].ids, self.net.window
+        ids = list(self.rows["predict"].ids) if "predict" in self.rows else None
+        window = self.net.window
         given = {f"{rate:g}": self.net.budgets_at(tokens, rate) for rate in self.underrun_rates}
-        super().write_predictions(folder, curves)
+        written = write_curves(folder, curves.numpy().astype(np.float32), self.net.schema, self.rows)
         for rate, budgets in given.items():
             total = int(budgets.sum())
             method = f"underrun-{rate}"
-            Allocation(budgets // window, window, total, total, method, ids=ids).save(
-                folder / "allocations" / f"{method}.json"
-            )
+            written.append(folder / "allocations" / f"{method}.json")
+            Allocation(budgets // window, window, total, total, method, ids=ids).save(written[-1])
         write_json(
             folder / BUDGETS_FILE,
             {
@@ -195,6 +194,7 @@ class BudgetRegressor(LoraModule):
                 "tokens": {rate: budgets.tolist() for rate, budgets in given.items()},
             },
         )
+        return [folder / BUDGETS_FILE, *written]
 
 
 def mean_curves(curves: npt.NDArray[np.float32], windows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -68,6 +68,7 @@ class _ScaledTarget(BudgetTarget):
 
     def _fit_scale(self, budgets: Tensor) -> Tensor:
         """The training budgets in units."""
+        budgets = budgets.to(self.centre.device)
         values = self._values(budgets)
         self.centre.copy_(values.median())
         spread = values.std(correction=0)
@@ -101,8 +102,7 @@ class PointTarget(_ScaledTarget):
 
     def fit(self, budgets: Tensor) -> Tensor:
         """Start at the median."""
-        self._fit_scale(budgets)
-        return torch.zeros(1)
+        return torch.zeros(1).to(self._fit_scale(budgets))
 
     def loss(self, outputs: Tensor, budgets: Tensor) -> Tensor:
         """Huber loss in the target's units, which keeps its minimiser."""
@@ -135,7 +135,7 @@ class QuantileTarget(_ScaledTarget):
     def fit(self, budgets: Tensor) -> Tensor:
         """Start at the training budgets' own quantiles."""
         units = self._fit_scale(budgets)
-        start = torch.quantile(units, torch.tensor(self.levels))
+        start = torch.quantile(units, units.new_tensor(self.levels))
         steps = start.diff().clamp(min=1e-2)
         return torch.cat([start[:1], torch.log(torch.expm1(steps))])  # the inverse of softplus
 
@@ -188,12 +188,12 @@ class BinTarget(BudgetTarget):
 
     def fit(self, budgets: Tensor) -> Tensor:
         """Choose the edges; start at the bins' shares of the training budgets."""
-        budgets = budgets.float()
+        budgets = budgets.to(self.edges)
         upper = budgets.unique()
         step = upper[1] - upper[0] if len(upper) > 1 else upper[0]
         lowest = (upper[:1] - step).clamp(min=0)
         if len(upper) > self.num_outputs:
-            shares = torch.linspace(0, 1, self.num_outputs + 1)[1:]
+            shares = torch.linspace(0, 1, self.num_outputs + 1, device=budgets.device)[1:]
             upper = torch.quantile(budgets, shares, interpolation="higher").unique()
         edges = torch.cat([lowest, upper])
         empty = self.num_outputs - len(upper)

@@ -14,36 +14,56 @@ from safetensors.numpy import save_file
 
 from ps_alloc.files import atomic_path
 from ps_train.common.features import Features, extract_features, layer_name
-from ps_train.common.loading import load_backbone, resolve_model
+from ps_train.common.identity import model_identity
+from ps_train.common.loading import load_backbone, load_tokenizer
+from ps_train.common.prompts import encode_prompts
 from ps_train.feature_file import fits_float16
 
 CHUNK_ROWS = 256
 """Questions a chunk: what a kill can cost, and what processes divide among themselves."""
 
-CONTENT_SUFFIXES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
-"""Of the files in a model's folder that decide its hidden states."""
-
 
 class FeatureCache:
     """The hidden states of one list of questions under one backbone, in chunks of `CHUNK_ROWS` questions.
 
+    The key is all that they depend on (`state_key`). Chunks are files of their own, moved into place whole,
+    so that machines that share a disk can share the work.
+
     Args:
-        root: The cache's folder; each (backbone, questions) pair gets its own folder inside.
+        root: The cache's folder; each key gets its own folder inside.
         backbone: What `load_backbone` takes.
         questions: N question texts.
+        dtype: What the language model computes in.
+        max_length: Most tokens of a prompt; None for no limit but the model's.
+
+    Raises:
+        ValueError: If a prompt is longer.
     """
 
-    def __init__(self, root: str | Path, backbone: str | Path, questions: Sequence[str]) -> None:
-        self.backbone, self.questions = backbone, list(questions)
-        key = json.dumps([fingerprint(backbone), self.questions])
-        self.folder = Path(root) / hashlib.sha256(key.encode()).hexdigest()[:16]
+    def __init__(
+        self,
+        root: str | Path,
+        backbone: str | Path,
+        questions: Sequence[str],
+        *,
+        dtype: torch.dtype = torch.float32,
+        max_length: int | None = None,
+    ) -> None:
+        self.backbone, self.questions, self.dtype = backbone, list(questions), dtype
+        prompts = encode_prompts(load_tokenizer(backbone), self.questions)
+        for row, prompt in enumerate(prompts):
+            if max_length is not None and len(prompt) > max_length:
+                raise ValueError(
+                    f"a prompt must have at most {max_length} tokens, got {len(prompt)} in row {row}"
+                )
+        self.folder = Path(root) / state_key(backbone, prompts, dtype)
 
     def extract(
         self,
         layers: Sequence[int],
         *,
         batch_size: int = 32,
-        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
         rank: int = 0,
         world_size: int = 1,
     ) -> Iterator[int]:
@@ -59,7 +79,9 @@ class FeatureCache:
             path = self._chunk(start)
             missing = [layer for layer in layers if layer_name(layer) not in _names(path)]
             if missing:
-                model, tokenizer = loaded = loaded or load_backbone(self.backbone, dtype=dtype)
+                if loaded is None:
+                    loaded = load_backbone(self.backbone, dtype=self.dtype, device=device)
+                model, tokenizer = loaded
                 found = extract_features(model, questions, missing, batch_size, tokenizer=tokenizer)
                 tensors = {
                     name: values.astype(np.float16 if fits_float16(values) else np.float32)
@@ -105,11 +127,16 @@ def _read(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         return {name: file.get_tensor(name) for name in names}
 
 
-def fingerprint(backbone: str | Path) -> list[object]:
-    """Names the backbone's content: new weights or prompts in the same folder must not meet old features."""
-    path = Path(resolve_model(backbone))
-    if not path.exists():
-        return [str(backbone)]  # a Hub id
-    # The weights, whatever their format, and with the tokenizer and its chat template what sets the prompts.
-    files = sorted(f for f in path.iterdir() if f.suffix in CONTENT_SUFFIXES) if path.is_dir() else [path]
-    return [str(path.resolve()), [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]]
+def state_key(
+    backbone: str | Path, tokens: Sequence[Sequence[int]], dtype: torch.dtype, blocks: int | None = None
+) -> str:
+    """The folder of kept states: a hash of all that they depend on.
+
+    The model's content (with the commit of a Hub id), the tokens (so the texts, the template and the date
+    that a template may write), the type computed in and, where a file holds one layer only, how many blocks
+    ran.
+    """
+    digest = hashlib.sha256(json.dumps([model_identity(backbone), str(dtype), blocks]).encode())
+    for ids in tokens:
+        digest.update(np.asarray([len(ids), *ids], np.int64).tobytes())
+    return digest.hexdigest()[:16]

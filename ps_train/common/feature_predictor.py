@@ -19,7 +19,8 @@ from ps_train.predictor import CurvePredictor, CurveSchema
 class FeaturePredictor(CurvePredictor):
     """A predictor of accuracy curves: features of a question in, W probabilities out.
 
-    Subclasses give `forward` from concatenated features (B, D) to logits (B, W).
+    Subclasses give `forward` from concatenated features (B, D) to outputs (B, K), and say in `curves_of` what
+    those mean where they are not curve logits.
     """
 
     def __init__(self, schema: CurveSchema) -> None:
@@ -32,8 +33,12 @@ class FeaturePredictor(CurvePredictor):
         self._language_dtype = dtype
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Concatenated features (B, D) to curve logits (B, W)."""
+        """Concatenated features (B, D) to outputs (B, K): curve logits, where K is W."""
         raise NotImplementedError
+
+    def curves_of(self, outputs: Tensor) -> Tensor:
+        """Accuracy curves (B, W) in [0, 1] from outputs (B, K)."""
+        return outputs.sigmoid()
 
     def predict_curves(
         self, x: Sequence[str] | Mapping[str, npt.ArrayLike], *, batch_size: int = 1024
@@ -51,6 +56,19 @@ class FeaturePredictor(CurvePredictor):
             ValueError: If a feature is missing or has another width, holds NaN, or there are questions but no
                 backbone.
         """
+        outputs = self.predict_outputs(x, batch_size=batch_size)
+        if not len(outputs):
+            return np.empty((0, self.schema.num_windows), np.float32)
+        return self.curves_of(outputs).float().cpu().numpy()
+
+    def predict_outputs(
+        self, x: Sequence[str] | Mapping[str, npt.ArrayLike], *, batch_size: int = 1024
+    ) -> Tensor:
+        """The outputs (N, K) of questions or ready features, as `predict_curves` takes them.
+
+        Raises:
+            ValueError: As `predict_curves`.
+        """
         features = x if isinstance(x, Mapping) else self._extract(x)
         inputs = self.stack(features)
         was_training = self.training
@@ -58,11 +76,10 @@ class FeaturePredictor(CurvePredictor):
         try:
             with torch.inference_mode():
                 device = self.mean_curve.device
-                batches = [self(part.to(device)).sigmoid().cpu() for part in inputs.split(batch_size)]
+                batches = [self(part.to(device)).float() for part in inputs.split(batch_size)]
         finally:
             self.train(was_training)
-        empty = torch.empty(0, self.schema.num_windows)
-        return torch.cat([empty, *batches]).float().numpy()
+        return torch.cat(batches)
 
     def stack(self, features: Mapping[str, npt.ArrayLike]) -> Tensor:
         """Concatenate named features in the schema's order, checked: float32 (N, D).

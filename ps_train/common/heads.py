@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def keeping_type(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What `fn` does to a tensor but for its type."""
+
+    def kept(tensor: Tensor) -> Tensor:
+        moved = fn(tensor)
+        return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+    return kept
 
 
 def spread_of(inputs: Tensor) -> Tensor:
@@ -16,24 +29,43 @@ def spread_of(inputs: Tensor) -> Tensor:
     return torch.where(spread > 1e-6, spread, torch.inf)
 
 
+@dataclass(frozen=True)
+class HeadSettings:
+    """The network on top of a language model's state."""
+
+    hidden_sizes: list[int] = field(default_factory=list)
+    """Widths of the hidden layers; none for a linear head."""
+    dropout: float = 0.0
+    """Share of units dropped in training."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if any(width < 1 for width in self.hidden_sizes):
+            faults.append(f"head.hidden_sizes must be positive, got {self.hidden_sizes}")
+        if not 0 <= self.dropout < 1:
+            faults.append(f"head.dropout must lie in [0, 1), got {self.dropout}")
+        if faults:
+            raise ValueError("; ".join(faults))
+
+
 class StateHead(nn.Sequential):
-    """Centred and scaled states (B, D) to (B, outputs): linear, or with one hidden layer.
+    """Centred and scaled states (B, D) to (B, outputs): linear, or with hidden layers.
 
     Args:
         in_features: D.
         out_features: Outputs.
-        hidden_size: Width of the hidden layer; 0 for none.
+        hidden_sizes: Widths of the hidden layers.
         dropout: Share of inputs and hidden units dropped in training.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, hidden_size: int = 0, dropout: float = 0.0
+        self, in_features: int, out_features: int, hidden_sizes: Sequence[int] = (), dropout: float = 0.0
     ) -> None:
         layers: list[nn.Module] = [Standardise(in_features), nn.Dropout(dropout)]
         width = in_features
-        if hidden_size:
-            layers += [nn.Linear(in_features, hidden_size), nn.ReLU(), nn.Dropout(dropout)]
-            width = hidden_size
+        for hidden in hidden_sizes:
+            layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout)]
+            width = hidden
         super().__init__(*layers, nn.Linear(width, out_features))
 
     def start_at(self, outputs: Tensor) -> None:

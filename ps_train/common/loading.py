@@ -6,25 +6,29 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ps_train.common.blocks import text_decoder
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def resolve_model(path: str | Path) -> str:
     """A language model's path: `package:<name>/<file>` is a file of an installed Python package.
 
     Raises:
-        ValueError: If the package is not installed or lacks the file.
+        ValueError: If the package is not installed or lacks the file, or the path leaves the package.
     """
     scheme, _, inside = str(path).partition(":")
     if scheme != "package":
         return str(path)
     name, _, file = inside.partition("/")
+    if not name.isidentifier() or ".." in Path(file).parts or Path(file).is_absolute():
+        raise ValueError(f"a package's file must be package:<name>/<file> without dots before it, got {path}")
     spec = importlib.util.find_spec(name)  # finds it without running its code
     if spec is None or spec.origin is None:
         raise ValueError(f"{path} needs the package {name}, which is not installed")
@@ -53,7 +57,8 @@ def load_backbone(
     tokenizer = load_tokenizer(path)
     with _loading(path) as source:
         model = AutoModel.from_pretrained(**source, dtype=dtype)
-    return text_decoder(model).to(device).eval().requires_grad_(False), tokenizer
+    decoder: nn.Module = text_decoder(model).to(device)  # type: ignore[arg-type]  # its decorator hides `self`
+    return cast(PreTrainedModel, decoder.eval().requires_grad_(False)), tokenizer
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

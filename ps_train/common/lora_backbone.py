@@ -29,6 +29,7 @@ from ps_train.common.blocks import (
     states_before,
     transformer_blocks,
 )
+from ps_train.common.heads import keeping_type
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,12 @@ class LoraBackbone(nn.Module):
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.register_state_dict_post_hook(_keep_adapters)
         self.register_load_state_dict_pre_hook(_keep_frozen_weights)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move, or turn the frozen weights to another type; adapters stay float32."""
+        adapters = {id(value) for name, value in self.named_parameters() if _is_adapter(name)}
+        kept = keeping_type(fn)
+        return super()._apply(lambda value: kept(value) if id(value) in adapters else fn(value), recurse)
 
     def _check_layers(self, total: int) -> None:
         last = total if self.settings.num_layers is None else self.settings.num_layers

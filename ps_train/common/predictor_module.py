@@ -2,59 +2,80 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from ps_alloc.files import atomic_path
+from ps_train.common.optimization import OptimizerSettings, ScheduleSettings, make_optimizer
+from ps_train.common.prediction_writer import PredictionWriter
+from ps_train.common.rows import Rows
+from ps_train.common.text_batches import TextFormat
 from ps_train.curve.metrics import CurveRows
-from ps_train.predictor import CurvePredictor, build_predictor, load_predictor
+from ps_train.predictor import CurvePredictor, build_predictor, load_predictor, read_config
+from ps_train.schema import CurveSchema
 
 Batch = Any
 """A mapping of names to tensors of B rows; `rows` (B,) are their numbers in the data set."""
+
+STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
+"""What these modules train under; docs/multi_gpu.md says why not the others."""
 
 
 class PredictorModule(pl.LightningModule):
     """A LightningModule around a `CurvePredictor`.
 
-    The predictor comes from the training data (`fit`), from the checkpoint, or from `predictor`. Subclasses
-    give `architecture`, `has_training_data`, `build`, `outputs`, `scored`, `predictions` and their training
-    step.
+    It learns what the data are from `attach_rows`, which the data modules call; with plain data loaders their
+    user does. The predictor comes from the training rows (`fit`), from the checkpoint, or from `predictor`.
+    Subclasses give `architecture`, `build`, `outputs`, `loss`, `scored` and `predictions`.
+
+    What is dropped in a step is drawn from torch's stream, whose place checkpoints keep: a run that is killed
+    goes on exactly.
 
     Args:
+        optimizer: Step sizes and weight decay.
+        schedule: How the step sizes change.
         predictor: A predictor folder to start from.
     """
 
     architecture: str
+    reads: tuple[str, ...]
+    """What the predictor reads of a batch, as `Rows.targets` name it; `tokens` for texts."""
+    learns: tuple[str, ...]
+    """What else a batch must hold to train and judge it by."""
     net: CurvePredictor
     quality: CurveRows
 
-    def __init__(self, predictor: str | None) -> None:
+    def __init__(
+        self, optimizer: OptimizerSettings, schedule: ScheduleSettings, predictor: str | None
+    ) -> None:
         super().__init__()
-        self.predictor = predictor
-        self.predicted = CurveRows()
+        self.optimizer, self.schedule, self.predictor = optimizer, schedule, predictor
+        self.rows: dict[str, Rows] = {}
+        """What was attached, by `train`, `val`, `test` and `predict`."""
+        self.held_out: dict[str, Tensor] = {}
+        """`predicted` and `measured` of the validation rows, as last measured."""
+        # Figures are those of all processes already: there is nothing to reduce.
+        warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
+        # Batches of rows carry their numbers themselves.
+        warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
 
     # --- what subclasses say --------------------------------------------------------------------------------
 
-    @property
-    def has_training_data(self) -> bool:
-        """Whether the data module has read the training rows."""
-        raise NotImplementedError
-
-    def build(self) -> CurvePredictor:
+    def build(self, rows: Rows) -> CurvePredictor:
         """The untrained predictor for the training rows."""
         raise NotImplementedError
 
     def adopt(self, net: Any) -> None:
         """Take over a predictor; subclasses make `self.quality` here."""
         self.net = net
-
-    def check_data(self, name: str) -> None:
-        """Refuse evaluation data that the predictor was not made for; subclasses know how."""
 
     def outputs(self, batch: Batch, name: str) -> Tensor:
         """What the predictor makes of a batch of the data set `name`, (B, …) float32."""
@@ -68,39 +89,190 @@ class PredictorModule(pl.LightningModule):
         """What `predict` writes of each row, (B, …)."""
         raise NotImplementedError
 
-    def write_predictions(self, folder: Path, predictions: Tensor) -> None:
-        """Write all rows' predictions (N, …) in the order of the data: curves, as `predictions.npy`."""
-        with atomic_path(folder / "predictions.npy") as path:
-            np.save(path, predictions.numpy().astype(np.float32))
+    def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
+        """Write all rows' predictions (N, …) in the order of the data; returns the files."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, as torch's optimizers take it."""
+        return [{"params": [p for p in self.net.parameters() if p.requires_grad]}]
+
+    # --- the data -------------------------------------------------------------------------------------------
+
+    def attach_rows(self, name: str, rows: Rows) -> None:
+        """Know the rows of `name`: `train` (needed to fit), `val`, `test` or `predict`.
+
+        Raises:
+            ValueError: If they lack what the module reads or learns from.
+        """
+        held = {*rows.targets, *(["tokens"] if len(rows.tokens) else [])}
+        needed = [*self.reads, *(self.learns if name != "predict" else ())]
+        if missing := [part for part in needed if part not in held]:
+            raise ValueError(
+                f"{type(self).__name__} needs {' and '.join(needed)} of each question, but the {name} rows "
+                f"have no {' and '.join(missing)}: other data modules give them"
+            )
+        self.rows[name] = rows
+
+    def expected(self) -> tuple[CurveSchema, TextFormat | None] | None:
+        """What the predictor reads that `predictor` or the checkpoint brings; None where neither is given."""
+        path = self.trainer.ckpt_path
+        if self.predictor is not None:
+            config = read_config(self.predictor)
+        elif path is not None and Path(path).is_file():
+            config = torch.load(path, map_location="cpu", weights_only=True).get("predictor", {})
+        else:
+            return None
+        text = config["settings"].get("text")
+        return CurveSchema(**config["schema"]), None if text is None else TextFormat(**text)
+
+    def check_rows(self, name: str) -> None:
+        """Refuse rows that the predictor was not made for.
+
+        Raises:
+            ValueError: If features, budgets, language models or the served model are others.
+        """
+        rows = self.rows.get(name)
+        if rows is None or rows.schema is None:
+            return
+        if faults := self.net.schema.says_of(rows.schema, f"the {name} rows"):
+            raise ValueError("; ".join(faults))
 
     # --- building -------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse what these modules do not train under.
+
+        Raises:
+            ValueError: If the strategy shards parameters, or the precision has no room for them.
+        """
+        strategy = type(self.trainer.strategy).__name__
+        if strategy not in STRATEGIES:
+            raise ValueError(
+                f"trainer.strategy must be auto or one of ddp, ddp_spawn, ddp_fork, got {strategy}: what is "
+                "trained is small, and a sharded frozen model would mix types in one parameter"
+            )
+        if str(self.trainer.precision) == "16-true":
+            raise ValueError(
+                "trainer.precision must be 32-true, bf16-mixed, 16-mixed or bf16-true, got 16-true: float16 "
+                "weights lose small steps"
+            )
 
     def configure_model(self) -> None:
         """Build the predictor once the data are known; a checkpoint brings its own description."""
         if hasattr(self, "net"):
             return
-        if self.predictor is not None:
-            self._adopt(load_predictor(self.predictor))
-        elif self.has_training_data:
-            self._adopt(self.build())
+        fits = self.trainer.state.fn == "fit"
+        with born_on_cpu():
+            if self.predictor is not None:
+                self._adopt(self._load())
+            elif fits and "train" in self.rows:
+                self._adopt(self.build(self.rows["train"]))
+            elif fits and self.trainer.ckpt_path is None:
+                raise ValueError(
+                    "the module must know the training rows: give a data module of this project, or call "
+                    "module.attach_rows('train', rows)"
+                )
+
+    def _load(self) -> CurvePredictor:
+        assert self.predictor is not None
+        given = next((rows.schema for rows in self.rows.values() if rows.schema is not None), None)
+        models = {
+            name: path
+            for name in ("backbone", "encoder")
+            if given is not None and (path := getattr(given, name)) is not None
+        }
+        return load_predictor(self.predictor, **models)
 
     def _adopt(self, net: CurvePredictor) -> None:
         if net.architecture != self.architecture:
             raise ValueError(f"predictor must be a {self.architecture}, got {net.architecture}")
-        self.adopt(net)
+        self.adopt(net.train())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe the predictor beside its weights."""
+        """Keep what the weights are: predictor, settings, held-out predictions, random streams."""
         checkpoint["predictor"] = self.net.config
+        checkpoint["settings"] = self._settings()
+        checkpoint["held_out"] = dict(self.held_out)
+        checkpoint["random"] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"optimizer": asdict(self.optimizer), "schedule": asdict(self.schedule)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the predictor the checkpoint describes where the data have not."""
-        if not hasattr(self, "net"):
-            self._adopt(build_predictor(checkpoint["predictor"], source="the checkpoint"))
+        """Build the predictor the checkpoint describes where the data have not; go on as it went.
 
-    def export(self, folder: Path) -> None:
-        """Write the predictor folder `<folder>/predictor/`."""
+        Raises:
+            ValueError: If it is no checkpoint of such a module, or a fit is to go on with other settings.
+        """
+        if "predictor" not in checkpoint:
+            raise ValueError("ckpt_path must be a checkpoint of a predictor's fit, got one of something else")
+        if not hasattr(self, "net"):
+            with born_on_cpu():
+                self._adopt(build_predictor(checkpoint["predictor"], source="the checkpoint"))
+        if self.trainer.state.fn != "fit":
+            return
+        kept = {**checkpoint.get("settings", {}), **checkpoint["predictor"]["settings"]}
+        own = {**self._settings(), **self.net.config["settings"]}
+        for name, value in kept.items():
+            if name != "num_calibration" and own.get(name, value) != value:
+                raise ValueError(
+                    f"a fit that goes on keeps its settings: {name} must be {value} as in the checkpoint, "
+                    f"got {own[name]}"
+                )
+        if (state := checkpoint.get("random")) is not None:
+            torch.set_rng_state(state["cpu"])
+            if self.trainer.strategy.root_device.type == "cuda" and "cuda" in state:
+                torch.cuda.set_rng_state(state["cuda"], self.trainer.strategy.root_device)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As any module; without a predictor there is nothing to fill.
+
+        Strategies that train in processes of their own (`ddp_spawn`) hand the weights back to a module that
+        never built one.
+        """
+        if not hasattr(self, "net"):
+            return None
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def export(self, folder: Path) -> Path:
+        """Write the predictor folder `<folder>/predictor/`; returns it."""
+        learned = [self.rows[name] for name in ("train", "val") if name in self.rows]
+        if learned and self.trainer.state.fn == "fit":
+            self.net.training_texts = [text for rows in learned for text in rows.texts]
+            self.net.training_record = {
+                "served_model": self.net.schema.served_model,
+                **{
+                    name: learned[0].source[name]
+                    for name in ("grader", "answer")
+                    if name in learned[0].source
+                },
+                "budgets": list(self.net.schema.budgets),
+                "num_questions": len(self.net.training_texts),
+            }
         self.net.save_pretrained(folder / "predictor")
+        return folder / "predictor"
+
+    def next_command(self, folder: Path) -> str:
+        """What to do with a predictor that was just exported to `folder`."""
+        schema = self.net.schema
+        model = "MODEL" if schema.served_model == "unknown" else schema.served_model
+        budget = schema.budgets[(len(schema.budgets) - 1) // 2]
+        return (
+            f"ps-eval answer --questions QUESTIONS.jsonl --model {model} --predictor {folder} "
+            f"--budget {budget} --output answers.jsonl"
+        )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, scheduled by the step."""
+        total = self.trainer.estimated_stepping_batches
+        return make_optimizer(self.parameter_groups(), self.optimizer, self.schedule, total)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Write what `predict` makes."""
+        return [PredictionWriter()]
 
     # --- validating, testing, predicting --------------------------------------------------------------------
 
@@ -115,7 +287,7 @@ class PredictorModule(pl.LightningModule):
 
     def _start(self, name: str) -> None:
         self.require_net()
-        self.check_data(name)
+        self.check_rows(name)
         self.quality.reset()
 
     def _evaluate(self, batch: Batch, name: str) -> None:
@@ -123,11 +295,22 @@ class PredictorModule(pl.LightningModule):
         self.quality.update(batch["rows"], predicted, measured)
 
     def report(self, name: str) -> dict[str, Tensor]:
-        """Log `quality`'s figures that are numbers as `<name>/<figure>`; all of them are returned."""
+        """Log `quality`'s figures that are numbers as `<name>/<figure>`; all of them are returned.
+
+        They are figures of all processes together: the same in each, so none is reduced.
+        """
         figures: dict[str, Tensor] = self.quality.compute()
-        scalars = {f"{name}/{key}": value for key, value in figures.items() if value.ndim == 0}
-        self.log_dict(scalars, sync_dist=True)
+        scalars = {f"{name}/{key}": float(value) for key, value in figures.items() if value.ndim == 0}
+        self.log_dict(scalars)
         return figures
+
+    def on_fit_start(self) -> None:
+        """Refuse training rows that a given predictor was not made for."""
+        self.require_net()
+        self.check_rows("train")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+        raise NotImplementedError
 
     def on_validation_epoch_start(self) -> None:  # noqa: D102
         self._start("val")
@@ -137,6 +320,12 @@ class PredictorModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:  # noqa: D102
         self.report("val")
+        rows, predicted, measured = self.quality.seen
+        self.held_out = {
+            "rows": torch.from_numpy(rows),
+            "predicted": torch.from_numpy(predicted),
+            "measured": torch.from_numpy(measured),
+        }
 
     def on_test_epoch_start(self) -> None:  # noqa: D102
         self._start("test")
@@ -149,16 +338,24 @@ class PredictorModule(pl.LightningModule):
 
     def on_predict_epoch_start(self) -> None:  # noqa: D102
         self.require_net()
-        self.predicted.reset()
+        self.check_rows("predict")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The batch's predictions (B, …)."""
-        predictions = self.predictions(self.outputs(batch, "predict"))
-        self.predicted.update(batch["rows"], predictions, predictions)
-        return predictions
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The batch's row numbers (B,) and predictions (B, …)."""
+        return {"rows": batch["rows"], "predictions": self.predictions(self.outputs(batch, "predict"))}
 
-    def on_predict_epoch_end(self) -> None:
-        """Write every row once and in order, whatever the number of processes."""
-        _, predictions, _ = self.predicted.compute()
-        if self.trainer.is_global_zero:
-            self.write_predictions(Path(self.trainer.default_root_dir), torch.from_numpy(predictions))
+
+@contextmanager
+def born_on_cpu() -> Iterator[None]:
+    """Make tensors on the CPU in float32, whatever device and type Lightning builds modules in.
+
+    What a predictor learns from its training rows (scales, edges, curves) is computed there and then; the
+    strategy moves the module to its device afterwards.
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

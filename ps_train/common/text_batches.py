@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,7 +29,7 @@ class TextFormat:
     template: str = QUESTION
     """What the language model reads: `{question}` stands for the text."""
     max_length: int = 512
-    """Most tokens of a text; what is longer loses its end."""
+    """Most tokens of a text; what is longer loses its middle: how it begins and what it asks both stay."""
 
     def __post_init__(self) -> None:
         if QUESTION not in self.template:
@@ -39,16 +40,35 @@ class TextFormat:
     def encode(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
         """One list of token ids a text, without padding; special tokens as the tokenizer adds them.
 
+        A template that writes the token that begins a text itself does not get it twice. How many texts were
+        too long is told in a warning.
+
         Raises:
             ValueError: If a text gives no token.
         """
         if not texts:
             return []
         prompts = [self.template.replace(QUESTION, text) for text in texts]
-        tokens: list[list[int]] = tokenizer(prompts, truncation=True, max_length=self.max_length)["input_ids"]
+        # Length is this method's business: the tokenizer's own advice knows another limit.
+        tokens: list[list[int]] = tokenizer(prompts, truncation=False, verbose=False)["input_ids"]
+        begins = tokenizer.bos_token_id
+        too_long = 0
         for row, ids in enumerate(tokens):
             if not ids:
                 raise ValueError(f"a text must give at least one token, got {texts[row]!r} in row {row}")
+            if begins is not None and ids[:2] == [begins, begins]:
+                ids = ids[1:]
+            if len(ids) > self.max_length:
+                too_long += 1
+                end = self.max_length // 2
+                ids = ids[: self.max_length - end] + ids[len(ids) - end :]
+            tokens[row] = ids
+        if too_long:
+            warnings.warn(
+                f"{too_long} of {len(texts)} texts are longer than max_length, {self.max_length} tokens: "
+                "their middle is left out",
+                stacklevel=2,
+            )
         return tokens
 
 

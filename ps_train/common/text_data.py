@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from ps_train.common.loading import load_tokenizer
-from ps_train.common.split import split_faults, validation_rows
+from ps_train.common.rows import Rows, module_of
+from ps_train.common.split import refuse_overlap, split_faults, validation_rows
 from ps_train.common.text_batches import (
     QUESTION,
     LengthBatches,
@@ -22,33 +20,7 @@ from ps_train.common.text_batches import (
     TextFormat,
     TextLoader,
 )
-
-
-@dataclass(frozen=True)
-class TextRows:
-    """N texts and what is known of them."""
-
-    ids: list[str]
-    texts: list[str]
-    targets: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
-    """Name to an array of N rows; batches carry them under the same names."""
-
-    def __post_init__(self) -> None:
-        for name, values in {**self.targets, "ids": np.array(self.ids)}.items():
-            if len(values) != len(self.texts):
-                raise ValueError(f"{name} must have one row a text ({len(self.texts)}), got {len(values)}")
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, rows: npt.NDArray[np.bool_]) -> TextRows:
-        """The rows where the mask is true."""
-        index = np.flatnonzero(rows)
-        return TextRows(
-            [self.ids[i] for i in index],
-            [self.texts[i] for i in index],
-            {name: values[index] for name, values in self.targets.items()},
-        )
+from ps_train.schema import CurveSchema
 
 
 class TextDataModule(pl.LightningDataModule):
@@ -60,18 +32,21 @@ class TextDataModule(pl.LightningDataModule):
 
     Args:
         backbone: The language model whose tokenizer reads the texts, and which is trained on them: a folder,
-            a `.gguf` file or a Hub id.
+            a `.gguf` file or a Hub id. The predictor's own where one is given (`model.predictor`).
         train: Where the training texts are.
         val: Where the validation texts are; held out of the training texts where it is not given.
         test: Where the test texts are.
         predict: What `predict` reads; the test texts where it is not given.
-        template: What the language model reads; `{question}` stands for the text.
-        max_length: Most tokens of a text; what is longer loses its end.
-        val_fraction: Share of the training texts held out for validation.
+        template: What the language model reads; `{question}` stands for the text. The predictor's own where
+            one is given, else the text alone.
+        max_length: Most tokens of a text; what is longer loses its middle. The predictor's own where one is
+            given, else 512.
+        val_fraction: Share of the training texts held out for validation; equal texts stay together.
         fold: Which share it is, 0 … `1/val_fraction - 1`, of a shuffle that depends on `seed` alone.
         batch_size: Rows in one forward pass of training, over all processes.
         eval_batch_size: Likewise where nothing is trained.
         seed: Shuffles the rows and splits off the validation rows.
+        allow_overlap: Take validation and test texts that are training texts too.
 
     Raises:
         ValueError: If a setting is out of range; all faults in one sentence.
@@ -79,18 +54,19 @@ class TextDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        backbone: str,
+        backbone: str | None = None,
         train: str | None = None,
         val: str | None = None,
         test: str | None = None,
         predict: str | None = None,
-        template: str = QUESTION,
-        max_length: int = 512,
+        template: str | None = None,
+        max_length: int | None = None,
         val_fraction: float = 0.1,
         fold: int = 0,
         batch_size: int = 32,
         eval_batch_size: int = 64,
         seed: int = 0,
+        allow_overlap: bool = False,
     ) -> None:
         super().__init__()
         faults = split_faults(val_fraction, fold)
@@ -100,18 +76,21 @@ class TextDataModule(pl.LightningDataModule):
         if faults:
             raise ValueError("; ".join(faults))
         self.paths = {"train": train, "val": val, "test": test, "predict": predict or test}
-        self.backbone, self.format = backbone, TextFormat(template, max_length)
+        self.backbone = backbone
+        self._given = {"template": template, "max_length": max_length}
+        self.format = TextFormat(template or QUESTION, 512 if max_length is None else max_length)
         self.val_fraction, self.fold, self.seed = val_fraction, fold, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.rows: dict[str, TextRows] = {}
+        self.allow_overlap = allow_overlap
+        self.rows: dict[str, Rows] = {}
         """What was read so far, by `train`, `val`, `test` and `predict`."""
         self._datasets: dict[str, TextDataset] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._training: LengthBatches | None = None
         self._resume = {"epoch": -1, "given": 0}
 
-    def read(self, name: str, path: str) -> TextRows:
-        """The texts at `path`.
+    def read(self, name: str, path: str) -> Rows:
+        """The texts at `path`, their targets and, where the file says, what a predictor of them predicts.
 
         Args:
             name: `train`, `val`, `test` or `predict`; the last may lack targets.
@@ -119,25 +98,65 @@ class TextDataModule(pl.LightningDataModule):
         """
         raise NotImplementedError
 
+    def schema(self) -> CurveSchema:
+        """What a predictor for the rows read so far reads and predicts.
+
+        Raises:
+            ValueError: If nothing was read that says so.
+        """
+        for rows in self.rows.values():
+            if rows.schema is not None:
+                return rows.schema
+        raise ValueError("data must be set up before they have a schema: call setup(stage)")
+
     def setup(self, stage: str) -> None:
-        """Read and tokenise what `stage` needs."""
-        for name in {"fit": ["train", "val"], "validate": ["train", "val"]}.get(stage, [stage]):
-            if name in self.rows:
-                continue
-            path = self.paths[name]
-            if path is None and name != "val":
-                raise ValueError(f"data.{name} must be given for this command, got none")
-            if path is not None:
-                self.rows[name] = self.read(name, path)
-            else:
-                held_out = validation_rows(len(self.rows["train"]), self.val_fraction, self.fold, self.seed)
-                train = self.rows["train"]
-                self.rows["train"], self.rows["val"] = train.take(~held_out), train.take(held_out)
+        """Read and tokenise what `stage` needs, and let the module know it."""
+        module = module_of(self)
+        if module is not None and (expected := module.expected()) is not None:
+            own, text = expected
+            self.backbone = self.backbone or own.backbone
+            if text is not None:
+                given = {name: value for name, value in self._given.items() if value is not None}
+                self.format = replace(text, **given)
+        names = {"fit": ["train", "val"], "validate": ["train", "val"]}.get(stage, [stage])
+        for name in names:
+            if name not in self.rows:
+                self._read(name)
+        if stage == "fit":
+            self._check_overlap()
+        for name in names if module is not None else ():
+            tokens = self.dataset(name).tokens
+            rows = replace(self.rows[name], text=self.format, tokens=tokens, seed=self.seed)
+            module.attach_rows(name, rows)
+
+    def _read(self, name: str) -> None:
+        path = self.paths[name]
+        if path is None and name != "val":
+            raise ValueError(f"data.{name} must be given for this command, got none")
+        if path is not None:
+            self.rows[name] = self.read(name, path)
+            return
+        train = self.rows["train"]
+        held_out = validation_rows(len(train), self.val_fraction, self.fold, self.seed, train.texts)
+        self.rows["train"], self.rows["val"] = train.take(~held_out), train.take(held_out)
+
+    def _check_overlap(self) -> None:
+        """Refuse to be judged by training texts: those of `val`, and those of `test` if it is there yet."""
+        if self.allow_overlap:
+            return
+        train = self.rows["train"].texts
+        if self.paths["val"] is not None:
+            refuse_overlap(train, self.rows["val"].texts, "data.val")
+        test = self.paths["test"]
+        if test is not None and Path(test).exists():
+            refuse_overlap([*train, *self.rows["val"].texts], self.read("test", test).texts, "data.test")
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The backbone's tokenizer, loaded when first needed."""
         if self._tokenizer is None:
+            if self.backbone is None:
+                raise ValueError("data.backbone must name the language model that reads the texts, got none")
             self._tokenizer = load_tokenizer(self.backbone)
         return self._tokenizer
 

@@ -62,7 +62,8 @@ class TextPredictor(CurvePredictor):
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Turn the language model and its adapters to `dtype`; heads stay as they are."""
-        self.backbone.to(dtype)
+        # Past `LoraBackbone._apply`, which keeps adapters in float32 for training.
+        nn.Module._apply(self.backbone, lambda value: value.to(dtype) if value.is_floating_point() else value)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Tokens and mask (B, L), padded on either side, to the head's outputs (B, …)."""

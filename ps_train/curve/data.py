@@ -2,65 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
-from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from ps_train.common.feature_cache import FeatureCache
-from ps_train.common.features import TEXT, Features, layers_by_model, named_for
-from ps_train.common.split import split_faults, validation_rows
+from ps_train.common.extraction import Extraction, FeatureReader
+from ps_train.common.features import TEXT, Features, layers_by_model
+from ps_train.common.identity import model_identity
+from ps_train.common.rows import Rows, module_of
+from ps_train.common.split import refuse_overlap, split_faults, validation_rows
 from ps_train.common.text_features import text_features
 from ps_train.curve_table import CurveTable
 from ps_train.feature_file import feature_names, load_features
-from ps_train.predictor import CurveSchema
 from ps_train.questions import load_questions
+from ps_train.schema import CurveSchema
 
 
-class CurveBatch(TypedDict):
+class CurveBatch(TypedDict, total=False):
     """B questions of a curve table."""
 
     inputs: Tensor
     """(B, D) float32: the features, concatenated in the order asked for."""
     curves: Tensor
     """(B, W) float32: measured curves."""
-    n_traces: Tensor
-    """(B,) float32."""
+    weights: Tensor
+    """(B,) float32: traces behind each curve, in units of the table's mean; 1 for all if left out."""
+    labels: Tensor
+    """(B,) int64: given classes, where the data have them."""
     rows: Tensor
-    """(B,) int64: row numbers in the table."""
+    """(B,) int64: row numbers in the data set."""
 
 
-class CurveRowsDataset(Dataset[CurveBatch]):
-    """A curve table in memory; a batch is one indexing operation."""
+class RowsDataset(Dataset[CurveBatch]):
+    """Targets in memory; a batch is one indexing operation."""
 
-    def __init__(self, table: CurveTable, features: Sequence[str]) -> None:
-        stacked = np.concatenate([table.features[name] for name in features], axis=1)
-        self.batch: CurveBatch = {
-            "inputs": torch.tensor(stacked),
-            "curves": torch.tensor(table.curves),
-            "n_traces": torch.from_numpy(table.n_traces.astype(np.float32)),
-            "rows": torch.arange(len(table)),
-        }
+    def __init__(self, targets: Mapping[str, npt.NDArray[Any]], length: int) -> None:
+        self.targets = {name: torch.tensor(v) for name, v in targets.items()}
+        self.length = length
 
     def __len__(self) -> int:
-        return len(self.batch["rows"])
+        return self.length
 
     def __getitems__(self, rows: list[int]) -> CurveBatch:
         """The batch of the given rows."""
         index = torch.tensor(rows)
-        return CurveBatch(
-            inputs=self.batch["inputs"][index],
-            curves=self.batch["curves"][index],
-            n_traces=self.batch["n_traces"][index],
-            rows=self.batch["rows"][index],
-        )
+        batch: Any = {name: values[index] for name, values in self.targets.items()}
+        return {**batch, "rows": index}
 
 
 class CurveDataModule(pl.LightningDataModule):
@@ -72,18 +67,21 @@ class CurveDataModule(pl.LightningDataModule):
     Args:
         train: The training curve table's folder.
         test: The test curve table's folder.
-        predict: What `predict` reads: a curve table's folder, or a question set (`.jsonl`). The test table
-            where it is not given.
+        predict: What `predict` reads: a curve table's folder, or a question set (`.jsonl`, `.csv` …). The
+            test table where it is not given.
         features: Names of the features to learn from (`ps_train.common.features`); several are concatenated.
+            Where none are given: the predictor's own (`model.predictor`), else the table's deepest layer.
         backbone: The frozen language model that made the tables' `layer_<n>` or shall make them: a folder, a
             `.gguf` file or a Hub id. Needed for layers that the tables do not hold.
         encoder: The language model that makes `encoder_layer_<n>`.
-        val_fraction: Share of the training table held out for validation.
+        label_column: A whole-number column of the tables with each question's difficulty class, for
+            classifiers, instead of classes made from the curves.
+        val_fraction: Share of the training table held out for validation; equal texts stay together.
         fold: Which share it is, 0 … `1/val_fraction - 1`, of a shuffle that depends on `seed` alone.
         batch_size: Rows in one optimizer step, over all processes.
         seed: Shuffles the rows and splits off the validation rows.
-        extraction_batch_size: Prompts in one forward pass of the backbone.
-        cache: Folder for extracted features.
+        extraction: How features are extracted.
+        allow_overlap: Take test questions that are training questions too.
 
     Raises:
         ValueError: If a setting is out of range or a feature's name is unknown; all faults in one sentence.
@@ -94,22 +92,23 @@ class CurveDataModule(pl.LightningDataModule):
         train: str | None = None,
         test: str | None = None,
         predict: str | None = None,
-        features: list[str] = ["layer_28"],  # noqa: B006  # jsonargparse shows the default; never mutated
+        features: list[str] | None = None,
         backbone: str | None = None,
         encoder: str | None = None,
+        label_column: str | None = None,
         val_fraction: float = 0.1,
         fold: int = 0,
         batch_size: int = 64,
         seed: int = 0,
-        extraction_batch_size: int = 32,
-        cache: str = "runs/features",
+        extraction: Extraction = Extraction(),  # noqa: B008  # frozen; jsonargparse shows the defaults
+        allow_overlap: bool = False,
     ) -> None:
         super().__init__()
         faults = split_faults(val_fraction, fold)
-        if not features:
+        if features is not None and not features:
             faults.append("features must name at least one feature, got none")
         try:
-            layers_by_model(features)
+            layers_by_model(features or [])
         except ValueError as error:
             faults.append(str(error))
         if batch_size < 1:
@@ -117,98 +116,105 @@ class CurveDataModule(pl.LightningDataModule):
         if faults:
             raise ValueError("; ".join(faults))
         self.paths = {"train": train, "test": test, "predict": predict or test}
-        self.features = list(features)
+        self.features = features and list(features)
         self.language_models = {"backbone": backbone, "encoder": encoder}
+        self.label_column = label_column
         self.val_fraction, self.fold, self.seed = val_fraction, fold, seed
-        self.batch_size, self.extraction_batch_size, self.cache = batch_size, extraction_batch_size, cache
-        self.tables: dict[str, CurveTable] = {}
+        self.batch_size, self.extraction, self.allow_overlap = batch_size, extraction, allow_overlap
+        self.rows: dict[str, Rows] = {}
+        """What was read so far, by `train`, `val`, `test` and `predict`."""
+        self._dtypes: dict[str, str] = {}
 
     def setup(self, stage: str) -> None:
-        """Load what `stage` needs, extracting missing features first.
+        """Read what `stage` needs, extracting missing features first, and let the module know it.
 
         Not in `prepare_data`: Lightning calls that in one process only, while extraction is shared by all.
         """
-        needed = {"fit": ["train"], "validate": ["train"]}.get(stage, [stage])
-        for name in needed:
-            if name in self.tables or (name == "train" and "val" in self.tables):
-                continue
-            table = self._load(name)
-            if name == "train":
-                self.tables["train"], self.tables["val"] = self.split(table)
-            else:
-                self.tables[name] = table
+        module = module_of(self)
+        if module is not None and (expected := module.expected()) is not None:
+            own, _ = expected
+            self.features = self.features or list(own.features)
+            for name, path in self.language_models.items():
+                self.language_models[name] = path or getattr(own, name)
+        names = {"fit": ["train", "val"], "validate": ["train", "val"]}.get(stage, [stage])
+        for name in names:
+            if name not in self.rows:
+                self.rows[name] = self._read(name)
+                if name == "train":
+                    self.rows["train"], self.rows["val"] = self.split(self.rows["train"])
+        if stage == "fit":
+            self._check_overlap()
+        for name in names if module is not None else ():
+            module.attach_rows(name, replace(self.rows[name], seed=self.seed))
 
-    def split(self, table: CurveTable) -> tuple[CurveTable, CurveTable]:
+    def split(self, rows: Rows) -> tuple[Rows, Rows]:
         """Training and validation rows; validation folds of one seed are disjoint.
 
         Raises:
-            ValueError: If the table is too small to leave rows on both sides.
+            ValueError: If there are too few to leave rows on both sides.
         """
-        held_out = validation_rows(len(table), self.val_fraction, self.fold, self.seed)
-        return table.take(~held_out), table.take(held_out)
+        held_out = validation_rows(len(rows), self.val_fraction, self.fold, self.seed, rows.texts)
+        return rows.take(~held_out), rows.take(held_out)
 
     def schema(self) -> CurveSchema:
-        """What a predictor for these tables reads and predicts."""
-        table = next(iter(self.tables.values()))
-        return CurveSchema(
-            features={name: table.features[name].shape[1] for name in self.features},
-            num_windows=table.num_windows,
-            window=table.window,
-            **self.language_models,
-            served_model=table.metadata.get("model", "unknown"),
-        )
+        """What a predictor for the rows read so far reads and predicts.
 
-    def _load(self, name: str) -> CurveTable:
+        Raises:
+            ValueError: If nothing was read yet.
+        """
+        for rows in self.rows.values():
+            if rows.schema is not None:
+                return rows.schema
+        raise ValueError("data must be set up before they have a schema: call setup(stage)")
+
+    def _check_overlap(self) -> None:
+        test = self.paths["test"]
+        if self.allow_overlap or test is None or not has_curves(test):
+            return
+        learned = [*self.rows["train"].texts, *self.rows["val"].texts]
+        refuse_overlap(learned, CurveTable.load(test, features=[]).questions, "data.test")
+
+    def _read(self, name: str) -> Rows:
         path = self.paths[name]
         if path is None:
             raise ValueError(f"data.{name} must be given for this command, got none")
-        if path.endswith(".jsonl"):
-            return self._question_table(Path(path))
-        table = CurveTable.load(path, features=[])
-        stored = feature_names(path)
-        present = [feature for feature in self.features if feature in stored]
-        missing = [feature for feature in self.features if feature not in stored]
-        features = load_features(path, present)
-        features |= self._extract(missing, table.questions, path)
-        return replace(table, features=features)
+        table = None
+        if has_curves(path) or name != "predict":
+            table = CurveTable.load(path, features=[])
+            ids, texts = table.ids, table.questions
+        else:
+            questions = load_questions(Path(path), need_answers=False)
+            ids, texts = [q.id for q in questions], [q.question for q in questions]
+        features = self._features(path, texts)
+        targets: dict[str, Any] = {"inputs": _stacked(features, ids, path)}
+        if table is not None:
+            targets |= {"curves": table.curves, "weights": checked_weights(table, path)}
+            targets |= labels_of(table, self.label_column, path)
+        widths = {feature: values.shape[1] for feature, values in features.items()}
+        schema = schema_of(table, widths, self.language_models, self._dtypes)
+        return Rows(ids, texts, targets, schema, source={} if table is None else table.metadata)
 
-    def _question_table(self, path: Path) -> CurveTable:
-        """Questions without measured curves: the curve columns are there, of width 0."""
-        questions = load_questions(path)
-        texts = [question.question for question in questions]
-        return CurveTable(
-            ids=[question.id for question in questions],
-            questions=texts,
-            answers=[question.answer for question in questions],
-            curves=np.zeros((len(texts), 0), np.float32),
-            n_traces=np.zeros(len(texts), np.int32),
-            budgets=np.empty(0, np.int64),
-            features=self._extract(self.features, texts, str(path)),
-        )
-
-    def _extract(self, names: Sequence[str], questions: Sequence[str], path: str) -> Features:
-        features: Features = {TEXT: text_features(questions)} if TEXT in names else {}
-        for source, layers in layers_by_model(names).items():
+    def _features(self, path: str, texts: Sequence[str]) -> Features:
+        """The features asked for, in that order: those stored beside a table, the others extracted."""
+        stored = feature_names(path) if has_curves(path) else []
+        if self.features is None:
+            if not stored:
+                raise ValueError(f"data.features must name what to learn from, as {path} holds no features")
+            self.features = [_deepest(stored)]
+        found: Features = load_features(path, [name for name in self.features if name in stored])
+        missing = [name for name in self.features if name not in stored]
+        if TEXT in missing:
+            found[TEXT] = text_features(texts)
+        by_model = layers_by_model(missing)
+        for source, layers in by_model.items():
             model = self.language_models[source]
             if model is None:
-                missing = [name for name in names if name != TEXT]
-                raise ValueError(f"features {missing} are not in {path}: give data.{source} to extract them")
-            found = self._extract_layers(FeatureCache(self.cache, model, questions), layers)
-            features |= named_for(source, found)
-        return features
-
-    def _extract_layers(self, cache: FeatureCache, layers: list[int]) -> Features:
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        with Progress(transient=True, disable=rank > 0) as progress:
-            task = progress.add_task("prompt features", total=len(cache.questions) / world_size)
-            for done in cache.extract(
-                layers, batch_size=self.extraction_batch_size, rank=rank, world_size=world_size
-            ):
-                progress.update(task, completed=done)
-        if trainer:
-            trainer.strategy.barrier("features extracted")
-        return cache.load(layers)
+                lacking = [name for name in missing if name != TEXT]
+                raise ValueError(f"features {lacking} are not in {path}: give data.{source} to extract them")
+            reader = FeatureReader(self.extraction, model, self.trainer)
+            self._dtypes[source] = reader.dtype_name
+            found |= reader.read(source, layers, texts)
+        return {name: found[name] for name in self.features}
 
     def train_dataloader(self) -> DataLoader[CurveBatch]:
         """Shuffled batches; the last, smaller one is left out."""
@@ -227,10 +233,11 @@ class CurveDataModule(pl.LightningDataModule):
         return self._loader("predict")
 
     def _loader(self, name: str, shuffle: bool = False) -> DataLoader[CurveBatch]:
-        dataset = CurveRowsDataset(self.tables[name], self.features)
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rows = self.rows[name]
+        dataset = RowsDataset(rows.targets, len(rows))
         if not shuffle:
             return DataLoader(dataset, batch_size=1024, collate_fn=_whole_batch)  # type: ignore[arg-type]
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.batch_size % world_size:
             raise ValueError(
                 f"batch_size must be a multiple of {world_size} processes, got {self.batch_size}"
@@ -249,5 +256,79 @@ class CurveDataModule(pl.LightningDataModule):
 
 
 def _whole_batch(batch: CurveBatch) -> CurveBatch:
-    """`CurveRowsDataset` already hands out whole batches."""
+    """`RowsDataset` already hands out whole batches."""
     return batch
+
+
+def has_curves(path: str | Path) -> bool:
+    """Whether a path is a curve table's folder, not a file of questions."""
+    return Path(path).is_dir()
+
+
+def checked_weights(table: CurveTable, path: str | Path) -> npt.NDArray[np.float32]:
+    """(N,) traces behind each curve, in units of the table's mean: each row's weight in the loss.
+
+    Raises:
+        ValueError: If a row has no trace.
+    """
+    least = int(table.n_traces.min(initial=1))
+    if least < 1:
+        row = int(table.n_traces.argmin())
+        raise ValueError(f"n_traces in {path} must be at least 1, got {least} in row {row}")
+    return (table.n_traces / table.n_traces.mean()).astype(np.float32)
+
+
+def labels_of(table: CurveTable, column: str | None, path: str | Path) -> dict[str, npt.NDArray[Any]]:
+    """`labels` (N,) int64 from a table's column; nothing where none is asked for.
+
+    Raises:
+        ValueError: If there is no such column of whole numbers.
+    """
+    if column is None:
+        return {}
+    labels = table.extra.get(column)
+    if labels is None or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"label_column must name a whole-number column of {path}, got {column!r}, "
+            f"but it has {sorted(table.extra)}"
+        )
+    return {"labels": labels.astype(np.int64)}
+
+
+def schema_of(
+    table: CurveTable | None,
+    features: dict[str, int],
+    models: Mapping[str, str | None],
+    dtypes: Mapping[str, str] | None = None,
+) -> CurveSchema:
+    """What a predictor for a table, or for questions alone, reads and predicts."""
+    identities = {
+        name: identity
+        for name, path in models.items()
+        if path is not None and (identity := model_identity(path)) is not None
+    }
+    return CurveSchema(
+        features=features,
+        num_windows=0 if table is None else table.num_windows,
+        **models,
+        served_model="unknown" if table is None else table.metadata.get("model", "unknown"),
+        budgets=() if table is None else tuple(table.budgets.tolist()),
+        identities=identities,
+        dtypes=dict(dtypes or {}),
+    )
+
+
+def _deepest(names: Sequence[str]) -> str:
+    """The served model's deepest layer among features, else the first."""
+    layers = {name: layers_by_model([name]).get("backbone", [0])[0] for name in names}
+    return max(names, key=layers.__getitem__)
+
+
+def _stacked(features: Features, ids: Sequence[str], path: str) -> npt.NDArray[np.float32]:
+    """(N, D) features side by side, checked."""
+    inputs = np.concatenate(list(features.values()), axis=1)
+    finite = np.isfinite(inputs).all(1)
+    if not finite.all():
+        row = int(finite.argmin())
+        raise ValueError(f"features of {path} must be finite, got NaN or infinity in row {row} ({ids[row]})")
+    return inputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,8 +21,9 @@ class CurveLoraNet(TextPredictor):
         schema: What it predicts, and the language model that reads the questions.
         lora: What of it runs and is trained.
         text: What it reads.
-        hidden_size: Width of the head's hidden layer; 0 for a linear head.
+        hidden_sizes: Widths of the head's hidden layers; none for a linear head.
         dropout: Share of states and hidden units dropped in training.
+        hidden_size: As folders written before say it: one hidden layer, or 0.
     """
 
     architecture = "curve_lora"
@@ -33,12 +34,14 @@ class CurveLoraNet(TextPredictor):
         schema: CurveSchema,
         lora: LoraSettings | Mapping[str, Any] | None = None,
         text: TextFormat | Mapping[str, Any] | None = None,
-        hidden_size: int = 0,
+        hidden_sizes: Sequence[int] = (),
         dropout: float = 0.0,
+        hidden_size: int = 0,
     ) -> None:
         super().__init__(schema, lora, text)
-        self._head_settings = {"hidden_size": hidden_size, "dropout": dropout}
-        self.head = StateHead(self.backbone.hidden_size, schema.num_windows, hidden_size, dropout)
+        widths = [hidden_size] if hidden_size else list(hidden_sizes)
+        self._head_settings = {"hidden_sizes": widths, "dropout": dropout}
+        self.head = StateHead(self.backbone.hidden_size, schema.num_windows, widths, dropout)
 
     @property
     def settings(self) -> dict[str, Any]:

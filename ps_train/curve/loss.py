@@ -11,14 +11,15 @@ CurveLoss = Literal["mse", "bce"]
 """`mse` on probabilities, as the paper; or `bce`, the likelihood of the traces' outcomes."""
 
 
-def curve_loss(logits: Tensor, curves: Tensor, n_traces: Tensor, loss: CurveLoss) -> Tensor:
-    """Mean loss of curve logits; each row counts by its number of traces.
+def curve_loss(logits: Tensor, curves: Tensor, loss: CurveLoss, weights: Tensor | None = None) -> Tensor:
+    """Mean loss of curve logits; each row counts by its weight.
 
     Args:
         logits: (…, B, W) predicted.
         curves: (B, W) measured.
-        n_traces: (B,) float, traces behind each measured curve.
         loss: Which.
+        weights: (B,) each row's traces in units of the training table's mean; 1 for all where not given. Not
+            in units of the batch's: how rows are batched, or shared by processes, must not change the loss.
 
     Returns:
         (…), the mean over rows and windows.
@@ -28,8 +29,9 @@ def curve_loss(logits: Tensor, curves: Tensor, n_traces: Tensor, loss: CurveLoss
         errors = F.mse_loss(logits.sigmoid(), target, reduction="none")
     else:
         errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    weight = n_traces / n_traces.mean()
-    return (errors * weight[:, None]).mean((-2, -1))
+    if weights is not None:
+        errors = errors * weights[:, None]
+    return errors.mean((-2, -1))
 
 
 def curve_logits(curve: Tensor) -> Tensor:

@@ -13,13 +13,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from ps_alloc import allocate
 from ps_alloc.allocate import Method
 from ps_alloc.baselines import uniform
 from ps_train.curve_table import score_windows
+from ps_train.schema import CurveSchema
 
 FloatArray = npt.NDArray[np.floating[Any]]
+BUDGET_SHARES = (3 / 16, 6 / 16, 10 / 16)
+"""Of the largest budget: where allocation gains are measured unless budgets are given. Where nearly all is
+granted to everyone, or nearly nothing, there is little to gain."""
 
 
 def per_window_pearson(predicted: FloatArray, measured: FloatArray) -> FloatArray:
@@ -28,11 +33,13 @@ def per_window_pearson(predicted: FloatArray, measured: FloatArray) -> FloatArra
     A window where either side is constant has no correlation and scores 0, so that the constant mean curve
     scores 0 here while it can score high on `flattened_pearson`.
     """
-    p, m = (values.astype(np.float64) - values.mean(0, dtype=np.float64) for values in (predicted, measured))
+    p, m = (values.astype(np.float64) for values in (predicted, measured))
     # A network's constant answer spreads by float32 rounding; it counts as constant.
     flat = (p.std(0) < 1e-6) | (m.std(0) < 1e-6)
-    norm = np.where(flat, 1.0, np.sqrt((p**2).sum(0) * (m**2).sum(0)))
-    return np.where(flat, 0.0, (p * m).sum(0) / norm)
+    found = np.zeros(p.shape[1])
+    if not flat.all():
+        found[~flat] = pearson_corrcoef(torch.from_numpy(p[:, ~flat]), torch.from_numpy(m[:, ~flat])).numpy()
+    return found
 
 
 def flattened_pearson(predicted: FloatArray, measured: FloatArray) -> float:
@@ -54,21 +61,17 @@ def best_length(curves: FloatArray, share: float = 0.9) -> npt.NDArray[np.int64]
 
 def best_length_spearman(predicted: FloatArray, measured: FloatArray, share: float = 0.9) -> float:
     """Spearman correlation of predicted and measured `best_length` over the questions."""
-    ranks = [_ranks(best_length(curves, share)) for curves in (predicted, measured)]
-    return flattened_pearson(*ranks)
-
-
-def _ranks(values: npt.NDArray[np.int64]) -> FloatArray:
-    """Ranks with ties averaged."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    upper = counts.cumsum()
-    return (upper - (counts - 1) / 2)[inverse]
+    lengths = [best_length(curves, share) for curves in (predicted, measured)]
+    if any((values == values[0]).all() for values in lengths):
+        return 0.0  # a constant has no ranks
+    return float(spearman_corrcoef(*(torch.from_numpy(values.astype(np.float64)) for values in lengths)))
 
 
 def calibration_error(predicted: FloatArray, measured: FloatArray, num_bins: int = 15) -> float:
     """Expected calibration error: mean |predicted − measured| over equal-width bins of the prediction.
 
-    All (question, window) pairs together; `measured` may be a share of traces instead of 0 or 1.
+    All (question, window) pairs together; `measured` may be a share of traces, which is why torchmetrics'
+    `CalibrationError`, made for labels, does not do.
     """
     bins = np.minimum((predicted.ravel() * num_bins).astype(np.int64), num_bins - 1)
     gap = np.bincount(bins, weights=(predicted - measured).ravel().astype(np.float64), minlength=num_bins)
@@ -143,14 +146,20 @@ class CurveRows(Metric):
         self.predicted.append(predicted.detach().float())
         self.measured.append(measured.detach().float())
 
+    @property
+    def seen(self) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
+        """What `gathered` found last: kept, as it takes all processes to gather."""
+        return self._seen
+
     def gathered(self) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
-        """Row numbers (ascending), predicted and measured curves of all rows seen."""
+        """Row numbers (ascending), predicted and measured curves of all rows seen, whoever saw them."""
         rows, predicted, measured = (
             (torch.cat(list(state)) if isinstance(state, (list, tuple)) else state).cpu().numpy()
             for state in (self.rows, self.predicted, self.measured)
         )
         order, first = np.unique(rows, return_index=True)
-        return order, predicted[first], measured[first]
+        self._seen = order, predicted[first], measured[first]
+        return self._seen
 
     def compute(self) -> Any:
         """The gathered rows; subclasses return their figures."""
@@ -175,8 +184,15 @@ class CurveQuality(CurveRows):
         super().__init__()
         self.window, self.budgets, self.min_windows = window, tuple(budgets), min_windows
 
+    @classmethod
+    def on_grid(cls, schema: CurveSchema, budgets: Sequence[float] | None) -> CurveQuality:
+        """For a predictor's grid; where no budgets are given, 3, 6 and 10 sixteenths of its largest."""
+        chosen = [share * schema.budgets[-1] for share in BUDGET_SHARES] if budgets is None else budgets
+        assert schema.window is not None
+        return cls(schema.window, chosen)
+
     def compute(self) -> dict[str, Tensor]:
-        """The figures over all rows of all processes."""
+        """The figures over all rows of all processes; on the CPU, the same in each process."""
         _, predicted, measured = self.gathered()
         figures = curve_quality(
             predicted, measured, window=self.window, budgets=self.budgets, min_windows=self.min_windows

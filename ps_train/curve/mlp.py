@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ps_train.common.optimization import OptimizerSettings, ScheduleSettings
 from ps_train.common.predictor_module import PredictorModule
-from ps_train.curve.data import CurveBatch, CurveDataModule
-from ps_train.curve.loss import curve_loss
+from ps_train.common.rows import Rows
+from ps_train.curve.data import CurveBatch
+from ps_train.curve.loss import CurveLoss, curve_loss
 from ps_train.curve.metrics import CurveQuality
 from ps_train.curve.mlp_net import CurveNet
+from ps_train.curve.predictions import Curves, as_curves, write_curves
 
 
 class CurveMLP(PredictorModule):
-    """Trains a `CurveNet` on a `CurveDataModule`.
-
-    Sizes, window and backbone come from the data (`fit`), from the checkpoint, or from `predictor`.
+    """Trains a `CurveNet` on batches of features and curves (`ps_train.curve.data.CurveBatch`).
 
     Args:
         hidden_sizes: Widths of the hidden layers.
@@ -27,14 +29,15 @@ class CurveMLP(PredictorModule):
         start_at_mean: Let the untrained network answer with the training rows' mean curve.
         loss: `mse` on probabilities, as the paper; or `bce`, the likelihood of the traces' outcomes, each row
             weighted by its number of traces.
-        lr: Adam's step size.
-        weight_decay: Decoupled (AdamW).
-        schedule: `constant`, or `cosine` to zero over the fit.
-        budgets: Mean tokens per query at which `allocation_gain` is measured.
+        optimizer: Step size and weight decay.
+        schedule: How the step size changes.
+        budgets: Mean tokens per query at which `allocation_gain` is measured; 3, 6 and 10 sixteenths of the
+            table's largest budget where none are given.
         predictor: A predictor folder to start from: its weights and settings replace the above.
     """
 
     architecture = CurveNet.architecture
+    reads, learns = ("inputs",), ("curves",)
     net: CurveNet
 
     def __init__(
@@ -44,46 +47,24 @@ class CurveMLP(PredictorModule):
         dropout: float = 0.0,
         standardise: bool = True,
         start_at_mean: bool = True,
-        loss: Literal["mse", "bce"] = "bce",
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
-        schedule: Literal["constant", "cosine"] = "constant",
-        budgets: list[float] = [48.0, 96.0, 160.0],  # noqa: B006
+        loss: CurveLoss = "bce",
+        optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008  # frozen
+        schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008
+        budgets: list[float] | None = None,
         predictor: str | None = None,
     ) -> None:
-        super().__init__(predictor)
-        self.save_hyperparameters()
+        super().__init__(optimizer, schedule, predictor)
         self.hidden_sizes, self.num_members, self.dropout = hidden_sizes, num_members, dropout
-        self.standardise, self.start_at_mean, self.loss = standardise, start_at_mean, loss
-        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self.standardise, self.start_at_mean, self.curve_loss = standardise, start_at_mean, loss
         self.budgets = budgets
 
-    # --- building -------------------------------------------------------------------------------------------
-
-    @property
-    def data(self) -> CurveDataModule:
-        """The tables this module is used on.
-
-        Raises:
-            ValueError: If the trainer has another kind of data module.
-        """
-        data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, CurveDataModule):
-            raise ValueError(f"data must be a CurveDataModule, got {type(data).__name__}")
-        return data
-
-    @property
-    def has_training_data(self) -> bool:
-        """Whether the training table was read."""
-        return "train" in self.data.tables
-
-    def build(self) -> CurveNet:
+    def build(self, rows: Rows) -> CurveNet:
         """A network that knows the scales and the mean curve of the training rows."""
-        net = CurveNet(self.data.schema(), self.hidden_sizes, self.num_members, self.dropout)
-        table = self.data.tables["train"]
+        assert rows.schema is not None
+        net = CurveNet(rows.schema, self.hidden_sizes, self.num_members, self.dropout)
         if self.standardise:
-            net.standardise(net.stack(table.features))
-        net.mean_curve.copy_(torch.tensor(table.curves.mean(0)))
+            net.standardise(torch.from_numpy(rows.targets["inputs"]))
+        net.mean_curve.copy_(torch.tensor(rows.targets["curves"].mean(0)))
         if self.start_at_mean:
             net.start_at_mean()
         return net
@@ -91,19 +72,12 @@ class CurveMLP(PredictorModule):
     def adopt(self, net: CurveNet) -> None:
         """Measure curves."""
         super().adopt(net)
-        self.quality = CurveQuality(net.window, self.budgets)
-
-    def check_data(self, name: str) -> None:
-        """Refuse tables cut into other windows."""
-        table = self.data.tables[name]
-        self.net.check_window(table.window, table.num_windows, f"the {name} table")
-
-    # --- steps ----------------------------------------------------------------------------------------------
+        self.quality = CurveQuality.on_grid(net.schema, self.budgets)
 
     def training_step(self, batch: CurveBatch, batch_idx: int) -> Tensor:
         """The members' summed loss, so that each trains as it would alone."""
         logits = self.net.member_logits(batch["inputs"]).float()
-        member_loss = curve_loss(logits, batch["curves"], batch["n_traces"], self.loss)
+        member_loss = curve_loss(logits, batch["curves"], self.curve_loss, batch.get("weights"))
         self.log("train/loss", member_loss.mean(), on_step=False, on_epoch=True, sync_dist=True)
         return member_loss.sum()
 
@@ -116,15 +90,14 @@ class CurveMLP(PredictorModule):
         """Predicted and measured curves."""
         return outputs.sigmoid(), batch["curves"]
 
+    def held_out_curves(self) -> tuple[Curves, Curves] | None:
+        """Predicted and measured curves of the validation rows, as the weights make them."""
+        return as_curves(self.held_out)
+
     def predictions(self, outputs: Tensor) -> Tensor:
         """Curves (B, W)."""
         return outputs.sigmoid()
 
-    def configure_optimizers(self) -> Any:
-        """AdamW (Adam at weight decay 0), with the schedule a step."""
-        optimizer = torch.optim.AdamW(self.net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        if self.schedule == "constant":
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(steps, 1))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
+        """Write `predictions.npz` and `predictions.npy`."""
+        return write_curves(folder, predictions.numpy().astype(np.float32), self.net.schema, self.rows)

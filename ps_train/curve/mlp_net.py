@@ -1,41 +1,16 @@
-"""The curve MLP's network: features of a question → accuracy after each window of reasoning.
-
-The paper's predictor (1536→256→16, ReLU, sigmoid) and its deep-ensemble form in one: `num_members` MLPs with
-weights of their own run as one batched matrix product, and their logits are averaged.
-"""
+"""The curve MLP's network: features of a question → accuracy after each window of reasoning."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-from ps_train.common.feature_predictor import FeaturePredictor
-from ps_train.common.heads import spread_of
+from ps_train.common.ensemble import EnsembleNet
 from ps_train.curve.loss import curve_logits
-from ps_train.predictor import CurveSchema
+from ps_train.schema import CurveSchema
 
 
-class MemberLinear(nn.Module):
-    """`num_members` linear layers side by side: (M, B, in) or (B, in) to (M, B, out)."""
-
-    def __init__(self, num_members: int, in_features: int, out_features: int) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(in_features)  # as nn.Linear starts
-        self.weight = nn.Parameter(
-            torch.empty(num_members, in_features, out_features).uniform_(-bound, bound)
-        )
-        self.bias = nn.Parameter(torch.empty(num_members, 1, out_features).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply each member's layer to its own rows, or to rows they all share."""
-        return x @ self.weight + self.bias
-
-
-class CurveNet(FeaturePredictor):
+class CurveNet(EnsembleNet):
     """M MLPs from concatenated features to W curve logits.
+
+    The paper's predictor (1536→256→16, ReLU, sigmoid) and its deep-ensemble form in one.
 
     Args:
         schema: What it reads and predicts.
@@ -45,8 +20,6 @@ class CurveNet(FeaturePredictor):
     """
 
     architecture = "curve_mlp"
-    input_mean: Tensor
-    input_scale: Tensor
 
     def __init__(
         self,
@@ -55,42 +28,8 @@ class CurveNet(FeaturePredictor):
         num_members: int = 1,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(schema)
-        self._settings = {"hidden_sizes": list(hidden_sizes), "num_members": num_members, "dropout": dropout}
-        self.register_buffer("input_mean", torch.zeros(schema.input_size))
-        self.register_buffer("input_scale", torch.ones(schema.input_size))
-        layers: list[nn.Module] = []
-        width = schema.input_size
-        for hidden in hidden_sizes:
-            layers += [nn.Dropout(dropout), MemberLinear(num_members, width, hidden), nn.ReLU()]
-            width = hidden
-        self.members = nn.Sequential(
-            *layers, nn.Dropout(dropout), MemberLinear(num_members, width, schema.num_windows)
-        )
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The arguments of `__init__` after the schema."""
-        return self._settings
-
-    def standardise(self, inputs: Tensor) -> None:
-        """Centre and scale each input by its mean and spread over the training rows (N, D)."""
-        self.input_mean.copy_(inputs.mean(0))
-        self.input_scale.copy_(spread_of(inputs))
+        super().__init__(schema, schema.num_windows, hidden_sizes, num_members, dropout)
 
     def start_at_mean(self) -> None:
         """Set the output biases to the mean curve's logits."""
-        output = self.members[-1]
-        assert isinstance(output, MemberLinear)
-        with torch.no_grad():
-            output.bias.copy_(curve_logits(self.mean_curve).expand_as(output.bias))
-
-    def member_logits(self, inputs: Tensor) -> Tensor:
-        """(B, D) to each member's logits (M, B, W)."""
-        standardised = (inputs - self.input_mean) / self.input_scale
-        logits: Tensor = self.members(standardised)
-        return logits
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(B, D) to the members' mean logits (B, W)."""
-        return self.member_logits(inputs).mean(0)
+        self.start_at(curve_logits(self.mean_curve))

@@ -99,11 +99,12 @@ class TinyDiffusion(TinyModel):
         correct = sum(ending in text for ending, text in zip(endings, texts, strict=True))
         self.log_accuracy(correct, len(batch))
 
-    def export(self, root: Path) -> None:
+    def export(self, root: Path) -> Path:
         """Write `<root>/model/`: a Hugging Face folder; its config names the mask token and the shift."""
         folder = root / "model"
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        return folder
 
 
 @torch.inference_mode()

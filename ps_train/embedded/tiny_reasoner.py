@@ -151,7 +151,7 @@ class TinyReasoner(TinyModel):
         )
         self.log_accuracy(correct, len(batch))
 
-    def export(self, root: Path) -> None:
+    def export(self, root: Path) -> Path:
         """Write `<root>/model/`: a Hugging Face folder that transformers and vLLM load."""
         folder = root / "model"
         self.model.save_pretrained(folder)
@@ -163,6 +163,7 @@ class TinyReasoner(TinyModel):
             "max_answer_tokens": 8,
         }
         write_json(folder / "reasoning_format.json", forcing)
+        return folder
 
 
 @torch.no_grad()

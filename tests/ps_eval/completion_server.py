@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ps_eval.engines.base import Sampling
+from ps_eval.engines.token_engine import Stops
 from ps_eval.engines.transformers import TransformersEngine
 
 Body = dict
@@ -49,7 +50,9 @@ class CompletionServer:
         stops = [*stops, *(tokenizer.convert_tokens_to_ids(s) for s in body.get("stop", []))]
         sampling = Sampling(body["temperature"], body["top_p"], body.get("seed") or 0)
         with self.lock:
-            (generated,) = self.engine._generate([ids], [body["max_tokens"]], stops, sampling, [0], None)
+            (generated,) = self.engine._generate(
+                [ids], [body["max_tokens"]], Stops(tuple(stops)), sampling, [0], None
+            )
         stopped = generated[-1] in stops
         text = tokenizer.decode(generated[: len(generated) - stopped])
         choice = {

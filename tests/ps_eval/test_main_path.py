@@ -29,7 +29,14 @@ def test_questions_become_answers_under_predicted_budgets(random_reasoner: Path,
     assert ps_eval(["trace", *arguments, "--layers", "1,2", "--output", str(table)]) == 0
 
     fit = ["--config", str(CONFIG), "--data.train", str(table), "--data.test", "null"]
-    fit += ["--data.features", "[layer_2]", "--data.backbone", model, "--data.cache", str(tmp_path / "cache")]
+    fit += [
+        "--data.features",
+        "[layer_2]",
+        "--data.backbone",
+        model,
+        "--data.extraction.cache",
+        str(tmp_path / "cache"),
+    ]
     fit += ["--trainer.default_root_dir", str(tmp_path / "mlp"), "--trainer.max_epochs", "2"]
     assert ps_train(["fit", *fit]) == 0
     predictor = tmp_path / "mlp" / "predictor"

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 from transformers.cache_utils import DynamicCache
 
 from ps_eval.engines import load_engine, load_pool
-from ps_eval.engines.base import Reasoning, ReasoningFormat, Request, Sampling, stream_of, uniforms
-from ps_eval.engines.kv_cache import growing_cache
-from ps_eval.engines.transformers import TransformersEngine, _chooser
+from ps_eval.engines.base import Reasoning, Request, Sampling, stream_of, uniforms
+from ps_eval.engines.formats import ReasoningFormat
+from ps_eval.engines.kv_cache import GrowingLayer, cache_of, fork, keep_rows
+from ps_eval.engines.sampling import chooser
+from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.engines.vllm import ENVIRONMENT
 from ps_train.common.prompts import encode_prompts
 from ps_train.questions import Question
@@ -71,14 +73,14 @@ def test_sampled_tokens_equal_a_plain_one_row_twin(random_reasoner: Path, questi
             kept = np.zeros_like(probabilities)
             kept[ranked[before < SAMPLING.top_p]] = probabilities[ranked[before < SAMPLING.top_p]]
             token = int(np.searchsorted(np.cumsum(kept), u * kept.sum(), side="right"))
-            if token in (engine._end_id, *engine._eos_ids):
+            if token in engine._reasoning_stops.ids:
                 break
             expected.append(token)
         assert list(reasoning.token_ids) == expected
 
 
 def test_a_draw_of_zero_picks_no_token_outside_the_nucleus() -> None:
-    choose = _chooser(Sampling(temperature=1.0, top_p=0.5), [np.zeros(1)])
+    choose = chooser(Sampling(temperature=1.0, top_p=0.5), [np.zeros(1)])
     assert choose(torch.tensor([[0.0, 5.0, 1.0]]), np.array([0]), 0).tolist() == [1]
 
 
@@ -147,7 +149,8 @@ def test_progress_counts_every_row_once(engine: TransformersEngine, questions: l
 
 def test_the_growing_cache_holds_what_transformers_own_holds() -> None:
     torch.manual_seed(0)
-    ours, theirs = growing_cache(), DynamicCache()
+    ours, theirs = cache_of(Qwen2Config(num_hidden_layers=1)), DynamicCache()
+    assert type(ours.layers[0]) is GrowingLayer
     for length in (5, 1, 1, 90, 1):
         keys, values = torch.randn(4, 2, length, 8), torch.randn(4, 2, length, 8)
         for cache in (ours, theirs):
@@ -156,10 +159,17 @@ def test_the_growing_cache_holds_what_transformers_own_holds() -> None:
         assert torch.equal(ours.layers[0].values, theirs.layers[0].values)
         assert ours.get_seq_length() == theirs.get_seq_length()
     kept = torch.tensor([0, 3])
+    before = ours.layers[0].keys.clone()
+    other = fork(ours)
+    other.update(*torch.randn(2, 4, 2, 3, 8), 0)
+    assert (other.get_seq_length(), ours.get_seq_length()) == (101, 98)
+    assert torch.equal(ours.layers[0].keys, before)
+    keep_rows(ours, kept)
+    theirs.batch_select_indices(kept)
     for cache in (ours, theirs):
-        cache.batch_select_indices(kept)
         cache.update(keys[kept], values[kept], 0)
     assert torch.equal(ours.layers[0].keys, theirs.layers[0].keys)
+    assert torch.equal(other.layers[0].keys[:, :, :98], before)
 
 
 def test_a_missing_model_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -201,11 +211,6 @@ def test_an_unknown_option_is_refused(random_reasoner: Path) -> None:
         ValueError, match=r"must be among batch_size, device, .* unexpected keyword argument 'speed'"
     ):
         load_engine("transformers", random_reasoner, speed=9)
-
-
-def test_a_marker_of_several_tokens_is_refused(random_reasoner: Path) -> None:
-    with pytest.raises(ValueError, match="think_end must be a single token"):
-        TransformersEngine(random_reasoner, format=ReasoningFormat(think_end="</think> Answer"))
 
 
 def test_an_unknown_field_of_the_reasoning_format_is_refused(tmp_path: Path) -> None:

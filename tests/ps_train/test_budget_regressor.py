@@ -51,11 +51,11 @@ def write_config(folder: Path, backbone: Path, **changes: object) -> Path:
             "class_path": "ps_train.budget.regressor.BudgetRegressor",
             "init_args": {
                 "lora": {"r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]},
-                "hidden_sizes": [32],
+                "head": {"hidden_sizes": [32]},
                 "loss": "bins",
                 "levels": LEVELS,
-                "lr": 5e-3,
-                "warmup_steps": 5,
+                "optimizer": {"lr": 5e-3},
+                "schedule": {"warmup_steps": 5},
             },
         },
         "data": {
@@ -66,6 +66,7 @@ def write_config(folder: Path, backbone: Path, **changes: object) -> Path:
                 "test": str(folder / "test.jsonl"),
                 "val_fraction": 0.35,
                 "batch_size": 16,
+                "allow_overlap": True,  # of so few words, some queries are made twice
             },
         },
         "trainer": {
@@ -127,7 +128,8 @@ def arguments(fitted: Path, root: Path) -> list[str]:
 
 def last_logged(run: Path) -> dict[str, float]:
     """The last value of each metric in the run's CSV log."""
-    with (run / "log" / "metrics.csv").open() as file:
+    (log,) = (run / "log").glob("*/metrics.csv")
+    with log.open() as file:
         return {name: float(text) for row in csv.DictReader(file) for name, text in row.items() if text}
 
 
@@ -235,7 +237,7 @@ def test_checkpoints_of_the_best_the_last_and_every_epoch_are_kept(fitted):
     assert {"last.ckpt", *(f"epoch={epoch}.ckpt" for epoch in range(6))} < names
     assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 5
     logged = []
-    with (fitted / "run" / "log" / "metrics.csv").open() as file:
+    with (fitted / "run" / "log" / "fit" / "metrics.csv").open() as file:
         logged = [float(row["val/mae"]) for row in csv.DictReader(file) if row.get("val/mae")]
     best = next(name for name in names if name.startswith(f"epoch={int(np.argmin(logged))}-step"))
     weights = torch.load(folder / best, weights_only=True)["state_dict"]
@@ -360,7 +362,10 @@ def test_data_that_does_not_fit_is_refused(fitted, tmp_path, capsys):
     make_table_of(fitted, tmp_path / "table")
     table = ["--data.init_args.train", str(tmp_path / "table"), "--trainer.default_root_dir", str(tmp_path)]
     assert main(["fit", "--config", str(tmp_path / "other.yaml"), *table]) == 2
-    assert "data must be a BudgetDataModule, got CurveTextDataModule" in capsys.readouterr().err
+    assert (
+        "BudgetRegressor needs tokens and budgets of each question, but the train rows have no budgets"
+        in capsys.readouterr().err
+    )
 
 
 def make_table_of(fitted: Path, folder: Path) -> None:

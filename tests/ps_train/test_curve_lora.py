@@ -54,7 +54,7 @@ def trained(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def logged(run: Path, name: str) -> list[float]:
     """All values of a metric in the run's CSV log."""
-    with (run / "log" / "metrics.csv").open() as file:
+    with (run / "log" / ("test" if name.startswith("test") else "fit") / "metrics.csv").open() as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
@@ -249,7 +249,7 @@ def test_data_that_do_not_fit_are_refused(trained, backbone, capsys, tmp_path):
     assert "a trained predictor is needed: give --ckpt_path or --model.predictor" in refused("test")
     make_text_table(20, window=32).save(tmp_path / "other")
     message = refused("test", *predictor, "--data.test", str(tmp_path / "other"))
-    assert "the test table must have the predictor's 8 windows of 16 tokens, got 8 windows of 32" in message
+    assert "the test rows must have the predictor's 8 windows of 16 tokens, got 8 windows of 32" in message
     message = refused("predict", *predictor, "--data.template", "Q. {question}")
     assert (
         "the predictor reads '{question}' of at most 512 tokens, but the data give 'Q. {question}' of"
@@ -259,7 +259,9 @@ def test_data_that_do_not_fit_are_refused(trained, backbone, capsys, tmp_path):
     assert "predictor must be a difficulty_lora, got curve_lora" in refused("test", *difficulty, *predictor)
     make_table(20).save(tmp_path / "features")
     mlp = ["--model", "ps_train.curve.mlp.CurveMLP"]
-    assert "data must be a CurveDataModule, got CurveTextDataModule" in refused("fit", *mlp)
+    assert "CurveMLP needs inputs and curves of each question, but the train rows have no inputs" in refused(
+        "fit", *mlp
+    )
 
 
 def test_a_predictor_without_a_language_model_or_with_damaged_adapters_is_refused(

@@ -42,7 +42,7 @@ def write_config(folder: Path, **changes: object) -> Path:
         "seed_everything": 0,
         "model": {
             "class_path": "ps_train.curve.mlp.CurveMLP",
-            "init_args": {"hidden_sizes": [16], "lr": 0.01, "budgets": [48, 64]},
+            "init_args": {"hidden_sizes": [16], "optimizer": {"lr": 0.01}, "budgets": [48, 64]},
         },
         "data": {
             "class_path": "ps_train.curve.data.CurveDataModule",
@@ -51,7 +51,7 @@ def write_config(folder: Path, **changes: object) -> Path:
                 "test": str(folder / "test"),
                 "features": ["layer_2"],
                 "batch_size": 32,
-                "cache": str(folder / "cache"),
+                "extraction": {"cache": str(folder / "cache")},
             },
         },
         "trainer": {
@@ -110,7 +110,7 @@ def test_another_window_is_refused_with_exit_code_2(folder, capsys):
     predictor = str(folder / "run" / "predictor")
     changes = ["--model.init_args.predictor", predictor, "--data.init_args.test", str(folder / "other")]
     assert main(["test", "--config", config, *changes]) == 2
-    assert "the test table must have the predictor's 8 windows of 16 tokens, got 8 windows of 32" in (
+    assert "the test rows must have the predictor's 8 windows of 16 tokens, got 8 windows of 32" in (
         capsys.readouterr().err
     )
 
@@ -198,7 +198,7 @@ def test_two_processes_train_validate_and_predict_as_one_does(folder):
 
 def last_logged(run: Path, name: str) -> float:
     """The last value of a metric in the run's CSV log."""
-    with (run / "log" / "metrics.csv").open() as file:
+    with (run / "log" / "fit" / "metrics.csv").open() as file:
         values = [row[name] for row in csv.DictReader(file) if row.get(name)]
     return float(values[-1])
 

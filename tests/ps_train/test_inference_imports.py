@@ -9,8 +9,7 @@ import sys
 import pytest
 import torch
 
-from ps_train.curve.mlp_net import CurveNet
-from ps_train.predictor import ARCHITECTURES, CurveSchema, build_predictor
+from ps_train.predictor import ARCHITECTURES, build_predictor
 
 TRAINING_ONLY = ["pytorch_lightning", "lightning_fabric", "torchmetrics", "pyarrow", "rich"]
 
@@ -37,16 +36,15 @@ def test_importing_load_predictor_imports_nothing_that_trains():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_predictor_answers_where_nothing_that_trains_is_installed(architecture, backbone, tmp_path):
     torch.manual_seed(0)
-    if architecture == "curve_mlp":
-        schema = CurveSchema({"layer_2": 32, "text": 22}, num_windows=8, window=16, backbone=str(backbone))
-        net = CurveNet(schema, [8])
-    else:
-        shape = {"features": {}, "num_windows": 8, "window": 16, "backbone": str(backbone)}
-        config = {"architecture": architecture, "schema": shape, "settings": {"lora": {"r": 2}}}
-        net = build_predictor(config, source="the test")
-        if architecture == "budget_lora":
-            net.head.fit_target(torch.tensor([16, 32, 128]))
-            net.calibrate(["how many eggs", "sam buys"], [16, 32])
+    schema = {"features": {}, "num_windows": 8, "window": 16, "backbone": str(backbone)}
+    settings = {"lora": {"r": 2}}
+    if architecture.endswith("mlp"):
+        schema["features"], settings = {"layer_2": 32, "text": 22}, {"hidden_sizes": [8]}
+    config = {"architecture": architecture, "schema": schema, "settings": settings}
+    net = build_predictor(config, source="the test")
+    if architecture == "budget_lora":
+        net.head.fit_target(torch.tensor([16, 32, 128]))
+        net.calibrate(["how many eggs", "sam buys"], [16, 32])
     net.save_pretrained(tmp_path / "predictor")
     # None in sys.modules: as if it were not installed, also for libraries that use it where it is there.
     code = (

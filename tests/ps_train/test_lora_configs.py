@@ -25,6 +25,8 @@ SMALL = {
     "num_key_value_heads": 1,
 }
 
+BRIEF = [f"--trainer.{name}=1" for name in ("max_epochs", "limit_train_batches", "limit_val_batches")]
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -49,13 +51,14 @@ def run(command: str, kind: str, folder: Path, model: str, *arguments: str) -> N
     one_process = ["--trainer.strategy", "auto", "--trainer.devices", "1", "--trainer.accelerator", "cpu"]
     data = ["--data.backbone", str(folder / model), "--data.train", str(folder / "train")]
     root = ["--data.test", str(folder / "test"), "--trainer.default_root_dir", str(folder / "run")]
+    data.append("--data.allow_overlap=true")
     assert main([command, *configs, *one_process, *data, *root, *arguments]) == 0
 
 
 @pytest.mark.parametrize("kind", ["curve", "difficulty"])
 @pytest.mark.parametrize("model", ["qwen2", "llama"])
 def test_a_config_fits_tests_and_predicts(kind, model, folder):
-    run("fit", kind, folder, model, "--trainer.fast_dev_run", "true")
+    run("fit", kind, folder, model, *BRIEF, "--model.schedule.warmup_steps", "0")
     predictor = load_predictor(folder / "run" / "predictor")
     settings = predictor.backbone.settings
     assert (settings.r, settings.alpha, settings.dropout) == (16, 32, 0.05)
@@ -84,8 +87,8 @@ def test_a_budget_config_fits_tests_and_predicts(twin, folder):
     here = ["--trainer.strategy", "auto", "--trainer.devices", "1", "--trainer.accelerator", "cpu"]
     data = [f"--data.{name}={folder / f'{name}.jsonl'}" for name in ("train", "test")]
     common = [*configs, *here, *data, f"--data.backbone={folder / 'llama'}"]
-    common += [f"--trainer.default_root_dir={folder / 'run'}"]
-    assert main(["fit", *common, "--trainer.fast_dev_run", "true"]) == 0
+    common += ["--data.allow_overlap=true", f"--trainer.default_root_dir={folder / 'run'}"]
+    assert main(["fit", *common, *BRIEF, "--model.schedule.warmup_steps", "0"]) == 0
     predictor = load_predictor(folder / "run" / "predictor")
     lora = predictor.backbone.settings
     assert (lora.r, lora.alpha, lora.dropout, lora.dtype) == (32, 64, 0.05, "bfloat16")

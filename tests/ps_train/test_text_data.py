@@ -9,16 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ps_train.common.loading import load_tokenizer
+from ps_train.common.rows import Rows
 from ps_train.common.text_batches import LengthBatches, TextDataset, TextFormat, TextLoader, collate
-from ps_train.common.text_data import TextDataModule, TextRows
+from ps_train.common.text_data import TextDataModule
 
 
 class Lines(TextDataModule):
     """A text a line; its target is its number."""
 
-    def read(self, name: str, path: str) -> TextRows:
+    def read(self, name: str, path: str) -> Rows:
         texts = Path(path).read_text().splitlines()
-        return TextRows([str(i) for i in range(len(texts))], texts, {"number": np.arange(len(texts))})
+        return Rows([str(i) for i in range(len(texts))], texts, {"number": np.arange(len(texts))})
 
 
 def all_batches(lengths: list[int], processes: int, epoch: int, **settings: object) -> list[list[list[int]]]:
@@ -99,19 +100,21 @@ def test_padding_is_masked(side):
     assert mask[0].tolist() == ([False, True, True] if side == "left" else [True, True, False])
 
 
-def test_a_template_holds_the_text_and_long_texts_lose_their_end(backbone):
+def test_a_template_holds_the_text_and_long_texts_lose_their_middle(backbone):
     tokenizer = load_tokenizer(backbone)
     (whole,) = TextFormat("how many {question} ?").encode(tokenizer, ["eggs {have} eggs"])
     assert whole == tokenizer("how many eggs {have} eggs ?")["input_ids"]
-    assert TextFormat(max_length=2).encode(tokenizer, ["how many eggs"]) == [
-        tokenizer("how many")["input_ids"]
-    ]
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than max_length, 4 tokens"):
+        short, cut = TextFormat("how {question} ?", max_length=4).encode(
+            tokenizer, ["eggs", "many eggs does sam have"]
+        )
+    assert (short, cut) == (tokenizer("how eggs ?")["input_ids"], tokenizer("how many have ?")["input_ids"])
     assert TextFormat().encode(tokenizer, []) == []
 
 
 def test_a_data_module_splits_tokenises_and_carries_targets(backbone, tmp_path):
     lines = tmp_path / "train.txt"
-    lines.write_text("\n".join(f"how many eggs {'sam ' * (i % 7)}" for i in range(50)))
+    lines.write_text("\n".join(f"how many eggs {'sam ' * (i % 7)} {i}" for i in range(50)))
     data = Lines(str(backbone), train=str(lines), val_fraction=0.2, batch_size=8, seed=1)
     data.setup("fit")
     assert (len(data.rows["train"]), len(data.rows["val"])) == (40, 10)
@@ -121,7 +124,9 @@ def test_a_data_module_splits_tokenises_and_carries_targets(backbone, tmp_path):
     assert set(seen) == held_out
     batch = next(iter(data.train_dataloader()))
     for ids, mask, number in zip(batch["input_ids"], batch["attention_mask"], batch["number"], strict=True):
-        expected = load_tokenizer(backbone)(f"how many eggs {'sam ' * (int(number) % 7)}")["input_ids"]
+        expected = load_tokenizer(backbone)(f"how many eggs {'sam ' * (int(number) % 7)} {number}")[
+            "input_ids"
+        ]
         assert ids[mask.bool()].tolist() == expected
     given = Lines(str(backbone), train=str(lines), val=str(lines))
     given.setup("validate")
@@ -146,7 +151,7 @@ def test_bad_settings_are_refused(backbone, tmp_path):
     with pytest.raises(ValueError, match="batch_size must be a multiple of 2 processes"):
         LengthBatches([1, 2, 3], 3, num_replicas=2, shuffle=True)
     with pytest.raises(ValueError, match=r"number must have one row a text \(1\), got 2"):
-        TextRows(["a"], ["eggs"], {"number": np.arange(2)})
+        Rows(["a"], ["eggs"], {"number": np.arange(2)})
 
 
 def test_a_row_never_moves_between_processes_by_its_length():

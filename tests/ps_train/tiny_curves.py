@@ -49,7 +49,7 @@ def make_table(n: int, seed: int = 0, num_windows: int = 8, window: int = 16, wi
     probabilities = 0.9 / (1 + np.exp(-(np.arange(num_windows) - middle)))
     return CurveTable(
         ids=[f"q{i}" for i in range(n)],
-        questions=[f"how many eggs does sam have {i} ?" for i in range(n)],
+        questions=[f"how many eggs does sam have {' '.join(str(1000 * seed + i))} ?" for i in range(n)],
         answers=[str(i) for i in range(n)],
         curves=(rng.binomial(50, probabilities) / 50).astype(np.float32),
         n_traces=np.full(n, 50, np.int32),

@@ -48,7 +48,7 @@ def write_text_config(
         "seed_everything": 0,
         "model": {
             "class_path": model,
-            "init_args": {"lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "lr": 0.01, **own},
+            "init_args": {"lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "optimizer": {"lr": 0.01}, **own},
         },
         "data": {
             "class_path": "ps_train.curve.text_data.CurveTextDataModule",
@@ -57,6 +57,7 @@ def write_text_config(
                 "train": str(folder / "train"),
                 "test": str(folder / "test"),
                 "batch_size": 16,
+                "allow_overlap": True,  # of so few words, some questions are made twice
                 **data,
             },
         },

@@ -22,7 +22,10 @@ from running import COUNTER, RunningGateway, UpstreamProcess, flat_curves
 from ps_alloc import Pacer
 from ps_eval.serve.app import Gateway, Limits
 from ps_eval.serve.budgets import Budgets
+from ps_eval.serve.http_protocol import ConnectionLimits, bounded_protocol
+from ps_eval.serve.lanes import Lanes, one_lane
 from ps_eval.serve.metrics import GatewayMetrics
+from ps_eval.serve.pacer_state import StateFile
 from ps_eval.serve.prediction import MicroBatcher
 from ps_eval.serve.question import QuestionReader
 from ps_eval.serve.two_phase import TwoPhase
@@ -68,6 +71,12 @@ def start_gateway() -> Iterator[Callable[..., RunningGateway]]:
         batcher: dict[str, Any] | None = None,
         connect_timeout: float = 5.0,
         tokenizer: Any = None,
+        budgets: dict[str, Any] | None = None,
+        reader: dict[str, Any] | None = None,
+        gateway: dict[str, Any] | None = None,
+        keep_alive: float = 75.0,
+        connections: ConnectionLimits | None = None,
+        lanes: Callable[[Budgets], Lanes] = one_lane,
         **limits: Any,
     ) -> RunningGateway:
         metrics, batches = GatewayMetrics(), []
@@ -82,25 +91,29 @@ def start_gateway() -> Iterator[Callable[..., RunningGateway]]:
             None if predict is None else MicroBatcher(recorded, on_batch=metrics.predicted, **(batcher or {}))
         )
         server = Upstream(upstream, connect_timeout=connect_timeout)
-        gateway = Gateway(
-            server,
-            Budgets(
-                pacer,
-                metrics,
-                batcher=micro,
-                reader=QuestionReader(tokenizer),
-                predict_timeout=predict_timeout,
-                pace=pace,
-            ),
+        decider = Budgets(
+            pacer,
             metrics,
             batcher=micro,
+            reader=QuestionReader(tokenizer, **(reader or {})),
+            predict_timeout=predict_timeout,
+            pace=pace,
+            **(budgets or {}),
+        )
+        app = Gateway(
+            server,
+            lanes(decider),
+            metrics,
             two_phase=TwoPhase(server, COUNTER) if two_phase else None,
             limits=Limits(**limits),
-            state=state,
+            state=None if state is None else StateFile(state),
+            **(gateway or {}),
         )
         listening = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(
-            gateway.app(),
+            app.app(),
+            http=bounded_protocol(connections or ConnectionLimits()),
+            timeout_keep_alive=keep_alive,
             access_log=False,
             server_header=False,
             date_header=False,
@@ -121,7 +134,7 @@ def start_gateway() -> Iterator[Callable[..., RunningGateway]]:
         while not uvicorn_server.started and time.monotonic() < deadline:
             time.sleep(0.005)
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        return RunningGateway(gateway, pacer, metrics, url, loops[0], batches)
+        return RunningGateway(app, pacer, metrics, url, loops[0], batches)
 
     yield start
     for server, _ in running:

@@ -19,7 +19,7 @@ import aiohttp
 import numpy as np
 
 from ps_alloc import Pacer
-from ps_eval.engines.base import ReasoningFormat
+from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.app import Gateway
 from ps_eval.serve.metrics import GatewayMetrics
 
@@ -107,7 +107,7 @@ class RunningGateway:
 
     def outcomes(self, outcome: str, route: str = "completions") -> float:
         """How many requests ended so; waits for those that are answered but not yet booked."""
-        eventually(lambda: self.count("in_flight") == 0)
+        eventually(lambda: self.gateway.open_requests == 0)
         return self.count("requests_total", route=route, outcome=outcome)
 
 

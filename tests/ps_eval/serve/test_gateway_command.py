@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from running import UpstreamProcess, eventually
 from ps_alloc import allocate
 from ps_eval.cli import main
 from ps_eval.serve.app import Gateway
-from ps_eval.serve.command import price_of_past
+from ps_eval.serve.assemble import price_of_past
+from ps_eval.serve.forecast import Forecaster
 from ps_train.embedded.problem_families import make_problems
 from ps_train.predictor import load_predictor
 from ps_train.questions import save_questions
@@ -85,7 +87,13 @@ def test_the_start_price_is_that_of_allocating_to_past_questions(
     problems = [p.as_question(f"past-{i}") for i, p in enumerate(make_problems(60, seed=4))]
     save_questions(tmp_path / "past.jsonl", problems)
     predictor = load_predictor(PREDICTOR)
-    price = price_of_past(predictor, str(tmp_path / "past.jsonl"), 48.5, min_windows=1, max_windows=8)
+    price = price_of_past(
+        Forecaster(predictor, with_use=False),
+        str(tmp_path / "past.jsonl"),
+        48.5,
+        min_windows=1,
+        max_windows=8,
+    )
     curves = predictor.predict_curves([p.question for p in problems])
     expected = allocate(curves, int(48.5 * 60), max_windows=8, leftover="keep")
     assert price == expected.price
@@ -114,6 +122,20 @@ def test_the_start_price_is_that_of_allocating_to_past_questions(
         (["--max-in-flight", "0"], "max_in_flight must be above 0, got 0"),
         (["--predict-timeout", "0"], "predict_timeout must be above 0, got 0.0"),
         (["--predictor-threads", "0"], "predictor_threads must be at least 1, got 0"),
+        (["--max-n", "0"], "max_n must be at least 1, got 0"),
+        (["--max-prompts", "5000"], "max_prompts must be at most 4096, got 5000"),
+        (["--head-seconds", "0"], "head_seconds must be above 0, got 0.0"),
+        (["--keep-alive", "0"], "keep_alive must be above 0 and shutdown_delay at least 0, got 0.0 and 1.0"),
+        (["--answer-share", "1"], "answer_tokens must be at least 0 and answer_share lie in [0, 1), got 24"),
+        (["--explore", "2"], "explore must lie in [0, 1], got 2.0"),
+        (["--budget-field", "a..b"], "budget_field must be a name, or names joined by dots, got 'a..b'"),
+        (["--routes", '{"v1": "deny"}'], "a path in routes must begin with /, got 'v1'"),
+        (["--models", '[{"model": "a"}, {"model": "a"}]'], "models must have different names, got a, a"),
+        (["--state", "/dev/null/x.json"], "state must be a file that can be written, /dev/null/x.json"),
+        (
+            ["--decision-log", "/dev/null/x.jsonl"],
+            "decision_log must be a file that can be written, /dev/null",
+        ),
     ],
 )
 def test_bad_settings_end_2_with_one_sentence(
@@ -121,7 +143,7 @@ def test_bad_settings_end_2_with_one_sentence(
 ) -> None:
     given = ["--upstream", "http://127.0.0.1:1", "--tokens-per-request", "64", *flags]
     assert main(["serve", *given]) == 2
-    assert f"error: {message}" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -144,6 +166,63 @@ def test_bad_settings_of_a_predictor_end_2_with_one_sentence(
     given = ["--upstream", "http://127.0.0.1:1", "--tokens-per-request", "64", "--predictor", str(PREDICTOR)]
     assert main(["serve", *given, *flags]) == 2
     assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_signals_reload_tell_and_end_and_ready_fails_before_the_socket_closes(
+    upstream: UpstreamProcess, tmp_path: Path
+) -> None:
+    config, state = tmp_path / "gateway.yaml", tmp_path / "pacer.json"
+    config.write_text("tokens_per_request: 64\n")
+    flags = ["--config", str(config), "--upstream", upstream.url, "--state", str(state)]
+    with running_gateway(tmp_path / "log", *flags, "--shutdown-delay", "3") as gateway:
+
+        def log() -> str:
+            return (tmp_path / "log").read_text()
+
+        assert post(gateway.url, {"prompt": "x"})[0]["x-ps-budget"] == "64"
+        price = gateway.metric("ps_gateway_price")
+        config.write_text("tokens_per_request: 96\nmodels: [{model: big, tokens_per_request: 128}]\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        assert eventually(lambda: "reloaded: 1 model rules, target 96" in log())
+        assert post(gateway.url, {"prompt": "x"})[0]["x-ps-budget"] == "96"
+        assert post(gateway.url, {"prompt": "x", "model": "big"})[0]["x-ps-budget"] == "128"
+        assert gateway.metric("ps_gateway_price") == pytest.approx(price)
+
+        config.write_text("tokens_per_request: none\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        assert eventually(lambda: "not reloaded: the command's flags" in log())
+        assert post(gateway.url, {"prompt": "x"})[0]["x-ps-budget"] == "96"
+
+        gateway.process.send_signal(signal.SIGUSR1)
+        assert eventually(lambda: json.loads(state.read_text())["n_requests"] == 3)
+        assert eventually(lambda: "default: price" in log())
+
+        gateway.process.send_signal(signal.SIGTERM)
+        assert eventually(lambda: _status(gateway.url + "/ready") == 503, 2)
+        assert post(gateway.url, {"prompt": "x"})[0]["x-ps-budget"] == "96"
+        gateway.process.wait(20)
+    assert json.loads(state.read_text())["n_requests"] == 4
+    assert json.loads(state.read_text())["others"]["big"]["n_requests"] == 1
+
+
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_flags_are_environment_variables_too(
+    upstream: UpstreamProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Gateway] = []
+    monkeypatch.setattr("ps_eval.serve.command.run_server", lambda gateway, **_: started.append(gateway))
+    monkeypatch.setenv("PS_EVAL_SERVE__UPSTREAM", upstream.url)
+    monkeypatch.setenv("PS_EVAL_SERVE__TOKENS_PER_REQUEST", "77")
+    assert main(["serve"]) == 0
+    assert started[0].budgets.pacer.tokens_per_request == 77
 
 
 def test_a_port_in_use_is_said_in_one_sentence(

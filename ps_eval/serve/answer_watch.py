@@ -1,0 +1,147 @@
+"""What a response brought, read in passing: usage, how it ended, whether there is an answer in it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ps_eval.serve.usage import Usage
+
+TAIL_BYTES = 2**16
+"""Kept of a stream's end: usage and the reason of its end are in its last events."""
+WHOLE_BYTES = 2**26
+"""Largest decompressed answer that is read."""
+# A first character of content, or of a call; `"content":""` and `"content":null` bring nothing.
+ANSWER = re.compile(
+    rb'"(?:content|refusal|arguments|partial_json)"\s*:\s*"(?!")|"tool_calls"\s*:\s*\[\s*\{'
+    rb'|"type"\s*:\s*"(?:text|input_json|output_text)_?\.?delta"'
+)
+LENGTH = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"(?:length|max_tokens)"')
+REASON = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([a-z_]{1,32})"')
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What became of a request, as its response tells."""
+
+    usage: Usage = None
+    finish_reason: str | None = None
+    empty: bool | None = None
+    """The tokens ran out before the first one of an answer; None where that cannot be told."""
+    first_answer_seconds: float | None = None
+    """From the sending on of a streamed request to the first chunk of its answer."""
+
+
+def decoder(encoding: str) -> Callable[[bytes], bytes] | None:
+    """Undo a `Content-Encoding` chunk by chunk; None where it is not known here.
+
+    What it returns is a copy to read: the client gets the bytes as they came.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return lambda chunk: chunk
+    if name not in ("gzip", "x-gzip", "deflate"):
+        return None
+    undo = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip, as its head says
+    room = WHOLE_BYTES
+
+    def decode(chunk: bytes) -> bytes:
+        nonlocal room
+        try:
+            part = undo.decompress(chunk, max(1, room))
+        except zlib.error:
+            return b""
+        room -= len(part)
+        return part if room > 0 else b""
+
+    return decode
+
+
+class AnswerWatch:
+    """Reads one response as it passes."""
+
+    def __init__(self, encoding: str = "", *, think_end: str | None = None) -> None:
+        """Begin to read.
+
+        Args:
+            encoding: The response's `Content-Encoding`.
+            think_end: Ends the reasoning within a completion's text; None for chats, which have fields.
+        """
+        self._decode = decoder(encoding)
+        self._think_end = None if think_end is None else json.dumps(think_end)[1:-1].encode()
+        self._tail: deque[bytes] = deque()
+        self._tail_bytes = 0
+        self._answered = False
+        self._begin = time.monotonic()
+        self._first: float | None = None
+
+    def add(self, chunk: bytes) -> None:
+        """The next bytes of an event stream."""
+        if self._decode is None or not (chunk := self._decode(chunk)):
+            return
+        if not self._answered:
+            text = self._tail[-1] + chunk if self._tail else chunk  # what is looked for may be cut in two
+            found = ANSWER.search(text) if self._think_end is None else self._think_end in text
+            if found:
+                self._answered, self._first = True, time.monotonic() - self._begin
+        self._tail.append(chunk)
+        self._tail_bytes += len(chunk)
+        while self._tail_bytes - len(self._tail[0]) > TAIL_BYTES:
+            self._tail_bytes -= len(self._tail.popleft())
+
+    def streamed(self) -> Observed:
+        """What the stream brought."""
+        tail = b"".join(self._tail)
+        reasons = REASON.findall(tail)
+        empty = bool(LENGTH.search(tail)) and not self._answered if reasons else None
+        return Observed(_last_usage(tail), reasons[-1].decode() if reasons else None, empty, self._first)
+
+    def whole(self, content: bytes) -> Observed:
+        """What a response that is no stream brought."""
+        if self._decode is None:
+            return Observed()
+        try:
+            response = json.loads(self._decode(content))
+        except (ValueError, RecursionError):
+            return Observed()
+        if not isinstance(response, dict):
+            return Observed()
+        usage = response.get("usage")
+        choices = response.get("choices")
+        choices = [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else [response]
+        reasons = [c.get("finish_reason", c.get("stop_reason")) for c in choices]
+        reason = next((r for r in reasons if isinstance(r, str)), None)
+        cut = [c for c, r in zip(choices, reasons, strict=True) if r in ("length", "max_tokens")]
+        empty = any(self._is_empty(choice) for choice in cut) if reason else None
+        return Observed(usage if isinstance(usage, dict) else None, reason, empty)
+
+    def _is_empty(self, choice: dict[str, Any]) -> bool:
+        if isinstance(text := choice.get("text"), str):
+            return self._think_end is not None and self._think_end.decode() not in text
+        message = choice.get("message", choice)
+        if not isinstance(message, dict):
+            return False
+        content = message.get("content")
+        if isinstance(content, list):  # Anthropic's blocks
+            return not any(isinstance(b, dict) and b.get("type") in ("text", "tool_use") for b in content)
+        return not content and not message.get("tool_calls")
+
+
+def _last_usage(tail: bytes) -> Usage:
+    for line in reversed(tail.splitlines()):
+        if line.startswith(b"data:") and b'"usage"' in line:
+            try:
+                event = json.loads(line[5:])
+            except (ValueError, RecursionError):
+                continue
+            inner = event.get("response", event) if isinstance(event, dict) else None  # of /v1/responses
+            usage = inner.get("usage") if isinstance(inner, dict) else None
+            if isinstance(usage, dict):
+                return usage
+    return None

@@ -1,0 +1,187 @@
+"""The prices: one for all, or one for each key; and what of a request may move them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from ps_alloc import Pacer
+from ps_alloc.pacing import Grant as PacerGrant
+
+MAX_MOVE = 4.0
+"""Requests' worth of tokens that one body may move the price by, however many sequences it asks for."""
+COUNTED = ("version", "price", "log_price", "debt_tokens", "warm_up", "n_requests", "spent_tokens")
+"""Of a pacer's state: what it has learnt, beside its settings."""
+MAX_KEYS = 1024
+"""Most keys with a price of their own; beyond it, the one unused for longest begins anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What was booked for a request."""
+
+    tokens: int
+    """Granted to each sequence."""
+    sequences: int
+    limited: bool
+    """The client's limit decided, below the target: it gives nobody credit and moves no price."""
+    decided: PacerGrant | None = None
+    """Where a curve decided."""
+    share: float = 1.0
+    """Where none did: what `Pacer.charge` returned."""
+
+
+class Account:
+    """Spending that is held together: a pacer, and what was booked since the start."""
+
+    def __init__(self, name: str, pacer: Pacer) -> None:
+        self.name, self.pacer = name, pacer
+        self.priced_requests = self.priced_tokens = 0
+        """Since the start, of those requests that may move the price: their mean is what is held."""
+
+    @property
+    def uniform(self) -> int:
+        """Tokens of a sequence that nothing is known of."""
+        return int(self.pacer.tokens_per_request or 0)
+
+    def decide(
+        self, curve: npt.ArrayLike, use: npt.ArrayLike | None, sequences: int, limit: int | None
+    ) -> Booking:
+        """Decide by a curve, and book it.
+
+        Raises:
+            ValueError: If the curve is none.
+        """
+        grant = self.pacer.decide(curve, use=use, limit=limit, sequences=sequences)
+        return self._counted(Booking(int(grant), sequences, grant.limited, grant))
+
+    def charge(self, tokens: int, sequences: int) -> Booking:
+        """Book what was decided without a curve."""
+        limited = tokens < self.uniform
+        share = self.pacer.charge(tokens * sequences, sequences, limited=limited)
+        return self._counted(Booking(tokens, sequences, limited, share=share))
+
+    def settle(self, booking: Booking, used: int) -> None:
+        """The request used so many tokens, all its sequences together."""
+        if booking.decided is not None:
+            self.pacer.settle(booking.decided, used)
+        elif used < (total := booking.tokens * booking.sequences):
+            self.pacer.refund(total - used, 0, booking.share)
+        if not booking.limited:
+            self.priced_tokens += used - booking.tokens * booking.sequences
+
+    def revoke(self, booking: Booking) -> None:
+        """The request came to nothing."""
+        total = booking.tokens * booking.sequences
+        if booking.decided is not None:
+            self.pacer.revoke(booking.decided)
+        else:
+            self.pacer.refund(total, booking.sequences, booking.share)
+        if not booking.limited:
+            self.priced_requests -= booking.sequences
+            self.priced_tokens -= total
+
+    def _counted(self, booking: Booking) -> Booking:
+        if not booking.limited:
+            self.priced_requests += booking.sequences
+            self.priced_tokens += booking.tokens * booking.sequences
+        return booking
+
+
+class Accounts:
+    """The account of each request: that of everybody, or of its key."""
+
+    def __init__(self, pacer: Pacer, *, by_key: bool = False, name: str = "default") -> None:
+        """Begin.
+
+        Args:
+            pacer: Everybody's; with `by_key`, where a new key's price starts.
+            by_key: Hold the mean of each key apart.
+            name: In the metrics.
+        """
+        self.shared = Account(name, pacer)
+        self._by_key = by_key
+        self._own: OrderedDict[str, Account] = OrderedDict()
+        self.named: dict[str, Account] = {}
+        """Accounts of keys with a target of their own, by the key's name."""
+
+    @property
+    def pacer(self) -> Pacer:
+        """Everybody's."""
+        return self.shared.pacer
+
+    def of(self, key: str | None, name: str | None = None) -> Account:
+        """The account of a key's fingerprint, or of a named key."""
+        if name is not None and name in self.named:
+            return self.named[name]
+        if not self._by_key or key is None:
+            return self.shared
+        account = self._own.get(key)
+        if account is None:
+            account = self._own[key] = Account(self.shared.name, fresh(self.pacer))
+            if len(self._own) > MAX_KEYS:
+                self._own.popitem(last=False)
+        self._own.move_to_end(key)
+        return account
+
+    def map_pacers(self, change: Callable[[Pacer], Pacer]) -> None:
+        """Replace every pacer, such as by one with another target and the same price."""
+        for account in self.all:
+            account.pacer = change(account.pacer)
+
+    @property
+    def all(self) -> list[Account]:
+        """Everybody's, those of named keys, those of other keys."""
+        return [self.shared, *self.named.values(), *self._own.values()]
+
+
+def fresh(pacer: Pacer, *, tokens_per_request: float | None = None) -> Pacer:
+    """A pacer with the same settings and price that has spent nothing; or with another target."""
+    state = pacer.state_dict() | {"n_requests": 0, "spent_tokens": 0, "debt_tokens": 0.0}
+    if tokens_per_request is not None:
+        # The burst is so many requests' worth, of the new target.
+        state |= {"tokens_per_request": tokens_per_request, "burst": None}
+    return Pacer.from_state_dict(state)
+
+
+def moved(old: Pacer, new: Pacer) -> Pacer:
+    """The new pacer's settings at the old one's price and counts.
+
+    Raises:
+        ValueError: If the old one's state cannot be taken over.
+    """
+    return Pacer.from_state_dict(taken_over(old.state_dict(), new))
+
+
+def taken_over(state: dict[str, Any], pacer: Pacer) -> dict[str, Any]:
+    """A state's price and counts with a pacer's settings."""
+    settings = {name: value for name, value in pacer.state_dict().items() if name not in COUNTED}
+    return {**state, **settings}
+
+
+class Fingerprints:
+    """Keys by hashes that cannot be taken back: a new salt at each start."""
+
+    def __init__(self) -> None:
+        self._salt = secrets.token_bytes(16)
+
+    def of(self, key: bytes | None) -> str | None:
+        """The fingerprint of a request's key."""
+        return None if key is None else hmac.new(self._salt, key, hashlib.sha256).hexdigest()[:32]
+
+
+def key_of(headers: list[tuple[bytes, bytes]]) -> bytes | None:
+    """The client's key: of `Authorization: Bearer`, `x-api-key` or `api-key`."""
+    for name, value in headers:
+        if name == b"authorization":
+            return value.split(b" ", 1)[-1].strip()
+        if name in (b"x-api-key", b"api-key"):
+            return value.strip()
+    return None

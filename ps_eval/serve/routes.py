@@ -1,0 +1,106 @@
+"""Which path gets a budget, which passes, which is denied; and its name in the metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ps_eval.serve.request_body import Dialect
+
+Policy = Literal["budget", "pass", "deny"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What is done with a request."""
+
+    policy: Policy
+    name: str
+    """In the metrics."""
+    dialect: Dialect | None = None
+    """Whose fields the body has; None where the gateway does not read it."""
+    thinks: bool = False
+    """A model may think there: what passes is counted as unbudgeted."""
+
+
+OTHER = Route("pass", "other")
+TABLE: Mapping[str, Route] = {
+    "/v1/completions": Route("budget", "completions", "completions", thinks=True),
+    "/v1/chat/completions": Route("budget", "chat", "chat", thinks=True),
+    "/v1/chat/completions/batch": Route("budget", "chat_batch", "chat", thinks=True),
+    "/v1/responses": Route("budget", "responses", "responses", thinks=True),
+    "/v1/messages": Route("budget", "messages", "messages", thinks=True),
+    "/invocations": Route("budget", "invocations", thinks=True),  # as its body says
+    "/completion": Route("pass", "native", thinks=True),  # llama.cpp
+    "/completions": Route("budget", "completions", "completions", thinks=True),  # llama.cpp
+    "/chat/completions": Route("budget", "chat", "chat", thinks=True),  # llama.cpp
+    "/infill": Route("pass", "native", thinks=True),
+    "/generate": Route("pass", "native", thinks=True),  # SGLang
+    "/inference/v1/generate": Route("pass", "native", thinks=True),  # vLLM
+    "/api/generate": Route("pass", "native", thinks=True),  # Ollama
+    "/api/chat": Route("pass", "native", thinks=True),
+    "/v2/chat": Route("pass", "native", thinks=True),  # vLLM, as Cohere
+}
+ADMIN = re.compile(
+    "/(?:"
+    # vLLM
+    "sleep|wake_up|is_sleeping|release_kv_cache_memory|collective_rpc|server_info|pause|resume|is_paused"
+    "|reset_(?:prefix|mm|encoder)_cache|scale_elastic_ep|is_scaling_elastic_ep|fault_tolerance/.*"
+    "|(?:inference/v1/)?abort_requests?|start_profile|stop_profile|v1/(?:un)?load_lora_adapter|weight_info"
+    "|(?:init|shutdown)_weight_transfer_engine|(?:start|finish)_(?:draft_)?weight_update|weight_checker"
+    # SGLang
+    "|flush_cache|clear_hicache.*|(?:hicache|dump|freeze)[a-z_]*|update_weights?[a-z_]*|[a-z_]*weights_by_name"
+    "|(?:init|destroy)_weights[a-z_]*|(?:release|resume)_memory_occupation|(?:un)?load_lora_adapter"
+    "|set_internal_state|get_internal_state|configure_logging|slow_down|(?:open|close)_session"
+    "|(?:start|stop)_expert_distribution_record|dump_expert_distribution_record|shutdown"
+    # llama.cpp
+    "|slots(?:/.*)?|lora-adapters|models/(?:un)?load"
+    ")"
+)
+"""Paths by which a server is steered, not asked: denied unless `routes` says otherwise."""
+
+
+class RouteTable:
+    """The policy of every path: of `TABLE`, with changes."""
+
+    def __init__(self, changes: Mapping[str, Policy] | None = None) -> None:
+        """Set the table.
+
+        Args:
+            changes: Path to its policy; a path may end in `*`. `budget` only for paths that can have one.
+
+        Raises:
+            ValueError: If a path is none, a policy is none, or no budget can be given there.
+        """
+        self._exact: dict[str, Route] = dict(TABLE)
+        self._prefixes: dict[str, Route] = {}
+        for path, policy in (changes or {}).items():
+            if not path.startswith("/"):
+                raise ValueError(f"a path in routes must begin with /, got {path!r}")
+            if policy not in ("budget", "pass", "deny"):
+                raise ValueError(f"a policy in routes must be budget, pass or deny, got {policy!r}")
+            known = TABLE.get(path, OTHER)
+            if policy == "budget" and known.policy != "budget":
+                can = sorted(name for name, route in TABLE.items() if route.policy == "budget")
+                raise ValueError(f"budgets can be given on {', '.join(can)}, got {path!r}")
+            route = Route(policy, known.name, known.dialect, known.thinks)
+            if path.endswith("*"):
+                self._prefixes[path[:-1]] = route
+            else:
+                self._exact[path] = route
+
+    def of(self, method: str, path: str) -> Route:
+        """The route of a request; `path` decoded. Servers behind may take `//a/` for `/a`: so does this."""
+        path = re.sub("/+", "/", path)
+        path = path.rstrip("/") or "/"
+        route = self._exact.get(path)
+        if route is None:
+            for prefix, route in self._prefixes.items():
+                if path.startswith(prefix):
+                    return route
+            return Route("deny", "admin") if ADMIN.fullmatch(path) else OTHER
+        if method != "POST" and route.policy == "budget":
+            return OTHER
+        return route

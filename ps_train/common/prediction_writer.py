@@ -1,0 +1,42 @@
+"""What `predict` writes: every row once and in order, whatever the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import BasePredictionWriter
+from rich.console import Console
+
+from ps_train.curve.metrics import CurveRows
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Gathers the rows of all processes, and has the first write them by the module's `write_predictions`."""
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    def write_on_epoch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        """Called by the trainer in every process."""
+        gathered = CurveRows().to(pl_module.device)
+        for batch in predictions:
+            values = batch["predictions"].to(pl_module.device)
+            gathered.update(batch["rows"].to(pl_module.device), values, values[:, :0])
+        _, values, _ = gathered.compute()
+        if not trainer.is_global_zero:
+            return
+        written: list[Path] = pl_module.write_predictions(
+            Path(trainer.default_root_dir), torch.from_numpy(values)
+        )
+        for path in written:
+            Console().print(f"wrote {path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,236 @@
+"""One client's requests move another's budgets no further than they should."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from running import RunningGateway, UpstreamProcess, eventually, flat_curves, many
+
+from ps_alloc import Pacer
+from ps_eval.serve.lanes import KeyRule, Lanes, one_lane
+from ps_eval.serve.pacing import MAX_MOVE
+
+Start = Callable[..., RunningGateway]
+
+
+def connect(gateway: RunningGateway) -> socket.socket:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def head(length: int, *more: str, path: str = "/v1/completions") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {length}", *more]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def test_a_client_that_asks_for_little_gives_no_credit_and_one_that_asks_for_much_still_counts(
+    upstream: UpstreamProcess, start_gateway: Start
+) -> None:
+    gateway = start_gateway(upstream.url, pacer=Pacer(48, initial_price=0.004))
+    before = gateway.pacer.price
+    for body in ({"max_tokens": 1, "n": 100}, {"max_tokens": 40}, {"thinking_token_budget": 16}):
+        gateway.post({"prompt": "hard", **body})
+    assert eventually(lambda: gateway.count("in_flight") == 0)
+    assert gateway.pacer.price == before
+    assert gateway.pacer.n_requests == 102  # they are counted all the same
+    assert gateway.count("client_limited_total") == 3
+    gateway.post({"prompt": "hard", "thinking_token_budget": 100})  # cut, and still above the target
+    assert gateway.pacer.price > before
+
+
+def test_one_body_of_very_many_sequences_moves_the_price_by_a_few(
+    upstream: UpstreamProcess, start_gateway: Start
+) -> None:
+    pacer = Pacer(48, initial_price=0.001, step=0.01, max_move=MAX_MOVE)
+    gateway = start_gateway(upstream.url, pacer=pacer)
+    gateway.post({"prompt": "hard", "n": 128})
+    assert (gateway.pacer.n_requests, gateway.pacer.spent_tokens) == (128, 128 * 128)
+    assert 0.01 < np.log(gateway.pacer.price / 0.001) < 0.0101 * MAX_MOVE
+
+
+def test_a_client_that_goes_away_before_its_reply_began_was_never_there(
+    upstream: UpstreamProcess, start_gateway: Start
+) -> None:
+    gateway = start_gateway(upstream.url, pacer=Pacer(48, initial_price=0.004))
+    before = gateway.pacer.price
+    body = b'{"prompt": "hard", "n": 128}'
+    with connect(gateway) as client:
+        client.sendall(head(len(body), "X-Delay: 30") + body)
+        assert eventually(lambda: gateway.pacer.n_requests == 128)
+        assert gateway.pacer.price > before
+    assert eventually(lambda: gateway.outcomes("disconnected") == 1)
+    assert gateway.pacer.price == pytest.approx(before)
+    assert (gateway.pacer.n_requests, gateway.pacer.spent_tokens) == (0, 0)
+
+
+def test_a_question_too_long_for_the_predictor_is_not_read_and_the_mean_curve_decides(
+    upstream: UpstreamProcess, start_gateway: Start
+) -> None:
+    mean = flat_curves(["hard"])[0]
+    gateway = start_gateway(upstream.url, reader={"max_tokens": 20}, budgets={"mean": mean})
+    _, headers, _ = gateway.post({"prompt": "x" * 81})
+    assert (headers["x-ps-budget"], headers["x-ps-fallback"]) == ("128", "too_long")
+    assert gateway.post({"prompt": "x" * 80})[1]["x-ps-budget"] == "32"
+    assert gateway.batches == [["x" * 80]]
+
+
+def test_while_a_batch_is_overdue_nobody_waits_behind_it(
+    upstream: UpstreamProcess, start_gateway: Start
+) -> None:
+    def slow(questions: list[str]) -> np.ndarray:
+        if "slow" in questions:
+            time.sleep(1.5)
+        return flat_curves(questions)
+
+    gateway = start_gateway(
+        upstream.url, predict=slow, predict_timeout=0.2, batcher={"max_batch": 1, "overdue_seconds": 0.2}
+    )
+    assert gateway.post({"prompt": "slow"})[1]["x-ps-fallback"] == "timeout"
+    begin = time.monotonic()
+    assert [gateway.post({"prompt": "hard"})[1]["x-ps-fallback"] for _ in range(5)] == ["overdue"] * 5
+    assert time.monotonic() - begin < 0.9  # five that waited would have taken 1 s
+    assert b"ps_gateway_predictor_overdue 1.0" in gateway.post(b"", "/metrics", method="GET")[2]
+    assert eventually(lambda: gateway.post({"prompt": "hard"})[1]["x-ps-budget"] == "128")
+
+
+def test_of_many_prompts_a_few_are_predicted(upstream: UpstreamProcess, start_gateway: Start) -> None:
+    gateway = start_gateway(upstream.url, batcher={"max_batch": 100})
+    gateway.post({"prompt": ["hard"] * 200})
+    assert sum(map(len, gateway.batches)) <= 16
+    assert gateway.pacer.n_requests == 200
+
+
+def test_a_body_of_millions_of_arrays_holds_up_nobody(
+    upstream: UpstreamProcess, start_gateway: Start
+) -> None:
+    gateway = start_gateway(upstream.url)
+    hostile = b'{"prompt":[' + b"[]," * 4_600_000 + b"[]]}"
+    waits: list[float] = []
+
+    async def both() -> None:
+        async def attack() -> int:
+            return (await asyncio.to_thread(gateway.post, hostile))[0]
+
+        attacking = asyncio.ensure_future(attack())
+        while not attacking.done():
+            begin = time.monotonic()
+            await asyncio.to_thread(gateway.post, {"prompt": "hard"})
+            waits.append(time.monotonic() - begin)
+        assert await attacking == 400
+
+    asyncio.run(both())
+    assert max(waits) < 2.0  # it was 93 s
+
+
+def test_unread_bodies_are_not_under_way_and_idle_heads_end(
+    upstream: UpstreamProcess, start_gateway: Start
+) -> None:
+    from ps_eval.serve.http_protocol import ConnectionLimits
+
+    limits = ConnectionLimits(max_header_bytes=4096, head_seconds=0.5, max_connections=100)
+    gateway = start_gateway(upstream.url, max_in_flight=4, connections=limits)
+    unread = [connect(gateway) for _ in range(60)]
+    for client in unread:
+        client.sendall(head(100) + b"{")
+    assert eventually(
+        lambda: b"ps_gateway_unread_bodies 60.0" in gateway.post(b"", "/metrics", method="GET")[2]
+    )
+    assert gateway.post({"prompt": "hard"})[0] == 200
+    # The connections that wait longest make room for new ones.
+    idle = [connect(gateway) for _ in range(60)]
+    assert gateway.post({"prompt": "hard"})[0] == 200
+    gone = sum(_ended(client) for client in unread)
+    assert gone >= 15
+    for client in idle[-3:]:
+        client.settimeout(5)
+        assert client.recv(100).startswith(b"HTTP/1.1 408")
+    for client in [*unread, *idle]:
+        client.close()
+
+
+def _ended(client: socket.socket) -> bool:
+    client.settimeout(0.02)
+    try:
+        return client.recv(10) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("send", ["one header", "many headers", "without end"])
+def test_a_head_beyond_its_bound_is_refused(
+    upstream: UpstreamProcess, start_gateway: Start, send: str
+) -> None:
+    from ps_eval.serve.http_protocol import ConnectionLimits
+
+    gateway = start_gateway(upstream.url, connections=ConnectionLimits(max_header_bytes=4096))
+    with connect(gateway) as client:
+        if send == "one header":
+            client.sendall(head(0, "X-Large: " + "a" * 5000))
+        elif send == "many headers":
+            client.sendall(head(0, *(f"X-{i}: a" for i in range(1000))))
+        else:
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\n" + b"X-A: b\r\n" * 1000)
+        assert client.recv(100).startswith(b"HTTP/1.1 431")
+    assert gateway.post({"prompt": "hard"}, headers={"X-Large": "a" * 3000})[0] == 200
+
+
+def test_a_key_has_its_own_target_and_limits(upstream: UpstreamProcess, start_gateway: Start) -> None:
+    import hashlib
+
+    digest = hashlib.sha256(b"key-a").hexdigest()
+    rule = KeyRule("team-a", digest, tokens_per_request=96, max_in_flight=2, max_n=3)
+
+    def lanes(budgets: object) -> Lanes:
+        default = one_lane(budgets)  # type: ignore[arg-type]
+        return Lanes(default.default, keys=[rule])
+
+    pacer = Pacer(48, initial_price=0.004)
+    gateway = start_gateway(upstream.url, pacer=pacer, lanes=lanes, predict=None)
+    key = {"Authorization": "Bearer key-a"}
+    assert gateway.post({"prompt": "hard"}, headers=key)[1]["x-ps-budget"] == "96"
+    assert gateway.post({"prompt": "hard"})[1]["x-ps-budget"] == "48"
+    assert gateway.pacer.n_requests == 1  # the key's are held apart
+    status, _, content = gateway.post({"prompt": "hard", "n": 4}, headers=key)
+    assert status == 400
+    assert b"n must be at most 3, got 4" in content
+    answers = asyncio.run(many(gateway, [{"prompt": "hard"}] * 6, {**key, "X-Delay": "1"}))
+    assert sorted(status for status, _, _ in answers) == [200] * 2 + [429] * 4
+    assert next(h["Retry-After"] for status, h, _ in answers if status == 429) == "1"
+    assert gateway.outcomes("limited") == 4
+    metrics = gateway.post(b"", "/metrics", method="GET")[2].decode()
+    assert 'ps_gateway_lane_paced_tokens_mean{lane="team-a"} 96.0' in metrics
+
+
+def test_paced_by_key_a_greedy_client_leaves_the_others_budgets_alone(
+    upstream: UpstreamProcess, start_gateway: Start
+) -> None:
+    pacer = Pacer(48, initial_price=0.004, step=0.05)
+    gateway = start_gateway(upstream.url, pacer=pacer, budgets={"by_key": True})
+    for _ in range(40):
+        gateway.post({"prompt": "hard"}, headers={"X-Api-Key": "greedy"})
+    assert eventually(lambda: gateway.count("in_flight") == 0)
+    assert gateway.pacer.price == pytest.approx(0.004)
+    assert gateway.post({"prompt": "hard"}, headers={"X-Api-Key": "other"})[1]["x-ps-budget"] == "128"
+    own = gateway.gateway.budgets.accounts.all[1:]
+    assert len(own) == 2
+    assert own[0].pacer.price != pytest.approx(0.004)
+    assert own[0].pacer.n_requests == 40
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"sha256": "x"}, "sha256 of key 'a' must be 64 hexadecimal digits"),
+        ({"sha256": "0" * 64, "max_n": 0}, "max_n of key 'a' must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_key_rule_is_said_in_one_sentence(rule: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KeyRule("a", **rule)
