@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from completion_server import CompletionServer, running
 
+from ps_alloc.predictions import uniform_budgets
 from ps_eval.cli import main
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Failure, Reasoning, Request, RequestsFailedError, Sampling, stream_of
@@ -160,7 +161,7 @@ def test_a_run_with_failures_keeps_the_rest_has_no_summary_and_is_completed_by_t
         return run_live(
             questions,
             connect(server),
-            PolicyInputs(len(questions), 8, 8),
+            PolicyInputs(len(questions), uniform_budgets(8, 8)),
             budgets=[16, 24],
             policies=["uniform"],
             output=tmp_path / name,
@@ -221,7 +222,7 @@ def test_a_server_that_fails_everything_ends_the_run_at_once(
         run_live(
             questions,
             engine,
-            PolicyInputs(len(questions), 8, 8),
+            PolicyInputs(len(questions), uniform_budgets(8, 8)),
             budgets=[8, 16, 24],
             policies=["uniform"],
             output=tmp_path,
