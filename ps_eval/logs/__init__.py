@@ -1,0 +1,1 @@
+"""What people already have: samples and native logs of evaluations, read into curve tables."""

@@ -1,0 +1,102 @@
+"""Files of samples to samples that are ready: with texts, grades and tokens, by task, model and setting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ps_eval.logs.questions import add_questions, assume_right, count_tokens, grade, load_known_questions
+from ps_eval.logs.read import Reading, read_samples
+from ps_eval.logs.sample import Sample
+
+Group = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Samples of each group, and what was said and done on the way."""
+
+    reading: Reading
+    groups: dict[Group, list[Sample]]
+    notes: list[str]
+
+
+def prepare(
+    files: Sequence[str],
+    *,
+    questions: str | None = None,
+    columns: Sequence[str] = (),
+    where: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    grader: str = "math",
+    tokenizer: str | None = None,
+    right: float | None = None,
+) -> Prepared:
+    """Read, complete and sort samples; the settings are those of `ps-eval import-samples`.
+
+    Raises:
+        ValueError: If nothing can be read, no sample is left, or something is missing that is not said.
+    """
+    known = None if questions is None else load_known_questions(questions)
+    reading = read_samples(files, columns=pairs(columns, "columns"), numbers=numbers)
+    notes = []
+    samples = select(reading, where)
+    if known is not None:
+        unknown = add_questions(samples, known)
+        if unknown == len(samples):
+            raise ValueError(
+                f"{questions} must have the samples' questions by id, such as {samples[0].question_id!r}, "
+                f"got ids such as {next(iter(known))!r}"
+            )
+        if unknown:
+            notes.append(f"{unknown} samples are of questions that {questions} does not have: left out")
+            samples = [sample for sample in samples if sample.question_id in known]
+    if counted := count_tokens(samples, tokenizer):
+        notes.append(f"{counted} samples counted with the tokenizer {tokenizer}")
+    if graded := grade(samples, grader):
+        notes.append(f"{graded} samples graded by {grader}")
+    if assumed := assume_right(samples, right):
+        notes.append(
+            f"{assumed} samples without a grade: {right:g} of the finished ones are taken to be right"
+        )
+    cut = sum(not sample.finished for sample in samples)
+    if cut:
+        notes.append(f"{cut} of {len(samples)} samples were cut: that they need more is all that is known")
+    groups: dict[Group, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.group, []).append(sample)
+    return Prepared(reading, groups, notes)
+
+
+def select(reading: Reading, where: Sequence[str]) -> list[Sample]:
+    """The samples of the task, model or setting that is asked for.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    wanted = pairs(where, "where")
+    samples = [s for s in reading.samples if all(dict(s.group).get(k) == v for k, v in wanted.items())]
+    if not samples:
+        there = "; ".join(describe(group) for group in list(reading.groups())[:12])
+        raise ValueError(f"where must name samples that are there ({there}), got {', '.join(where)}")
+    return samples
+
+
+def pairs(items: Sequence[str], what: str) -> dict[str, str]:
+    """`NAME=VALUE` items as a dictionary.
+
+    Raises:
+        ValueError: If an item has no `=`.
+    """
+    found = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise ValueError(f"{what} must be NAME=VALUE, got {item!r}")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def describe(group: Group) -> str:
+    """A group as `--where` takes it."""
+    return ",".join(f"{role}={text}" for role, text in group) or "samples"
