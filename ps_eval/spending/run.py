@@ -16,15 +16,15 @@ from ps_eval.engines.base import Sampling
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
-from ps_eval.reporting.frontier import print_equal_use
 from ps_eval.reporting.plots import plot_accuracy
-from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
+from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info
 from ps_eval.run_folder import FAILURES_FILE
 from ps_eval.run_settings import predictor_identity
 from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.live import compare_live, read_answers, run_live
 from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
+from ps_eval.spending.result_screen import show_result
 from ps_train.load import load_predictor
 from ps_train.predictor import CurvePredictor
 from ps_train.questions import Question, load_questions
@@ -56,6 +56,7 @@ def run_command(
     batch_size: int = 128,
     n_resamples: int = 2000,
     skip_failed: bool = False,
+    json: bool = False,
     allow_training_questions: bool = False,
     allow_other_model: bool = False,
     allow_other_grader: bool = False,
@@ -95,6 +96,7 @@ def run_command(
         batch_size: Sequences decoded at once.
         n_resamples: Bootstrap resamples of the questions.
         skip_failed: Compare on the questions whose requests all succeeded, and name the others.
+        json: Print the summary as JSON.
         allow_training_questions: Go on although the predictor learned from some of the questions.
         allow_other_model: Go on although the predictor learned from another model's answers.
         allow_other_grader: Go on although another grader graded what the predictor learned from.
@@ -103,7 +105,7 @@ def run_command(
         ValueError: If an input is missing or damaged, or the folder was begun with other settings.
     """
     config = dict(locals())
-    timer, console, judge = PhaseTimer(), Console(), load_grader(grader)
+    timer, judge = PhaseTimer(), load_grader(grader)
     with timer.phase("load"):
         asked = load_questions(questions, limit)
         given = _load_allocations(allocations or [])
@@ -148,19 +150,12 @@ def run_command(
         )
     plot_accuracy(rows, Path(output) / PLOT_FILE)
     compared = compare_live(output, rows, levels=used or (), n_resamples=n_resamples, seed=seed)
-    Summary(rows, collect_run_info(config, seed, timer.seconds), compared).save(output)
-    for remark in remarks:
-        console.print(f"NOTE: {remark}.", style="bold", highlight=False)
-    print_table(rows, console)
-    print_equal_use(compared, console)
+    summary = Summary(rows, collect_run_info(config, seed, timer.seconds), compared)
+    summary.save(output)
+    missing = len(asked) - rows[0].n
+    failed = f"{missing} of {len(asked)} questions failed: {output}/{FAILURES_FILE} names them."
+    show_result(summary, output, remarks, json, *([failed] if missing else []), scheduling_cost(timer))
     warn_of_grading(_graded_texts(asked, Path(output), rows), judge, Console(stderr=True))
-    if missing := len(asked) - rows[0].n:
-        console.print(
-            f"{missing} of {len(asked)} questions failed and are in no row: "
-            f"{output}/{FAILURES_FILE} names them."
-        )
-    console.print(scheduling_cost(timer), highlight=False)
-    console.print(f"Written: {output}. Next: ps-eval report {output} --output report.html", highlight=False)
 
 
 def _graded_texts(asked: list[Question], output: Path, rows: list[SummaryRow]) -> list[GradedText]:
