@@ -49,6 +49,9 @@ def run_command(
     top_p: float = 0.95,
     seed: int = 0,
     limit: int | None = None,
+    question_field: str | None = None,
+    answer_field: str | None = None,
+    id_field: str = "id",
     engine: str = "transformers",
     engine_options: dict[str, Any] | None = None,
     format: dict[str, Any] | None = None,
@@ -68,7 +71,8 @@ def run_command(
     run it again: what had ended is kept, answer by answer.
 
     Args:
-        questions: JSONL of id, question, answer; GSM8K's own files are read as they are.
+        questions: JSONL, CSV or Parquet with a question and its reference answer a row; GSM8K's and MATH's
+            own files are read as they are.
         model: The reasoning model: a folder or a Hugging Face name.
         output: Folder to write into.
         predictor: Predictor folder; without one only `uniform` can run.
@@ -89,6 +93,9 @@ def run_command(
         top_p: Nucleus of the chains of thought.
         seed: Seed of the chains of thought, the random policies and the bootstrap.
         limit: Only the first questions.
+        question_field: Column of the questions' texts, where it is not called question or the like.
+        answer_field: Column of the references, likewise.
+        id_field: Column of the ids.
         engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
         engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
@@ -107,7 +114,8 @@ def run_command(
     config = dict(locals())
     timer, judge = PhaseTimer(), load_grader(grader)
     with timer.phase("load"):
-        asked = load_questions(questions, limit)
+        fields = {"question_field": question_field, "answer_field": answer_field, "id_field": id_field}
+        asked = load_questions(questions, limit, **fields)  # type: ignore[arg-type]
         given = _load_allocations(allocations or [])
         remarks = []
         if predictor is not None:
