@@ -7,24 +7,24 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 
 from ps_alloc import Allocation
+from ps_alloc.predictions import uniform_budgets
 from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import Sampling
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
 from ps_eval.reporting.plots import plot_accuracy
-from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
+from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info
 from ps_eval.run_folder import FAILURES_FILE
 from ps_eval.run_settings import predictor_identity
 from ps_eval.spending.guards import check_predictor
-from ps_eval.spending.live import read_answers, run_live
+from ps_eval.spending.live import compare_live, read_answers, run_live
 from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
+from ps_eval.spending.result_screen import show_result
 from ps_train.load import load_predictor
 from ps_train.predictor import CurvePredictor
 from ps_train.questions import Question, load_questions
@@ -40,6 +40,7 @@ def run_command(
     allocations: list[str] | None = None,
     budgets: list[int] | None = None,
     policies: list[str] | None = None,
+    used: list[float] | None = None,
     grader: str = DEFAULT_GRADER,
     window: int = 16,
     num_windows: int | None = None,
@@ -48,6 +49,9 @@ def run_command(
     top_p: float = 0.95,
     seed: int = 0,
     limit: int | None = None,
+    question_field: str | None = None,
+    answer_field: str | None = None,
+    id_field: str = "id",
     engine: str = "transformers",
     engine_options: dict[str, Any] | None = None,
     format: dict[str, Any] | None = None,
@@ -55,6 +59,7 @@ def run_command(
     batch_size: int = 128,
     n_resamples: int = 2000,
     skip_failed: bool = False,
+    json: bool = False,
     allow_training_questions: bool = False,
     allow_other_model: bool = False,
     allow_other_grader: bool = False,
@@ -66,7 +71,8 @@ def run_command(
     run it again: what had ended is kept, answer by answer.
 
     Args:
-        questions: JSONL of id, question, answer; GSM8K's own files are read as they are.
+        questions: JSONL, CSV or Parquet with a question and its reference answer a row; GSM8K's and MATH's
+            own files are read as they are.
         model: The reasoning model: a folder or a Hugging Face name.
         output: Folder to write into.
         predictor: Predictor folder; without one only `uniform` can run.
@@ -76,6 +82,8 @@ def run_command(
         budgets: Mean reasoning tokens per query of the policies, such as 48,64; by default those of the
             allocations, or 48,64,96.
         policies: Such as uniform,hull; by default all whose inputs are there.
+        used: Mean tokens really used at which policies are compared, such as 24,32,48; by default those that
+            uniform uses.
         grader: Tells right from wrong: math, gsm8k, choice, number, exact, or module:function of your own.
         window: Tokens a window; with a predictor, its own.
         num_windows: Most windows a query can use; with a predictor, its own; by default as many as the
@@ -85,6 +93,9 @@ def run_command(
         top_p: Nucleus of the chains of thought.
         seed: Seed of the chains of thought, the random policies and the bootstrap.
         limit: Only the first questions.
+        question_field: Column of the questions' texts, where it is not called question or the like.
+        answer_field: Column of the references, likewise.
+        id_field: Column of the ids.
         engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
         engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
@@ -92,6 +103,7 @@ def run_command(
         batch_size: Sequences decoded at once.
         n_resamples: Bootstrap resamples of the questions.
         skip_failed: Compare on the questions whose requests all succeeded, and name the others.
+        json: Print the summary as JSON.
         allow_training_questions: Go on although the predictor learned from some of the questions.
         allow_other_model: Go on although the predictor learned from another model's answers.
         allow_other_grader: Go on although another grader graded what the predictor learned from.
@@ -100,9 +112,10 @@ def run_command(
         ValueError: If an input is missing or damaged, or the folder was begun with other settings.
     """
     config = dict(locals())
-    timer, console, judge = PhaseTimer(), Console(), load_grader(grader)
+    timer, judge = PhaseTimer(), load_grader(grader)
     with timer.phase("load"):
-        asked = load_questions(questions, limit)
+        fields = {"question_field": question_field, "answer_field": answer_field, "id_field": id_field}
+        asked = load_questions(questions, limit, **fields)  # type: ignore[arg-type]
         given = _load_allocations(allocations or [])
         remarks = []
         if predictor is not None:
@@ -119,11 +132,12 @@ def run_command(
     budgets = budgets or sorted({round(a.budget) for a in given.values()}) or [48, 64, 96]
     if predictor is None:
         longest = max(max(budgets), *(int(a.tokens.max()) for a in given.values()), 1)
-        inputs = PolicyInputs(len(asked), window, num_windows or max(16, ceil(longest / window)))
+        grid = uniform_budgets(window, num_windows or max(16, ceil(longest / window)))
+        inputs = PolicyInputs(len(asked), grid)
     else:
         inputs = predicted_inputs(predictor, [q.question for q in asked], timer, backbone)
     chosen = policies or possible_policies(inputs, live=True)
-    with show_progress("questions answered", len(asked)) as progress:
+    with show_progress("questions answered", len(asked), kept_first=True) as progress:
         rows = run_live(
             asked,
             pool,
@@ -143,18 +157,13 @@ def run_command(
             progress=progress,
         )
     plot_accuracy(rows, Path(output) / PLOT_FILE)
-    Summary(rows, collect_run_info(config, seed, timer.seconds)).save(output)
-    for remark in remarks:
-        console.print(f"NOTE: {remark}.", style="bold", highlight=False)
-    print_table(rows, console)
+    compared = compare_live(output, rows, levels=used or (), n_resamples=n_resamples, seed=seed)
+    summary = Summary(rows, collect_run_info(config, seed, timer.seconds), compared)
+    summary.save(output)
+    missing = len(asked) - rows[0].n
+    failed = f"{missing} of {len(asked)} questions failed: {output}/{FAILURES_FILE} names them."
+    show_result(summary, output, remarks, json, *([failed] if missing else []), scheduling_cost(timer))
     warn_of_grading(_graded_texts(asked, Path(output), rows), judge, Console(stderr=True))
-    if missing := len(asked) - rows[0].n:
-        console.print(
-            f"{missing} of {len(asked)} questions failed and are in no row: "
-            f"{output}/{FAILURES_FILE} names them."
-        )
-    console.print(scheduling_cost(timer), highlight=False)
-    console.print(f"Written: {output}. Next: ps-eval report {output} --output report.html", highlight=False)
 
 
 def _graded_texts(asked: list[Question], output: Path, rows: list[SummaryRow]) -> list[GradedText]:
@@ -199,10 +208,8 @@ def predicted_inputs(
 def inputs_from(predictor: CurvePredictor, questions: Sequence[str]) -> PolicyInputs:
     """What a predictor that is loaded tells about questions."""
     curves = predictor.predict_curves(questions)
-    mean_curve: npt.NDArray[np.float32] = predictor.training_mean
-    return PolicyInputs(
-        len(questions), predictor.window, curves.shape[1], predictions=curves, mean_curve=mean_curve
-    )
+    grid = uniform_budgets(predictor.window, curves.shape[1])
+    return PolicyInputs(len(questions), grid, predictions=curves, mean_curve=predictor.training_mean)
 
 
 def scheduling_cost(timer: PhaseTimer) -> str:

@@ -107,6 +107,8 @@ def test_what_was_validated_is_used_again_and_other_settings_are_refused():
             guard.allocate(curves, 50 * 40, **settings)
     with pytest.raises(ValueError, match=r"the guard's validation, \[8, .* got 7 columns of"):
         guard.allocate(curves[:, :7], 50 * 40)
+    with pytest.raises(ValueError, match="min_windows must be that of the guard's validation, 2, got array"):
+        guard.allocate(curves, 50 * 40, min_windows=np.full(50, 2))
     with pytest.raises(ValueError, match="by_use must be that of the guard's validation, False, got True"):
         guard.allocate(curves, 50 * 40, use=np.arange(1, 9))
     with pytest.raises(ValueError, match="total_tokens must be finite, got nan"):

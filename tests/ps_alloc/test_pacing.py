@@ -115,6 +115,7 @@ def test_a_client_s_limit_is_never_exceeded_and_binds_only_where_it_is_too_low(l
     if free <= limit:
         assert grant == free
     assert grant.limited == (grant < free)
+    assert grant.expected_used == grant
 
 
 def test_several_at_once_are_decided_as_if_one_after_another():
@@ -207,13 +208,12 @@ def test_settling_moves_the_debt_by_what_was_used_more_or_less():
 
 
 def test_debt_from_elsewhere_is_paid_back_and_nobody_is_starved_meanwhile():
-    pacer = Pacer(RATE)
-    for _ in range(5000):
+    pacer = Pacer(RATE, burst=50 * RATE)
+    for _ in range(1000):
         pacer.charge(256)
-    curves = np.concatenate([stream("i.i.d.", np.random.default_rng(seed)) for seed in range(4)])[:40_000]
-    tokens = paced(pacer, curves)
-    assert pacer.spent_tokens / 45_000 == pytest.approx(RATE, rel=0.005)
-    assert tokens[-10_000:].mean() == pytest.approx(RATE, rel=0.005)
+    tokens = paced(pacer, stream("i.i.d.", np.random.default_rng(0))[:9000])
+    assert pacer.spent_tokens / 10_000 == pytest.approx(RATE, rel=0.01)
+    assert tokens[-3000:].mean() == pytest.approx(RATE, rel=0.02)
     assert tokens.min() >= 16
 
 
@@ -221,13 +221,37 @@ def test_debt_from_elsewhere_is_paid_back_and_nobody_is_starved_meanwhile():
 def test_what_was_saved_in_quiet_times_is_not_spent_all_at_once(kind):
     curve = {"flat": FLAT, "nearly flat": FLAT + 1e-5 * np.arange(W), "zero": 0 * FLAT}[kind]
     pacer = Pacer(RATE)
-    for _ in range(20_000):
+    for _ in range(3000):
         pacer.decide(curve)
     assert pacer.debt_tokens >= -100 * RATE
     tokens = paced(pacer, stream("i.i.d.", np.random.default_rng(1))[:900])
     # The burst is what 200 requests may use: half saved up, half overspent.
     assert np.cumsum(tokens - RATE).max() <= 200 * RATE + 256
     assert tokens.mean() <= 1.2 * RATE
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    rate=st.floats(16, 200),
+    price=st.floats(1e-6, 1),
+    burst=st.floats(2, 300),
+    ends_early=st.booleans(),
+)
+def test_no_stretch_of_any_stream_exceeds_the_rate_by_more_than_the_burst(
+    seed, rate, price, burst, ends_early
+):
+    """Phases of easy, hard, useless and eager requests, of any length."""
+    rng = np.random.default_rng(seed)
+    pacer = Pacer(rate, initial_price=price, burst=burst * rate)
+    used = []
+    for _ in range(5):
+        scale, top = 10.0 ** rng.uniform(-3, 1), rng.random()
+        for _ in range(rng.integers(1, 80)):
+            curve = top * (1 - np.exp(-scale * np.arange(1, W + 1) * rng.random()))
+            use = 16 * np.arange(1, W + 1) * (rng.random() if ends_early else 1)
+            used.append(pacer.decide(curve, use=use).expected_used)
+    spare = np.cumsum(np.append(0, np.array(used) - rate))
+    assert np.max(spare - np.minimum.accumulate(spare)) <= burst * rate + 256 + 1e-6
 
 
 @given(
