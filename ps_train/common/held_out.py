@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ps_alloc import allocate
 from ps_alloc.baselines import uniform
-from ps_train.curve.metrics import BUDGET_SHARES, flattened_pearson, per_window_pearson
+from ps_train.curve.metrics import flattened_pearson, per_window_pearson, sensible_budgets
 from ps_train.curve_table import score_windows
 
 Curves = npt.NDArray[np.float32]
@@ -50,7 +50,7 @@ def held_out_table(module: Any) -> Table | None:
         title_justify="left",
         box=SIMPLE,
     )
-    for budget in (share * module.net.schema.budgets[-1] for share in BUDGET_SHARES):
+    for budget in sensible_budgets(module.net.schema):
         even, length, ours = (
             spend(curves, measured, budget, module.net.schema.window)
             for curves in (None, by_length, predicted)

@@ -187,7 +187,7 @@ class CurveQuality(CurveRows):
     @classmethod
     def on_grid(cls, schema: CurveSchema, budgets: Sequence[float] | None) -> CurveQuality:
         """For a predictor's grid; where no budgets are given, 3, 6 and 10 sixteenths of its largest."""
-        chosen = [share * schema.budgets[-1] for share in BUDGET_SHARES] if budgets is None else budgets
+        chosen = sensible_budgets(schema) if budgets is None else budgets
         assert schema.window is not None
         return cls(schema.window, chosen)
 
@@ -198,6 +198,12 @@ class CurveQuality(CurveRows):
             predicted, measured, window=self.window, budgets=self.budgets, min_windows=self.min_windows
         )
         return {name: torch.tensor(value) for name, value in figures.items()}
+
+
+def sensible_budgets(schema: CurveSchema) -> list[float]:
+    """Mean tokens per query to judge a predictor at: `BUDGET_SHARES`, none below the smallest budget."""
+    first, last = schema.budgets[0], schema.budgets[-1]
+    return sorted({max(share * last, float(first)) for share in BUDGET_SHARES})
 
 
 def curve_quality(

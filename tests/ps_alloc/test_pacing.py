@@ -115,6 +115,7 @@ def test_a_client_s_limit_is_never_exceeded_and_binds_only_where_it_is_too_low(l
     if free <= limit:
         assert grant == free
     assert grant.limited == (grant < free)
+    assert grant.expected_used == grant
 
 
 def test_several_at_once_are_decided_as_if_one_after_another():
@@ -207,13 +208,12 @@ def test_settling_moves_the_debt_by_what_was_used_more_or_less():
 
 
 def test_debt_from_elsewhere_is_paid_back_and_nobody_is_starved_meanwhile():
-    pacer = Pacer(RATE)
-    for _ in range(5000):
+    pacer = Pacer(RATE, burst=50 * RATE)
+    for _ in range(1000):
         pacer.charge(256)
-    curves = np.concatenate([stream("i.i.d.", np.random.default_rng(seed)) for seed in range(4)])[:40_000]
-    tokens = paced(pacer, curves)
-    assert pacer.spent_tokens / 45_000 == pytest.approx(RATE, rel=0.005)
-    assert tokens[-10_000:].mean() == pytest.approx(RATE, rel=0.005)
+    tokens = paced(pacer, stream("i.i.d.", np.random.default_rng(0))[:9000])
+    assert pacer.spent_tokens / 10_000 == pytest.approx(RATE, rel=0.01)
+    assert tokens[-3000:].mean() == pytest.approx(RATE, rel=0.02)
     assert tokens.min() >= 16
 
 
@@ -221,7 +221,7 @@ def test_debt_from_elsewhere_is_paid_back_and_nobody_is_starved_meanwhile():
 def test_what_was_saved_in_quiet_times_is_not_spent_all_at_once(kind):
     curve = {"flat": FLAT, "nearly flat": FLAT + 1e-5 * np.arange(W), "zero": 0 * FLAT}[kind]
     pacer = Pacer(RATE)
-    for _ in range(20_000):
+    for _ in range(3000):
         pacer.decide(curve)
     assert pacer.debt_tokens >= -100 * RATE
     tokens = paced(pacer, stream("i.i.d.", np.random.default_rng(1))[:900])
