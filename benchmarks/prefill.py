@@ -1,9 +1,9 @@
-"""What predicting and allocating cost beside generating: with a forward pass of their own, and on the prefill.
+"""What predicting and allocating cost beside generating: in a forward pass of their own, on the prefill.
 
     python benchmarks/prefill.py
 
-The embedded reasoner and its predictor on the transformers engine. Each round answers the same fresh problems both
-ways, in turns; budgets and answers must be the same.
+The embedded reasoner and its predictor on the transformers engine. Each round answers the same fresh problems
+both ways, in turns; budgets and answers must be the same.
 """
 
 from __future__ import annotations
