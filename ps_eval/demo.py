@@ -78,7 +78,10 @@ def demo_command(
         ("train", _questions("train", LEARN_PROBLEMS, seed + 1), LEARN_TRACES),
         ("test", test, MEASURE_TRACES),
     ):
-        with timer.phase("trace"), show_progress(f"{name} problems traced", len(questions)) as progress:
+        with (
+            timer.phase("trace"),
+            show_progress(f"{name} problems traced", len(questions), kept_first=True) as progress,
+        ):
             measured = measure_curves(
                 questions, loaded, folder / name, num_traces=traces, sampling=sampling, progress=progress
             )
@@ -91,7 +94,7 @@ def demo_command(
 
     console.rule("3 decide, 4 spend: live, each policy with the same total budget")
     inputs = predicted_inputs(PREDICTOR, [q.question for q in test], timer)
-    with show_progress("problems answered", len(test)) as progress:
+    with show_progress("problems answered", len(test), kept_first=True) as progress:
         live = run_live(
             test,
             loaded,

@@ -128,7 +128,7 @@ def answer_command(
         if dry_run:
             show_decision(scheduler.budgets(asked, policy=policy, **spend), json, console)  # type: ignore[arg-type]
             return
-        with show_progress("questions answered", len(asked)) as progress:
+        with show_progress("questions answered", len(asked), kept_first=True) as progress:
             answered = scheduler.answer(
                 asked,
                 policy=policy,
@@ -138,7 +138,16 @@ def answer_command(
                 progress=progress,
                 **spend,  # type: ignore[arg-type]
             )
-    show_answers(answered, len(asked), output, json, console)
+    show_answers(
+        answered,
+        len(asked),
+        output,
+        json,
+        console,
+        questions=questions,
+        predictor=predictor,
+        model=model,
+    )
     texts = [
         GradedText(a.id, a.question, a.reasoning or "", a.text, a.answer, a.reference, a.correct)
         for a in answered
