@@ -234,6 +234,26 @@ def test_odd_values_in_a_config_are_named(field, value, message, fitted, tmp_pat
         load_predictor(tmp_path)
 
 
+def test_difficulty_classes_of_a_table_can_be_trained_on(fitted, backbone, tmp_path):
+    labelled = tmp_path / "labelled"
+    table = ["--table", str(fitted / "mlp_train"), "--output", str(labelled)]
+    assert main(["make-difficulty", *table]) == 0
+    config = write_config(fitted, "difficulty_mlp", backbone)
+    train = ["--data.train", str(labelled), "--data.label_column", "difficulty", "--data.test", "null"]
+    assert main(["fit", "--config", config, *train, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    assert load_predictor(tmp_path / "predictor").thresholds is None
+
+
+def test_what_lightning_refuses_is_one_sentence(fitted, tmp_path, capsys):
+    fit = ["fit", "--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    assert refusal(capsys, *fit, "--trainer.accelerator", "gpu").startswith("error: ")
+    torch.save({"state": Path("x")}, tmp_path / "odd.ckpt")
+    message = refusal(capsys, *fit, "--ckpt_path", str(tmp_path / "odd.ckpt"))
+    assert "ckpt_path must be a checkpoint that this command wrote: nothing in it is unpickled" in message
+        capsys, *fit, "--trainer.max_epochs", "-1", "--trainer.max_time", "x"
+    )
+
+
 def test_traces_must_be_counted(fitted, tmp_path, capsys):
     table = make_table(40, seed=1)
     replace(table, n_traces=np.where(np.arange(40) == 7, 0, 50).astype(np.int32)).save(tmp_path / "t")
