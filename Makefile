@@ -7,7 +7,10 @@ BIN_VLLM := $(VENV_VLLM)/bin
 # Two OpenMP teams that spin on two cores slow each other down many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-slow test-vllm lint format clean
+.PHONY: help demo test test-slow test-vllm docs lint format clean
+
+help:  ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
 # torch first: with its pin satisfied, no later requirement can pull another build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -45,9 +48,12 @@ lint: $(VENV)/.installed  ## style and types, as CI checks them
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed  ## the documentation site, into site/
+	$(BIN)/mkdocs build --strict --quiet
+
 format: $(VENV)/.installed  ## rewrite files in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VLLM) site build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from ps_alloc.pacing import Pacer
     from ps_alloc.predictions import Predictions
+    from ps_alloc.warming import warm_up
 
 # The same once more, for the interpreter: name, and the module that holds it.
 _HOMES = {
@@ -47,6 +48,7 @@ _HOMES = {
     "frontier": "frontier",
     "majority_vote_values": "options",
     "vote_menus": "options",
+    "warm_up": "warming",
 }
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "frontier",
     "majority_vote_values",
     "vote_menus",
+    "warm_up",
 ]
 
 

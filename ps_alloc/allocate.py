@@ -9,14 +9,17 @@ import numpy.typing as npt
 
 from ps_alloc import _hull
 from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, one_of, per_query_float
+from ps_alloc._invalid import around_invalid, charge_in_full, clip_rows, find_invalid
 from ps_alloc._leftover import at_least_uniform, cheapest_step, spend_everything, uniform_windows
-from ps_alloc._problem import Limits, check_costs, check_limits, check_weights
+from ps_alloc._problem import NO_ROWS, Limits, check_costs, check_limits, check_weights
+from ps_alloc._reserve import allocate_with_reserve
 from ps_alloc.allocation import Allocation
 from ps_alloc.kernels.curves import mean_accuracy, raise_without_loss
 from ps_alloc.kernels.myopic import myopic, raise_in_turn
 
 Method = Literal["auto", "hull", "myopic", "uniform"]
 Leftover = Literal["spread", "keep", "all"]
+Invalid = Literal["raise", "clip", "uniform"]
 
 
 def allocate(
@@ -33,6 +36,8 @@ def allocate(
     base_accuracy: npt.ArrayLike = 0.0,
     leftover: Leftover = "spread",
     method: Method = "auto",
+    invalid: Invalid = "raise",
+    overspend_rate: float | None = None,
 ) -> Allocation:
     """Spend `total_tokens` over N queries where their curves say it buys the most correct answers.
 
@@ -60,6 +65,13 @@ def allocate(
         method: "hull" (what "auto" chooses): greedy on the upper concave envelopes with an exact core,
             optimal within `gap_bound`. "myopic": the allocator of *Predictive Scheduling* (arXiv 2602.01237).
             "uniform": the same for every query, whatever the curves and `leftover` say.
+        invalid: What becomes of rows with an accuracy that is NaN or outside [0, 1], or a use that falls or
+            lies outside [0, budget]. "raise" refuses the batch. "clip" clips them, and takes NaN for an
+            accuracy of 0 and a use of the whole budget. "uniform" gives these queries what uniform would,
+            charged in full, and allocates the rest of the budget to the others, of which alone it then
+            expects an accuracy. `Allocation.invalid` says which they were.
+        overspend_rate: With `use`: keep so much back that the tokens really used exceed `total_tokens` in at
+            most this share of batches, by a normal bound on the largest spread that the expected uses allow.
 
     Returns:
         The allocation. Ties go to fewer windows, then to the earlier query; the answer depends on nothing but
@@ -71,11 +83,39 @@ def allocate(
     """
     one_of("method", method, get_args(Method))
     one_of("leftover", leftover, get_args(Leftover))
+    one_of("invalid", invalid, get_args(Invalid))
+    if overspend_rate is not None:
+        return allocate_with_reserve(
+            curves,
+            total_tokens,
+            overspend_rate,
+            window=window,
+            budgets=budgets,
+            use=use,
+            min_windows=min_windows,
+            max_windows=max_windows,
+            weights=weights,
+            window_cost=window_cost,
+            base_accuracy=base_accuracy,
+            leftover=leftover,
+            method=method,
+            invalid=invalid,
+        )
     values = check_curves(curves)
     n_queries, num_windows = values.shape
     costs = check_costs(
         n_queries, num_windows, window, budgets=budgets, use=use, window_cost=window_cost, dtype=values.dtype
     )
+    bad = find_invalid(values, costs) if invalid != "raise" else NO_ROWS
+    if bad.size and invalid == "clip":
+        values, costs = clip_rows(values, costs, bad)
+    elif bad.size:
+        costs = charge_in_full(costs, bad)
+        limits = check_limits(n_queries, num_windows, total_tokens, costs, min_windows, max_windows)
+        per_query = {"use": use, "min_windows": min_windows, "max_windows": max_windows, "weights": weights}
+        per_query |= {"window_cost": window_cost, "base_accuracy": base_accuracy}
+        shared = {"window": window, "budgets": budgets, "leftover": leftover, "method": method}
+        return around_invalid(values, limits, bad, per_query, shared)
     limits = check_limits(n_queries, num_windows, total_tokens, costs, min_windows, max_windows)
     weight, exponent = check_weights(weights, n_queries)
     base = per_query_float("base_accuracy", base_accuracy, n_queries, high=1.0)
@@ -110,6 +150,7 @@ def allocate(
         if use is None
         else "used",
         used=None if use is None else costs.used(windows),
+        invalid=bad if bad.size else None,
     )
 
 

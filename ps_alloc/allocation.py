@@ -44,6 +44,9 @@ class Allocation:
     `window_cost`."""
     used: FloatArray | None = None
     """(N,). Tokens each query is expected to use of its budget, where use was given: see `expected_used`."""
+    invalid: npt.NDArray[np.integer] | None = None
+    """(M,). Queries whose rows were no curves, where such were let through; `expected_accuracy` is of the
+    others, where they got what uniform gives."""
 
     def __post_init__(self) -> None:
         """Lay out the grid where only its window is given.
@@ -126,6 +129,8 @@ class Allocation:
             content["charged"] = self.charged
         if self.used is not None:
             content["expected_used"] = self.used.tolist()
+        if self.invalid is not None:
+            content["invalid"] = self.invalid.tolist()
         return content if self.ids is None else {**content, "ids": self.ids}
 
     def save(self, path: str | Path) -> None:
@@ -178,6 +183,7 @@ class Allocation:
             ids=ids,
             budgets=grid,  # type: ignore[arg-type]
             charged=content.get("charged", "granted"),
+            invalid=None if "invalid" not in content else _whole_numbers(path, content, "invalid"),
             used=None if used is None else vector(f"{path}: expected_used", used, size=tokens.size, low=0.0),
         )
 

@@ -71,86 +71,52 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     )
     by_name: dict[str, _Parser] = {}
 
-    def command(
-        name: str, run: Callable[[argparse.Namespace], None], help: str, output: str | None
-    ) -> _Parser:
+    def command(name: str, run: Callable[[argparse.Namespace], None], help: str) -> _Parser:
         by_name[name] = subparsers.add_parser(name, description=help)
-        if output is not None:
-            by_name[name].add_argument("--predictions", required=True, metavar="FILE", help=PREDICTIONS_HELP)
-            by_name[name].add_argument("--output", required=True, metavar="FILE", help=output)
-            by_name[name].add_argument(
-                "--window",
-                type=int,
-                default=16,
-                help="tokens a window, where the file does not say (default: 16)",
-            )
         by_name[name].add_argument("--json", action="store_true", help="print the result as JSON")
         by_name[name].set_defaults(run=run)
         return by_name[name]
 
-    for name, what in (("greedy", "accuracy curves"), ("difficulty", "difficulty classes")):
-        allocating = command(
-            name, commands.allocate_command, f"Allocate by predicted {what}.", "where to write the allocation"
-        )
+    greedy = command("greedy", commands.allocate_command, "Allocate by predicted accuracy curves.")
+    classes = command("difficulty", commands.allocate_command, "Allocate by predicted difficulty classes.")
+    for allocating in (greedy, classes):
         tokens = allocating.add_mutually_exclusive_group(required=True)
         tokens.add_argument("--budget", type=float, help="mean reasoning tokens per query")
         tokens.add_argument("--total-tokens", type=int, help="reasoning tokens of the whole batch")
-        allocating.add_argument(
-            "--min-windows", type=int, default=1, help="fewest windows a query gets (default: 1)"
-        )
         allocating.add_argument("--method", choices=("hull", "myopic", "uniform"), default="hull")
         allocating.add_argument("--leftover", choices=("spread", "all", "keep"), default="spread")
-        allocating.add_argument("--calibration", metavar="FILE", help="what `ps-alloc calibrate` wrote")
         allocating.add_argument("--guard", metavar="FILE", help="what `ps-alloc guard` wrote: else uniform")
 
-    calibrate = command(
-        "calibrate",
-        commands.calibrate_command,
-        "Refit predicted curves to measured ones.",
-        "where to write the calibration",
-    )
-    calibrate.add_argument(
-        "--n-traces", type=int, default=1, help="traces behind each measured curve (default: 1)"
-    )
-    guard = command(
-        "guard",
-        commands.guard_command,
-        "Find the budgets at which predictions gain over uniform.",
-        "where to write the guard",
-    )
+    front = command("frontier", frontier_command, "Show what each budget is expected to buy.")
+    front.add_argument("--accuracy", type=float, help="find the least budget expected to reach it")
+    front.add_argument("--picture", metavar="FILE.png", help="draw them (needs matplotlib)")
+    front.add_argument("--points", type=int, default=13, help="budgets to show (default: 13)")
+
+    calibrate = command("calibrate", commands.calibrate_command, "Refit predicted curves to measured ones.")
+    calibrate.add_argument("--n-traces", type=int, default=1, help="traces a measured curve (default: 1)")
+    guard = command("guard", commands.guard_command, "Find the budgets at which predictions beat uniform.")
     guard.add_argument("--budgets", required=True, metavar="32,64,…", help="mean tokens per query to try")
-    guard.add_argument(
-        "--calibration", metavar="FILE", help="what `ps-alloc calibrate` wrote, of other questions"
-    )
-    guard.add_argument("--min-windows", type=int, default=1, help="fewest windows a query gets (default: 1)")
     guard.add_argument("--z", type=float, default=2.0, help="standard errors a gain must exceed (default: 2)")
     for checking in (calibrate, guard):
         checking.add_argument(
-            "--outcomes",
-            required=True,
-            metavar="FILE",
-            help="measured curves of the same questions, .npz or .npy",
+            "--outcomes", required=True, metavar="FILE", help="measured curves of the same questions"
         )
 
-    tracing = command(
-        "frontier",
-        frontier_command,
-        "Show what each budget is expected to buy, and what budget an accuracy takes.",
-        "where to write the points, as JSON",
-    )
-    tracing.add_argument("--accuracy", type=float, help="find the least budget expected to reach it")
-    tracing.add_argument("--picture", metavar="FILE.png", help="draw them (needs matplotlib)")
-    tracing.add_argument("--points", type=int, default=13, help="budgets to show (default: 13)")
-    tracing.add_argument(
-        "--min-windows", type=int, default=1, help="fewest windows a query gets (default: 1)"
-    )
+    for reading in (greedy, classes, front, calibrate, guard):
+        reading.add_argument("--predictions", required=True, metavar="FILE", help=PREDICTIONS_HELP)
+        reading.add_argument("--output", required=True, metavar="FILE", help="the file to write")
+        reading.add_argument(
+            "--window",
+            type=int,
+            default=16,
+            help="tokens a window, where the file does not say (default: 16)",
+        )
+        reading.add_argument("--grid", metavar="256,512,…", help="tokens of each column, instead of --window")
+        if reading is not calibrate:
+            reading.add_argument("--min-windows", type=int, default=1, help="fewest windows a query gets (1)")
+            reading.add_argument("--calibration", metavar="FILE", help="what `ps-alloc calibrate` wrote")
 
-    bench = command(
-        "bench",
-        commands.bench_command,
-        "Time the allocator on this machine, against copying its input.",
-        None,
-    )
+    bench = command("bench", commands.bench_command, "Time the allocator here, against copying its input.")
     bench.add_argument("--queries", type=int, nargs="+", default=[128, 1000, 100_000, 1_000_000])
     bench.add_argument("--windows", type=int, default=16)
     bench.add_argument("--repeats", type=int, default=9)

@@ -17,8 +17,8 @@ def allocate_command(parsed: argparse.Namespace) -> None:
     """`ps-alloc greedy` and `difficulty`."""
     inputs = [name for name in (parsed.predictions, parsed.calibration, parsed.guard) if name is not None]
     check_output(parsed.output, inputs=inputs)
-    predictions = _calibrated(_read(parsed), parsed.calibration)
-    settings: dict[str, Any] = {"method": parsed.method, "min_windows": parsed.min_windows} | _grid(
+    predictions = calibrated(read_predictions(parsed), parsed.calibration)
+    settings: dict[str, Any] = {"method": parsed.method, "min_windows": parsed.min_windows} | grid_settings(
         predictions
     )
     total = _total_tokens(parsed, predictions)
@@ -44,7 +44,7 @@ def allocate_command(parsed: argparse.Namespace) -> None:
     ).format(**summary)
     if allocation.method != parsed.method:
         text += f"{parsed.guard}: no clear gain was validated at this budget, so all get the same\n"
-    _print(parsed, summary, text)
+    print_result(parsed, summary, text)
 
 
 def calibrate_command(parsed: argparse.Namespace) -> None:
@@ -52,7 +52,7 @@ def calibrate_command(parsed: argparse.Namespace) -> None:
     from ps_alloc.calibration import PlattCalibrator
 
     check_output(parsed.output, inputs=(parsed.predictions, parsed.outcomes))
-    predictions, outcomes = _read(parsed), _outcomes(parsed)
+    predictions, outcomes = read_predictions(parsed), _outcomes(parsed)
     calibrator = PlattCalibrator.fit(predictions.curves, outcomes.curves, parsed.n_traces)
     calibrator.save(parsed.output)
     rows = [
@@ -62,7 +62,7 @@ def calibrate_command(parsed: argparse.Namespace) -> None:
         )
     ]
     table = "".join("{budget:>8} {slope:>8.3f} {shift:>8.3f}\n".format(**row) for row in rows)
-    _print(
+    print_result(
         parsed,
         {"output": parsed.output, "rows": rows},
         f"  tokens    slope    shift\n{table}{parsed.output}\n",
@@ -75,7 +75,7 @@ def guard_command(parsed: argparse.Namespace) -> None:
 
     inputs = (parsed.predictions, parsed.outcomes, *([parsed.calibration] if parsed.calibration else []))
     check_output(parsed.output, inputs=inputs)
-    predictions, outcomes = _calibrated(_read(parsed), parsed.calibration), _outcomes(parsed)
+    predictions, outcomes = calibrated(read_predictions(parsed), parsed.calibration), _outcomes(parsed)
     guard = Guard.fit(
         predictions.curves,
         outcomes.curves,
@@ -96,7 +96,7 @@ def guard_command(parsed: argparse.Namespace) -> None:
     for row in rows:
         verdict = "" if row["allowed"] else "   uniform: no clear gain"
         text += "{budget:>8g} {gain:>+8.4f} {error:>8.4f}".format(**row) + verdict + "\n"
-    _print(parsed, {"output": parsed.output, "rows": rows}, f"{text}{parsed.output}\n")
+    print_result(parsed, {"output": parsed.output, "rows": rows}, f"{text}{parsed.output}\n")
 
 
 def bench_command(parsed: argparse.Namespace) -> None:
@@ -113,15 +113,17 @@ def bench_command(parsed: argparse.Namespace) -> None:
         rows.append(time_allocator(n, parsed.windows, parsed.repeats))
         line = "{queries:>9} x {windows}: {milliseconds:9.3f} ms, {copies:7.1f} copies\n".format(**rows[-1])
         sys.stdout.write("" if parsed.json else line)
-    _print(parsed, rows, "")
+    print_result(parsed, rows, "")
 
 
-def _read(parsed: argparse.Namespace) -> Predictions:
-    return Predictions.load(parsed.predictions, window=parsed.window)
+def read_predictions(parsed: argparse.Namespace, name: str = "predictions") -> Predictions:
+    """The file of a flag, on the grid that it or the flags name."""
+    grid = None if parsed.grid is None else _numbers("--grid", parsed.grid)
+    return Predictions.load(getattr(parsed, name), window=parsed.window, budgets=grid)
 
 
 def _outcomes(parsed: argparse.Namespace) -> Predictions:
-    outcomes, predictions = Predictions.load(parsed.outcomes, window=parsed.window), _read(parsed)
+    outcomes, predictions = read_predictions(parsed, "outcomes"), read_predictions(parsed)
     if predictions.ids is not None and outcomes.ids is not None:
         predictions.check_ids(outcomes.ids, parsed.predictions)
     if outcomes.budgets.tolist() != predictions.budgets.tolist():
@@ -129,7 +131,8 @@ def _outcomes(parsed: argparse.Namespace) -> Predictions:
     return outcomes
 
 
-def _calibrated(predictions: Predictions, calibration: str | None) -> Predictions:
+def calibrated(predictions: Predictions, calibration: str | None) -> Predictions:
+    """Predictions with their curves refitted, where there is a calibration."""
     if calibration is None:
         return predictions
     from ps_alloc.calibration import PlattCalibrator
@@ -137,7 +140,7 @@ def _calibrated(predictions: Predictions, calibration: str | None) -> Prediction
     return replace(predictions, curves=PlattCalibrator.load(calibration).apply(predictions.curves))
 
 
-def _grid(predictions: Predictions) -> dict[str, Any]:
+def grid_settings(predictions: Predictions) -> dict[str, Any]:
     """Settings of `allocate` for the columns of `predictions`."""
     if predictions.window is not None and predictions.use is None:
         return {"window": predictions.window}
@@ -175,5 +178,6 @@ def _numbers(flag: str, text: str) -> list[float]:
         ) from None
 
 
-def _print(parsed: argparse.Namespace, content: Any, text: str) -> None:
+def print_result(parsed: argparse.Namespace, content: Any, text: str) -> None:
+    """Print for people, or with --json for programs."""
     sys.stdout.write(json.dumps(content, indent=2) + "\n" if parsed.json else text)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ps_alloc._checks import whole
+from ps_alloc.commands import calibrated, grid_settings, print_result, read_predictions
 from ps_alloc.files import atomic_path, check_output, write_json
 
 COLUMNS = ("budget", "accuracy", "uniform", "price")
@@ -52,19 +53,17 @@ def frontier_rows(curves: Any, *, points: int, accuracy: float | None, **setting
 
 def frontier_command(parsed: argparse.Namespace) -> None:
     """`ps-alloc frontier`."""
-    from ps_alloc import commands
-
     whole("--points", parsed.points, at_least=2, at_most=1000)
     outputs = [path for path in (parsed.output, parsed.picture) if path is not None]
     for path in outputs:
         check_output(path, inputs=[parsed.predictions])
-    predictions = commands._read(parsed)
+    predictions = calibrated(read_predictions(parsed), parsed.calibration)
     content = frontier_rows(
         predictions.curves,
         points=parsed.points,
         accuracy=parsed.accuracy,
         min_windows=parsed.min_windows,
-        **commands._grid(predictions),
+        **grid_settings(predictions),
     )
     write_json(parsed.output, content)
     text = f"  budget  accuracy   uniform  answers per 1,000 tokens\n{_table(content['rows'])}"
@@ -74,7 +73,7 @@ def frontier_command(parsed: argparse.Namespace) -> None:
         )
     if parsed.picture is not None:
         text += draw(content, parsed.picture) + "\n"
-    commands._print(parsed, content, f"{text}{parsed.output}\n")
+    print_result(parsed, content, f"{text}{parsed.output}\n")
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

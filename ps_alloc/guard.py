@@ -151,7 +151,7 @@ class Guard:
         given = {**settings, "by_use": settings.get("use") is not None}
         for name in REMEMBERED:
             mine = getattr(self, name)
-            if mine is not None and given.get(name, mine) != mine:
+            if mine is not None and not np.array_equal(given.get(name, mine), mine):
                 raise ValueError(
                     f"{name} must be that of the guard's validation, {mine!r}, got {given[name]!r:.40}"
                 )

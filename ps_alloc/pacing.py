@@ -47,8 +47,9 @@ class Pacer:
     booked at once and moves the price (`ps_alloc.price`); `settle` puts right what it really used. Decisions
     for which a client's own limit was too low earn the others no credit and teach the price nothing.
 
-    The spending of any stretch of requests exceeds the rate by `burst` at most, and by what was charged from
-    elsewhere; it is less by `burst` at most as long as requests want more at some price.
+    Whatever comes, a stretch of requests exceeds the rate by `burst` and one request's largest budget at
+    most, as far as their use was predicted, and but for what was charged from elsewhere and for requests of
+    more than `max_move`.
 
     Safe to share between threads.
     """

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+import textwrap
 from collections.abc import Callable
-from typing import Any, get_args, get_origin, get_type_hints
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
-
-from ps_alloc.errors import accept_any_text, run_command
-
-# A flag's help is its field's docstring where the flags are a dataclass's fields.
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+from ps_alloc.errors import accept_any_text, did_you_mean, run_command
+from ps_eval.command_line import CommandParser
 
 # Subcommand: where its function lives, and its line in `ps-eval --help` (the docstring's first line). A
 # function is imported only when its subcommand is run, so that torch and vLLM load only where they are used.
@@ -55,7 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "import-samples": (
         "ps_eval.logs.command:import_samples_command",
-        "Make a curve table of samples and logs: rows, Inspect, lm-evaluation-harness, OpenAI, vLLM, SGLang.",
+        "Make a curve table of samples: rows, or logs of Inspect, lm-eval-harness, OpenAI, vLLM, SGLang.",
     ),
     "serve": (
         "ps_eval.serve.command:serve_command",
@@ -78,6 +76,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 FROM_ENVIRONMENT = ("serve",)
 """Commands whose flags are environment variables too: `PS_EVAL_SERVE__UPSTREAM`."""
+OVERVIEW = """\
+Give each question the thinking tokens it needs: same spend, more right answers.
+
+  ps-eval demo
+      in a checkout: the whole path on a small model, no GPU, 3 minutes
+  ps-eval answer --questions new.jsonl --predictor P --model M \\
+      --budget 512 --output out.jsonl
+      your questions, one budget for all, with a predictor of yours
+
+A predictor is learnt from a trace: ps-eval trace, then ps-train fit.
+
+{commands}
+
+ps-eval COMMAND --help explains each. Files: docs/formats.md.
+"""
+PACKAGES = ("predictive-scheduling", "torch", "transformers", "vllm", "openai", "ray")
+"""Whose versions `--version` tells: this package and what it runs models with."""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -87,9 +102,16 @@ def main(args: list[str] | None = None) -> int:
         The exit code: 0, 2 after bad input, 130 after Ctrl-C.
     """
     accept_any_text()
+    given = list(sys.argv[1:] if args is None else args)
+    if not given or given[0] in ("-h", "--help"):
+        sys.stdout.write(overview())
+        return 0
+    if given[0] == "--version":
+        sys.stdout.write(versions() + "\n")
+        return 0
     try:
-        function, settings = _parsed(sys.argv[1:] if args is None else args)
-    except SystemExit as stop:  # --help: 0; jsonargparse has printed what is wrong with a flag: 2
+        function, settings = _parsed(given)
+    except SystemExit as stop:  # --help: 0; what is wrong has been said: 2
         return int(stop.code or 0)
     return run_command(lambda: function(**settings))
 
@@ -107,77 +129,53 @@ def settings_of(args: list[str]) -> dict[str, Any]:
 
 
 def _parsed(args: list[str]) -> tuple[Callable[..., None], dict[str, Any]]:
-    command = args[0] if args else ""
-    parser = ArgumentParser(
-        prog="ps-eval",
-        description="Spend token budgets and measure what they bring.",
-        default_env=command in FROM_ENVIRONMENT,
-        env_prefix="PS_EVAL",
-    )
-    subcommands = parser.add_subcommands(dest="command")
-    function = None
-    for name, (target, summary) in COMMANDS.items():
-        subparser = ArgumentParser(description=summary)
-        if name == command:
-            module, attribute = target.split(":")
-            imported = importlib.import_module(module)
-            function = getattr(imported, attribute)
-            subparser.add_argument("--config", action="config", help="YAML file with any of these settings.")
-            subparser.add_function_arguments(function, as_positional=True, fail_untyped=True)
-            args = _normalise(args, get_type_hints(getattr(imported, "SETTINGS", function)))
-        subcommands.add_subcommand(name, subparser, help=summary)
-    settings = parser.parse_args(args)
-    assert function is not None  # parse_args refuses a command that is not in COMMANDS
-    return function, _without_config(parser.instantiate(settings)[settings.command])
+    """A command's function, and what to call it with."""
+    name = args[0]
+    if name not in COMMANDS:
+        sys.stderr.write(f"error: there is no command {name!r}{did_you_mean(name, COMMANDS)}\n")
+        raise SystemExit(2)
+    module, attribute = COMMANDS[name][0].split(":")
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("ps_alloc", "ps_train", "ps_eval"):
+            raise
+        sys.stderr.write(
+            f"error: ps-eval {name} needs the package {error.name}, which is not installed; "
+            "pyproject.toml names the extras, such as pip install 'predictive-scheduling[eval]'\n"
+        )
+        raise SystemExit(2) from None
+    function = getattr(imported, attribute)
+    environment = f"PS_EVAL_{name.upper()}__" if name in FROM_ENVIRONMENT else None
+    parser = CommandParser(f"ps-eval {name}", function, getattr(imported, "SETTINGS", None), environment)
+    return function, parser.settings(args[1:])
 
 
-def _without_config(settings: Any) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "config"}
+def overview() -> str:
+    """What `ps-eval` alone prints: what it is for, a first command, all commands; 80 columns wide."""
+    width = max(map(len, COMMANDS)) + 4
+    lines = [
+        textwrap.fill(
+            text.replace("\n", " "),
+            80,
+            initial_indent=f"  {name}".ljust(width),
+            subsequent_indent=" " * width,
+        )
+        for name, (_, text) in COMMANDS.items()
+    ]
+    return OVERVIEW.format(commands="\n".join(lines))
 
 
-def _normalise(args: list[str], hints: dict[str, Any]) -> list[str]:
-    """Accept `--train-table` for `--train_table`, `--budgets 32,48` for `--budgets [32,48]`, `--quick` for
-    `--quick true`, and several words for a positional list.
-    """
-    lists = {name for name, hint in hints.items() if _is_list(hint)}
-    switches = {name for name, hint in hints.items() if hint is bool}
-    flags: list[str] = []
-    words: list[str] = []
-    waiting = ""  # the flag whose value comes next
-    for argument in args:
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            name = name.replace("-", "_")
-            waiting = ""
-            if equals:
-                flags.append(f"--{name}={_bracketed(value) if name in lists else value}")
-            elif name in switches:
-                flags.append(f"--{name}=true")
-            else:
-                flags.append(f"--{name}")
-                waiting = name
-        elif waiting:
-            flags.append(_bracketed(argument) if waiting in lists else argument)
-            waiting = ""
-        elif argument in ("true", "false") and flags and flags[-1].endswith("=true"):
-            flags[-1] = flags[-1].removesuffix("true") + argument
-        elif argument.startswith("-"):
-            flags.append(argument)
-        else:
-            words.append(argument)
-    command, *positional = words or [""]
-    first = next(iter(hints), "")
-    if positional and first in lists:
-        positional = [_bracketed(",".join(positional))]
-    return [command, *positional, *flags]
+def versions() -> str:
+    """Of this package and of what it runs models with, as far as they are installed."""
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found) or "predictive-scheduling (not installed)"
 
 
-def _bracketed(value: str) -> str:
-    return value if value.startswith("[") else f"[{value}]"
-
-
-def _is_list(hint: Any) -> bool:
-    """Also of an optional list: `list[int] | None`."""
-    return get_origin(hint) in (list, tuple) or any(
-        get_origin(part) in (list, tuple) for part in get_args(hint)
-    )
+if __name__ == "__main__":
+    sys.exit(main())

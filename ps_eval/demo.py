@@ -12,11 +12,13 @@ from ps_eval.engines.base import Sampling
 from ps_eval.fitting import fit_quietly
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.progress import show_progress
+from ps_eval.reporting.frontier import print_equal_use
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
-from ps_eval.spending.live import run_live
-from ps_eval.spending.policies import LIVE_POLICIES, POLICIES
-from ps_eval.spending.replay import PLOT_FILE, predict_table, replay
+from ps_eval.spending.live import compare_live, run_live
+from ps_eval.spending.policies import possible_policies
+from ps_eval.spending.replay import PLOT_FILE, replay
+from ps_eval.spending.replay_inputs import predict_table
 from ps_eval.spending.run import predicted_inputs, scheduling_cost
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import Question, save_questions
@@ -76,7 +78,10 @@ def demo_command(
         ("train", _questions("train", LEARN_PROBLEMS, seed + 1), LEARN_TRACES),
         ("test", test, MEASURE_TRACES),
     ):
-        with timer.phase("trace"), show_progress(f"{name} problems traced", len(questions)) as progress:
+        with (
+            timer.phase("trace"),
+            show_progress(f"{name} problems traced", len(questions), kept_first=True) as progress,
+        ):
             measured = measure_curves(
                 questions, loaded, folder / name, num_traces=traces, sampling=sampling, progress=progress
             )
@@ -89,13 +94,13 @@ def demo_command(
 
     console.rule("3 decide, 4 spend: live, each policy with the same total budget")
     inputs = predicted_inputs(PREDICTOR, [q.question for q in test], timer)
-    with show_progress("problems answered", len(test)) as progress:
+    with show_progress("problems answered", len(test), kept_first=True) as progress:
         live = run_live(
             test,
             loaded,
             inputs,
             budgets=budgets,
-            policies=LIVE_POLICIES,
+            policies=possible_policies(inputs, live=True),
             output=folder,
             # Other random numbers than the traces': else replay would have seen what live generates.
             sampling=Sampling(TEMPERATURE, TOP_P, seed + 2),
@@ -103,21 +108,22 @@ def demo_command(
             progress=progress,
         )
     with timer.phase("replay"):
-        small_curves, _ = predict_table(folder / "learn" / "predictor", folder / "test")
+        predicted, _ = predict_table(folder / "learn" / "predictor", folder / "test")
         replayed = replay(
             measured,
             budgets=budgets,
-            policies=POLICIES,
             predictions=inputs.predictions,
             mean_curve=inputs.mean_curve,
-        ).rows
-        small = replay(measured, budgets=budgets, policies=["uniform", "hull"], predictions=small_curves).rows
+        )
+        small = replay(measured, budgets=budgets, policies=["uniform", "hull"], predictions=predicted).rows
 
-    rows = live + replayed
+    rows = live + replayed.rows
     plot_accuracy(rows, folder / PLOT_FILE)
-    Summary(rows, collect_run_info(config, seed, timer.seconds)).save(folder)
+    compared = compare_live(folder, live) + replayed.equal_use
+    Summary(rows, collect_run_info(config, seed, timer.seconds), compared).save(folder)
     print_table(rows, console)
-    console.print(_agreement(live, replayed), highlight=False)
+    print_equal_use(compared, console)
+    console.print(_agreement(live, replayed.rows), highlight=False)
     console.print(_small_gains(small), highlight=False)
     console.print(scheduling_cost(timer), highlight=False)
     console.print(

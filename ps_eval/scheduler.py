@@ -151,7 +151,7 @@ class Scheduler:
         else:
             assert mean_tokens is not None
             total = int(mean_tokens * len(asked))
-        most = inputs.window * inputs.num_windows * len(asked)
+        most = int(inputs.budgets[-1]) * len(asked)
         if total > most:
             raise ValueError(
                 f"the budget must be at most {most // len(asked)} mean tokens, the last of the predictor's "
@@ -187,7 +187,8 @@ class Scheduler:
                 it is not asked again. `-` is the standard output.
             reasoning: Whether answers carry the text of the reasoning.
             skip_failed: Return without questions that failed.
-            progress: Called with the questions, or parts of one, that just ended.
+            progress: Called with the questions, or parts of one, that just ended; first with those of an
+                earlier call.
 
         Returns:
             The answers in the order asked.
@@ -210,7 +211,10 @@ class Scheduler:
                 if decided is not None:
                     allocation.save(decided)
             budgets = dict(zip([q.id for q in asked], allocation.tokens.tolist(), strict=True))
-            failures = self.answer_within(budgets, file.missing(asked), file, reasoning, progress)
+            missing = file.missing(asked)
+            if progress:
+                progress(len(asked) - len(missing))
+            failures = self.answer_within(budgets, missing, file, reasoning, progress)
             if file.path is not None:
                 report_failures(beside(file.path, "failed.jsonl"), failures, len(asked), skip=skip_failed)
             elif failures and not skip_failed:

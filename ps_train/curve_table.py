@@ -103,6 +103,19 @@ class CurveTable:
         return window if np.array_equal(self.budgets, uniform_budgets(window, self.budgets.size)) else None
 
     @property
+    def equal_window(self) -> int:
+        """`window`, for what works with equal windows only.
+
+        Raises:
+            ValueError: If the grid is another.
+        """
+        if self.window is None:
+            raise ValueError(
+                f"the table's budgets must be equal windows here, got {self.budgets.tolist()!s:.60}"
+            )
+        return self.window
+
+    @property
     def expected_use(self) -> npt.NDArray[np.floating]:
         """(N, W). `use`, or the budgets themselves where it was not recorded."""
         return (

@@ -38,16 +38,17 @@ def make_budgets_command(
         unknown: What becomes of those: left out, or given the largest budget of the table.
     """
     measured = CurveTable.load(table, features=[])
+    window = measured.equal_window
     budgets, known = needed_budgets(
-        measured.curves, measured.window, share=share, smoothing=smoothing, min_best=min_best
+        measured.curves, window, share=share, smoothing=smoothing, min_best=min_best
     )
     keep = known | (unknown == "largest")
     if not keep.any():
         raise ValueError(f"{table} must have a question whose best accuracy is {min_best} or more, got none")
-    rows = BudgetSet(measured.ids, measured.questions, budgets, measured.window, measured.curves).take(keep)
+    rows = BudgetSet(measured.ids, measured.questions, budgets, window, measured.curves).take(keep)
     rows.save(output)
     quartiles = np.percentile(rows.budgets, [25, 50, 75]).astype(int)
-    fate = "left out" if unknown == "leave-out" else f"given {measured.num_windows * measured.window} tokens"
+    fate = "left out" if unknown == "leave-out" else f"given {measured.num_windows * window} tokens"
     Console().print(
         f"{output}: {len(rows)} queries, quartiles of the needed budget {quartiles.tolist()} tokens; "
         f"{(~known).sum()} whose best accuracy is below {min_best:g}: {fate}",

@@ -91,7 +91,6 @@ def fill_slack(
             size = new_spent.size + spent.size
             work += size
             if work > work_limit:
-                complete = False
                 break
             out_spent = np.empty(size, np.int64)
             out_loss = np.empty(size, np.float64)

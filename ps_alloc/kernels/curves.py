@@ -42,6 +42,23 @@ def first_invalid_use(use: npt.NDArray[np.floating], budgets: FloatArray) -> tup
 
 
 @kernel
+def invalid_rows(
+    curves: npt.NDArray[np.floating], use: npt.NDArray[np.floating], budgets: FloatArray
+) -> npt.NDArray[np.bool_]:
+    """(N,). Which rows hold a value that is NaN or outside [0, 1], or a use as `first_invalid_use` says."""
+    invalid = np.zeros(len(curves), np.bool_)
+    for i in range(len(curves)):
+        before = 0.0
+        for k in range(curves.shape[1]):
+            invalid[i] |= not (curves[i, k] >= 0 and curves[i, k] <= 1)
+            if use.shape[0] > 0:
+                here = np.float64(use[i, k])
+                invalid[i] |= not (here >= before and here <= budgets[k])
+                before = here
+    return invalid
+
+
+@kernel
 def curve_menus(
     curves: npt.NDArray[np.floating], use: npt.NDArray[np.floating], ids: IntArray, settings: Any
 ) -> tuple[IntArray, IntArray, FloatArray, IntArray]:

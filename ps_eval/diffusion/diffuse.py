@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ps_alloc.files import atomic_path
+from ps_alloc.files import atomic_path, check_output
 from ps_eval.diffusion.measure import Answered, answer_batch
 from ps_eval.diffusion.models import load_diffusion_model
 from ps_eval.diffusion.schedules import schedule_named
@@ -43,8 +43,10 @@ def diffuse_command(
         limit: Only the first questions.
 
     Raises:
-        ValueError: If the questions or the model cannot be read, or the schedule is unknown.
+        ValueError: If the questions or the model cannot be read, the schedule is unknown, or the output is
+            the questions' file or no regular one.
     """
+    check_output(output, inputs=[questions])
     asked = load_questions(questions, limit)
     chosen = schedule_named(schedule)
     if batch_size < 1:

@@ -8,14 +8,14 @@ answer is appended, and the answer is decoded greedily.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from ps_alloc.files import read_json
+from ps_eval.engines.formats import ReasoningFormat as ReasoningFormat
+from ps_train.common.prompts import PromptFormat
 
 Progress = Callable[[int], None]
 """Called with the number of rows that just ended."""
@@ -31,12 +31,20 @@ class Sampling:
     """Nucleus: the smallest set of tokens with at least this probability; 1 keeps all."""
     seed: int = 0
     """The same seed, question and trace number draw the same reasoning, whatever the batch or the budget."""
+    top_k: int = 0
+    """Only the most probable tokens, this many; 0 keeps all."""
+    min_p: float = 0.0
+    """Only tokens with at least this share of the most probable one's probability; 0 keeps all."""
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0, got {self.top_k}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must lie in [0, 1], got {self.min_p}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
 
@@ -60,15 +68,17 @@ class Reasoning:
     """Without the end-of-thinking marker: `len(token_ids) <= max_tokens` always."""
     finished: bool
     """The model ended its reasoning itself, so its answer need not be forced."""
+    end_ids: tuple[int, ...] = ()
+    """How it wrote its end marker, where that is several tokens; empty where it is one."""
 
     def cut(self, max_tokens: int) -> Reasoning:
         """What the same trace would have been under a smaller budget.
 
-        A trace that ends by itself needs one token more than its reasoning, for the end marker.
+        A trace that ends by itself needs room for its end marker, too.
         """
-        if self.finished and len(self.token_ids) < max_tokens:
+        if self.finished and len(self.token_ids) + max(1, len(self.end_ids)) <= max_tokens:
             return self
-        return Reasoning(self.token_ids[:max_tokens], finished=False)
+        return Reasoning((*self.token_ids, *self.end_ids)[:max_tokens], finished=False)
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,10 @@ class Answer:
     num_tokens: int
     """Tokens after the reasoning, end marker and forced prefix included; not part of the budget."""
     forced: bool
+    num_generated: int = 0
+    """Of these tokens, those that the model decoded."""
+    cut: bool = False
+    """It met its limit of tokens."""
 
 
 @dataclass(frozen=True)
@@ -95,58 +109,6 @@ class RequestsFailedError(ConnectionError):
     """Some requests failed. What did not fail is kept, and the same command asks the rest again."""
 
 
-@dataclass(frozen=True)
-class ReasoningFormat:
-    """How a model marks the end of its reasoning, and how to make it answer.
-
-    The defaults fit DeepSeek-R1 and its distillations. A model folder may bring its own in
-    `reasoning_format.json`.
-    """
-
-    think_end: str = "</think>"
-    """Ends the reasoning; must be a single token."""
-    forced_prefix: str = "\n</think>\n\n**Final Answer**\n\\boxed{"
-    """Appended where the budget ends the reasoning."""
-    max_forced_tokens: int = 16
-    """Most tokens decoded after `forced_prefix`."""
-    max_answer_tokens: int = 512
-    """Most tokens decoded after the model ended its reasoning itself."""
-
-    FILE = "reasoning_format.json"
-
-    @classmethod
-    def of_model(cls, model: str | Path) -> ReasoningFormat:
-        """The format a model folder declares, or the default.
-
-        Raises:
-            ValueError: If the folder's file is not a JSON object or has an unknown field.
-        """
-        path = Path(model) / cls.FILE
-        if not path.is_file():
-            return cls()
-        fields = read_json(path)
-        if not isinstance(fields, dict):
-            raise ValueError(f"{path} must hold a JSON object, got a {type(fields).__name__}")
-        unknown = set(fields) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"{path} may set {sorted(cls.__dataclass_fields__)}, got {sorted(unknown)}")
-        return cls(**fields)
-
-
-def as_format(given: ReasoningFormat | Mapping[str, Any] | None, model: str | Path) -> ReasoningFormat:
-    """A format as an engine is given it: whole, or by fields; the rest as the model's folder says.
-
-    Raises:
-        ValueError: If there is no such field.
-    """
-    if isinstance(given, ReasoningFormat):
-        return given
-    allowed = sorted(ReasoningFormat.__dataclass_fields__)
-    if unknown := sorted(set(given or {}) - set(allowed)):
-        raise ValueError(f"format may set {allowed}, got {unknown}")
-    return replace(ReasoningFormat.of_model(model), **(given or {}))
-
-
 class Engine(Protocol):
     """An inference engine with one model loaded."""
 
@@ -156,6 +118,10 @@ class Engine(Protocol):
     """Of the model, for records."""
     repeatable: bool
     """The same batch gives the same tokens, to the last rounding. A server's batches are its own affair."""
+    format: ReasoningFormat
+    """How the model ends its reasoning and is made to answer."""
+    prompt: PromptFormat
+    """What is put around a question."""
     one_pass: bool
     """`respond` is no `reason` and `answer`: an answer under a smaller budget is not had by cutting."""
     concurrent: bool

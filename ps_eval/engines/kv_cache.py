@@ -1,11 +1,13 @@
-"""A key/value cache that appends in place."""
+"""Caches that a model's configuration asks for: keys and values that append in place, forked and narrowed."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers import PretrainedConfig
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 
 class GrowingLayer(DynamicLayer):
@@ -31,16 +33,42 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = (room[:, :, :end] for room in self._room)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep the given rows of the batch."""
-        used = self.get_seq_length()
-        self._room = [room.index_select(0, indices) for room in self._room]
-        self.keys, self.values = (room[:, :, :used] for room in self._room)
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep the given rows of the batch, copied without the room to spare."""
+        if self.get_seq_length():
+            self._room = [t.index_select(0, beam_idx) for t in (self.keys, self.values) if t is not None]
+            self.keys, self.values = self._room
 
 
-def growing_cache() -> Cache:
-    """An empty cache whose layers append in place."""
-    return Cache(layer_class_to_replicate=GrowingLayer)
+def cache_of(config: PretrainedConfig) -> Cache:
+    """An empty cache with the layers that a model's configuration asks for.
+
+    Full attention appends in place; sliding, recurrent and other layers are transformers' own.
+    """
+    cache = DynamicCache(config=config)
+    if cache.layer_class_to_replicate is not None:
+        return Cache(layer_class_to_replicate=GrowingLayer)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def fork(cache: Cache) -> Cache:
+    """Another cache that goes on from here; the first is read on only when the other is not any more.
+
+    What appends in place is shared: it costs nothing until one of the two outgrows the room to spare.
+    """
+    other = copy.copy(cache)
+    other.layers = [
+        copy.copy(layer) if isinstance(layer, GrowingLayer) else copy.deepcopy(layer)
+        for layer in cache.layers
+    ]
+    return other
+
+
+def keep_rows(cache: Cache, rows: torch.Tensor) -> None:
+    """Keep the given rows of the batch."""
+    for layer in cache.layers:
+        layer.reorder_cache(rows)  # type: ignore[arg-type]  # it wants int64, as an old type says
 
 
 def _with_room(old: torch.Tensor | None, new: torch.Tensor, end: int) -> torch.Tensor:

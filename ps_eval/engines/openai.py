@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import openai
-from openai.types import CompletionChoice
 
-from ps_eval.engines.base import Failure, Progress, ReasoningFormat, Sampling, request_seed
-from ps_eval.engines.token_engine import GREEDY, TokenEngine
-from ps_train.common.prompts import encode_prompts
+from ps_eval.engines.base import Failure, Progress, Sampling, request_seed
+from ps_eval.engines.completion import Completion, NotACompletionError
+from ps_eval.engines.formats import ReasoningFormat
+from ps_eval.engines.token_engine import GREEDY, Stops, TokenEngine
+from ps_train.common.loading import first_line
+from ps_train.common.prompts import PromptFormat
 
 Result = TypeVar("Result")
 
@@ -23,6 +25,11 @@ NO_KEY = "none"
 """What a client without a key sends, since it must send one."""
 MAX_REASON = 300
 """Characters kept of a server's error message."""
+MAX_SEED_BITS = 53
+"""What every JSON parser keeps of a whole number."""
+
+TOKEN_IDS, SAMPLING_FIELDS, OPENAI_FIELDS = "token ids", "text and sampling fields", "text alone"
+REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
 
 
 class OpenAIEngine(TokenEngine):
@@ -35,9 +42,13 @@ class OpenAIEngine(TokenEngine):
       than the model generated, a cut falls elsewhere by as many; no budget is ever exceeded.
     - It takes text only: so it is with the prompts, too.
 
+    Servers fill sampling fields that a request leaves out as the model's generation config says: all are
+    sent, neutral where `Sampling` sets nothing. A server that takes OpenAI's own fields alone gets those.
+
     Requests are retried by the `openai` client: on 408, 409, 429, 5xx, time-outs and broken connections, with
-    exponential back-off and jitter, or when the server says. A request that fails all the same, or is
-    refused, becomes a `Failure`; the others go on.
+    exponential back-off and jitter, or when the server says. A request that fails all the same, is refused,
+    or is answered with anything but a completion that stopped or met its limit becomes a `Failure`; the
+    others go on.
     """
 
     kind = "openai"
@@ -50,9 +61,11 @@ class OpenAIEngine(TokenEngine):
         batch_size: int = 64,
         base_url: str | None = None,
         tokenizer: str | Path | None = None,
-        format: ReasoningFormat | None = None,
+        format: ReasoningFormat | Mapping[str, Any] | None = None,
+        prompt: PromptFormat | Mapping[str, Any] | None = None,
         timeout: float = 600.0,
         max_retries: int = 6,
+        seed_bits: int = MAX_SEED_BITS,
     ) -> None:
         """Connect to a server. An API key is read from the variable `OPENAI_API_KEY` and stored nowhere.
 
@@ -61,49 +74,80 @@ class OpenAIEngine(TokenEngine):
             batch_size: Most requests under way at once.
             base_url: Such as `http://127.0.0.1:8000/v1`; default: the variable `OPENAI_BASE_URL`.
             tokenizer: The model's tokenizer, a folder or a Hugging Face name; default: `model`.
-            format: How the model ends its reasoning; default: what the tokenizer's folder declares.
+            format: How the model ends its reasoning, or what differs from what the tokenizer's folder
+                declares.
+            prompt: What is put around a question.
             timeout: Seconds until a request is given up and tried again.
             max_retries: How often a request is tried again.
+            seed_bits: Of the seeds that are sent; 31 for servers that take no larger ones.
 
         Raises:
-            ValueError: If there is no address, no answer from it, no such model or no such tokenizer.
+            ValueError: If there is no address, no completion from it, no such model or no such tokenizer.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        super().__init__(tokenizer or model, format)
+        if not 1 <= seed_bits <= MAX_SEED_BITS:
+            raise ValueError(f"seed_bits must lie in 1..{MAX_SEED_BITS}, got {seed_bits}")
+        super().__init__(tokenizer or model, format, prompt)
         self.name = str(model)
         self.batch_size = batch_size
         self._url = base_url or os.environ.get(URL_VARIABLE)
         if not self._url:
             raise ValueError(f"base_url must be given, as an engine option or in {URL_VARIABLE}")
         self._key = os.environ.get(KEY_VARIABLE) or NO_KEY
-        self._timeout, self._max_retries = timeout, max_retries
-        # Whether the server takes token ids, with the fields vLLM and SGLang add to OpenAI's; returns them.
-        self._takes_ids, self._returns_ids = True, False
+        self._timeout, self._max_retries, self._seed_bits = timeout, max_retries, seed_bits
+        self._takes, self._returns_ids = TOKEN_IDS, False
         self._learn_what_the_server_takes()
 
     def _learn_what_the_server_takes(self) -> None:
         try:
-            try:
-                choice = _wait_for(self._complete_one_token())
-            except (openai.BadRequestError, openai.UnprocessableEntityError):
-                self._takes_ids = False
-                choice = _wait_for(self._complete_one_token())
+            completion = _wait_for(self._complete_one_token())
         except openai.NotFoundError as error:
-            raise ValueError(
-                f"model must be one that {self._url} serves, got {self.name!r}: {self._reason(error)}"
-            ) from error
-        except openai.OpenAIError as error:
+            raise ValueError(self._not_found(self._reason(error))) from error
+        except (openai.OpenAIError, NotACompletionError) as error:
             raise ValueError(
                 f"base_url must be a server that completes prompts, got {self._url}: {self._reason(error)}"
             ) from error
-        self._returns_ids = _token_ids(choice) is not None
+        self._returns_ids = completion.token_ids is not None
 
-    async def _complete_one_token(self) -> CompletionChoice:
-        (prompt,) = encode_prompts(self.tokenizer, ["How many ?"])
+    async def _complete_one_token(self) -> Completion:
+        """Ask with all that helps, then with less, until the server does not refuse it."""
+        (prompt,) = self._encode(["How many ?"])
         async with self._client() as client:
-            body = self._body(prompt, 1, self._eos_ids, GREEDY, 0)
-            return (await client.completions.create(**body)).choices[0]
+            for takes in (TOKEN_IDS, SAMPLING_FIELDS):
+                self._takes = takes
+                try:
+                    return await self._complete(client, prompt, 1, Stops(tuple(self._eos_ids)), GREEDY, 0)
+                except REFUSED:
+                    continue
+            self._takes = OPENAI_FIELDS
+            return await self._complete(client, prompt, 1, Stops(tuple(self._eos_ids)), GREEDY, 0)
+
+    def _not_found(self, reason: str) -> str:
+        """Which of the things behind a 404 it is, as far as the server tells."""
+        try:
+            served = [m.id for m in _wait_for(self._models())]
+        except (openai.OpenAIError, AttributeError, TypeError, ValueError):
+            if "model" in reason.lower():
+                return f"model must be one that {self._url} serves, got {self.name!r}: {reason}"
+            hint = (
+                "" if str(self._url).rstrip("/").rpartition("/")[2].startswith("v") else " (is /v1 missing?)"
+            )
+            return (
+                f"base_url must be a server that completes prompts, but there is nothing at "
+                f"{self._url}/completions{hint}: {reason}"
+            )
+        if self.name in served:
+            return (
+                f"base_url must be a server with a completions endpoint, but {self._url} serves "
+                f"{self.name!r} for chat alone: {reason}"
+            )
+        known = ", ".join(sorted(served)[:5])
+        return f"model must be one that {self._url} serves ({known}), got {self.name!r}: {reason}"
+
+    async def _models(self) -> list[Any]:
+        async with self._client() as client:
+            return list((await client.with_options(max_retries=0).models.list()).data)
 
     def _numerics(self) -> dict[str, Any]:
         return {"tokenizer": str(self.tokenizer.name_or_path)}
@@ -117,27 +161,30 @@ class OpenAIEngine(TokenEngine):
         self,
         prompts: Sequence[list[int]],
         limits: Sequence[int],
-        stop_ids: Sequence[int],
+        stops: Stops,
         sampling: Sampling,
         streams: Sequence[int],
         progress: Progress | None,
     ) -> list[list[int] | Failure]:
+        if self._takes == OPENAI_FIELDS and (sampling.top_k or sampling.min_p):
+            raise ValueError(
+                f"top_k and min_p must be 0 on {self._url}, which refuses them, "
+                f"got {sampling.top_k} and {sampling.min_p}"
+            )
+
         async def complete_all() -> list[list[int] | Failure]:
             slots = asyncio.Semaphore(self.batch_size)
 
             async def complete(prompt: list[int], limit: int, stream: int) -> list[int] | Failure:
-                body = self._body(prompt, limit, stop_ids, sampling, stream)
                 async with slots:
                     try:
-                        completion = await client.completions.create(**body)
-                    except openai.OpenAIError as error:
+                        completion = await self._complete(client, prompt, limit, stops, sampling, stream)
+                    except (openai.OpenAIError, NotACompletionError) as error:
                         return Failure(self._reason(error))
                     finally:
                         if progress:
                             progress(1)
-                if not completion.choices:  # the client checks no reply's form
-                    return Failure("the server's reply has no choices")
-                return self._generated(completion.choices[0], limit, stop_ids)
+                return self._generated(completion, limit, stops)
 
             # Ctrl-C cancels the group: requests under way are dropped, waiting ones are never sent.
             async with self._client() as client, asyncio.TaskGroup() as group:
@@ -148,48 +195,81 @@ class OpenAIEngine(TokenEngine):
 
         return _wait_for(complete_all())
 
+    async def _complete(
+        self,
+        client: openai.AsyncOpenAI,
+        prompt: list[int],
+        limit: int,
+        stops: Stops,
+        sampling: Sampling,
+        stream: int,
+    ) -> Completion:
+        body = self._body(prompt, limit, stops, sampling, stream)
+        try:
+            reply = await client.completions.with_raw_response.create(**body)
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            raise NotACompletionError(first_line(error)) from error
+        return Completion.of(reply.http_response.text)
+
     def _body(
-        self, prompt: list[int], limit: int, stop_ids: Sequence[int], sampling: Sampling, stream: int
+        self, prompt: list[int], limit: int, stops: Stops, sampling: Sampling, stream: int
     ) -> dict[str, Any]:
+        seed = request_seed(sampling, stream) >> (MAX_SEED_BITS - self._seed_bits)
         body: dict[str, Any] = {
             "model": self.name,
             "max_tokens": limit,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "seed": request_seed(sampling, stream) if sampling.temperature else None,
         }
-        if self._end_id in stop_ids and not self._returns_ids:
+        if sampling.temperature:
+            body["seed"] = seed
+        ends_reasoning = stops != Stops(tuple(self._eos_ids))
+        if self.format.think_end and ends_reasoning and not (self._returns_ids and stops.text is None):
             body["stop"] = [self.format.think_end]
-        if not self._takes_ids:
-            return body | {"prompt": self._as_text(prompt)}
-        extensions = {
-            "return_token_ids": True,
-            "stop_token_ids": list(stop_ids),
-            "ignore_eos": True,  # these stops and no others, the tokenizer's own end of sequence included
-            "skip_special_tokens": False,  # the marker may be one, and must be seen
+        # Neutral where nothing is set: a server fills what is left out with the model's own defaults.
+        fields: dict[str, Any] = {
+            "top_k": sampling.top_k or -1,
+            "min_p": sampling.min_p,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
         }
-        return body | {"prompt": prompt, "extra_body": extensions}
+        if self._takes == TOKEN_IDS:
+            fields |= {
+                "return_token_ids": True,
+                "stop_token_ids": list(stops.ids),
+                "ignore_eos": True,  # these stops and no others, the tokenizer's own end of sequence included
+                "skip_special_tokens": False,  # the marker may be one, and must be seen
+            }
+            return body | {"prompt": prompt, "extra_body": fields}
+        text = self._as_text(prompt)
+        return body | {"prompt": text} | ({} if self._takes == OPENAI_FIELDS else {"extra_body": fields})
 
     def _as_text(self, prompt: list[int]) -> str:
         """A prompt for a server that takes no token ids; it adds the beginning of sequence by itself."""
         bos = self.tokenizer.bos_token_id
         return str(self.tokenizer.decode(prompt[1:] if bos is not None and prompt[:1] == [bos] else prompt))
 
-    def _generated(
-        self, choice: CompletionChoice, limit: int, stop_ids: Sequence[int]
-    ) -> list[int] | Failure:
-        """The generated token ids, ended by a stop token where the model stopped by itself."""
-        stopped = choice.finish_reason == "stop"
-        ids = _token_ids(choice)
+    def _generated(self, completion: Completion, limit: int, stops: Stops) -> list[int] | Failure:
+        """The generated token ids, ended by a stop where the model stopped by itself."""
+        ids = completion.token_ids
+        room = limit - completion.stopped
         if ids is None:
-            ids = self.tokenizer.encode(choice.text, add_special_tokens=False)[: limit - stopped]
-        if stopped and (not ids or ids[-1] not in stop_ids):
-            ids = [*ids, stop_ids[0]]
+            ids = self.tokenizer.encode(completion.text, add_special_tokens=False)[:room]
+        if completion.stopped and not (ids and ids[-1] in stops.ids):
+            if stops.text is None:
+                ids = [*ids, stops.ids[0]]
+            elif stops.text not in self._text(ids):
+                ids = [*ids, *self._end_ids][:limit]
         if len(ids) > limit:
             return Failure(f"the server returned {len(ids)} tokens, max_tokens was {limit}")
         return ids
 
-    def _reason(self, error: openai.OpenAIError) -> str:
+    def _reason(self, error: Exception) -> str:
         """One line of what went wrong. Some servers repeat the key they refuse: it is blotted out."""
         text = " ".join(str(error).split())
         return (text if self._key == NO_KEY else text.replace(self._key, "***"))[:MAX_REASON]
@@ -203,7 +283,3 @@ def _wait_for(coroutine: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run(coroutine)
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, coroutine).result()
-
-
-def _token_ids(choice: CompletionChoice) -> list[int] | None:
-    return (choice.model_extra or {}).get("token_ids")

@@ -7,26 +7,27 @@ model's own tokenizer: no engine re-tokenises what another token sequence was cu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
-
-from ps_eval.engines.base import (
-    Answer,
-    Failure,
-    Progress,
-    Reasoning,
-    ReasoningFormat,
-    Request,
-    Sampling,
-    as_format,
-)
-from ps_train.common.prompts import encode_prompts
+from ps_eval.engines.base import Answer, Failure, Progress, Reasoning, Request, Sampling
+from ps_eval.engines.formats import ReasoningFormat
+from ps_eval.engines.tokenizer import end_of_sequence_ids, knows_marker, load_engine_tokenizer, marker_ids
+from ps_train.common.prompts import PromptFormat, encode_prompts
 
 GREEDY = Sampling(temperature=0, top_p=1)
+
+
+@dataclass(frozen=True)
+class Stops:
+    """What ends a row."""
+
+    ids: tuple[int, ...]
+    """Any of these tokens."""
+    text: str | None = None
+    """This text, in whatever tokens."""
 
 
 class TokenEngine(ABC):
@@ -37,48 +38,64 @@ class TokenEngine(ABC):
     one_pass = False
     concurrent = False
     batch_size: int
+    room: int | None = None
+    """Tokens that a prompt and all that follows may have together; None where nothing is known."""
 
-    def __init__(self, model: str | Path, format: ReasoningFormat | None = None) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        format: ReasoningFormat | Mapping[str, Any] | None = None,
+        prompt: PromptFormat | Mapping[str, Any] | None = None,
+    ) -> None:
         """Load the tokenizer of a model and how it ends its reasoning.
 
         Args:
             model: A folder or a Hugging Face model name.
-            format: How the model ends its reasoning; default: what its folder declares.
+            format: How the model ends its reasoning, or what differs from what it declares.
+            prompt: What is put around a question.
 
         Raises:
-            ValueError: If there is no such model, or its end-of-thinking marker is not a single token.
+            ValueError: If there is no such model, a format has an unknown field, or the model knows nothing
+                of the end marker that is taken for granted.
         """
-        try:
-            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
-            self._eos_ids = _end_of_sequence_ids(model)
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"model must be a folder or a model name transformers can load, got {model}: {reason}"
-            ) from error
+        self.tokenizer = load_engine_tokenizer(model)
         self.name = str(model)
-        self.format = as_format(format, model)
-        self._end_id = _single_token(self.tokenizer, self.format.think_end)
+        self.format = ReasoningFormat.of(format, model)
+        self.prompt = PromptFormat.of(prompt)
+        self._eos_ids = end_of_sequence_ids(model, self.tokenizer)
+        self._end_ids: list[int] = marker_ids(self.tokenizer, self.format.think_end)
+        if self.format == ReasoningFormat() and not knows_marker(self.tokenizer, self.format.think_end):
+            raise ValueError(
+                f"format.think_end must be how {model} ends its reasoning, but neither its tokenizer nor its "
+                f"chat template knows {self.format.think_end!r}; '' is for a model that does not mark it"
+            )
         self.forced_prefix: list[int] = self.tokenizer.encode(
             self.format.forced_prefix, add_special_tokens=False
         )
+
+    @property
+    def _reasoning_stops(self) -> Stops:
+        """The end of the sequence, and the end marker: as a token, or as text where it is several."""
+        if len(self._end_ids) == 1:
+            return Stops((self._end_ids[0], *self._eos_ids))
+        return Stops(tuple(self._eos_ids), self.format.think_end or None)
 
     @abstractmethod
     def _generate(
         self,
         prompts: Sequence[list[int]],
         limits: Sequence[int],
-        stop_ids: Sequence[int],
+        stops: Stops,
         sampling: Sampling,
         streams: Sequence[int],
         progress: Progress | None,
     ) -> Sequence[list[int] | Failure]:
-        """Continue each prompt for at most its limit of tokens or up to a stop token, which is kept.
+        """Continue each prompt for at most its limit of tokens or up to a stop, which is kept.
 
         Args:
-            prompts: N lists of token ids.
+            prompts: N lists of token ids, none empty.
             limits: N limits, at least 1.
-            stop_ids: Tokens that end a row.
+            stops: What ends a row.
             sampling: How tokens are drawn.
             streams: N random streams: equal streams under an equal seed draw alike.
             progress: Called with the number of rows that just ended.
@@ -90,17 +107,30 @@ class TokenEngine(ABC):
     def reason(
         self, requests: Sequence[Request], sampling: Sampling, progress: Progress | None = None
     ) -> Sequence[Reasoning | Failure]:
-        """Reason about each question within its own budget; see `Engine.reason`."""
-        prompts = encode_prompts(self.tokenizer, [r.question for r in requests])
+        """Reason about each question within its own budget; see `Engine.reason`.
+
+        A question that leaves no room for its budget and its answer fails, before anything is generated.
+        """
+        prompts = self._encode([r.question for r in requests])
         limits, streams = [r.max_tokens for r in requests], [r.stream for r in requests]
-        stops = [self._end_id, *self._eos_ids]
-        generated = self._continue(prompts, limits, stops, sampling, streams, progress)
-        return [ids if isinstance(ids, Failure) else _as_reasoning(ids, stops) for ids in generated]
+        checked = [
+            self._unfit(prompt, limit, self._longest_answer(limit)) or prompt
+            for prompt, limit in zip(prompts, limits, strict=True)
+        ]
+        stops = self._reasoning_stops
+        generated = self._continue(checked, limits, stops, sampling, streams, progress)
+        return [ids if isinstance(ids, Failure) else self._as_reasoning(ids, stops) for ids in generated]
 
     @property
     def settings(self) -> dict[str, Any]:
         """See `Engine.settings`."""
-        return {"engine": self.kind, "model": self.name, **asdict(self.format), **self._numerics()}
+        return {
+            "engine": self.kind,
+            "model": self.name,
+            **self.format.as_dict(),
+            "prompt": self.prompt.as_dict(),
+            **self._numerics(),
+        }
 
     def _numerics(self) -> dict[str, Any]:
         """What decides about rounding, as far as this engine decides it."""
@@ -122,7 +152,7 @@ class TokenEngine(ABC):
         progress: Progress | None = None,
     ) -> Sequence[Answer | Failure]:
         """Answer greedily after each reasoning; see `Engine.answer`."""
-        return self._answers(encode_prompts(self.tokenizer, questions), reasonings, progress)
+        return self._answers(self._encode(questions), reasonings, progress)
 
     def respond(
         self, requests: Sequence[Request], sampling: Sampling
@@ -142,17 +172,44 @@ class TokenEngine(ABC):
 
         They begin with what `reason` has just computed: a prefix cache spares them nearly all of it.
         """
-        prompts = encode_prompts(self.tokenizer, questions)
+        prompts = self._encode(questions)
         # A trace that ended by itself gives the same answer at every cut it fits in: asked once.
         distinct = [_distinct_cuts(r, cuts) for r in reasonings]
-        rows = [(prompt, cut) for prompt, mine in zip(prompts, distinct, strict=True) for cut in mine]
+        rows = [
+            (prompt, cut)
+            for prompt, mine in zip(prompts, distinct, strict=True)
+            if not isinstance(mine, Failure)
+            for cut in mine
+        ]
         answers = iter(self._answers([prompt for prompt, _ in rows], [cut for _, cut in rows], None))
-        probes: list[list[Answer] | Failure] = []
-        for mine in distinct:
-            probes.append(_all_or_failure([next(answers) for _ in mine], len(cuts)))
+        probes = [
+            mine if isinstance(mine, Failure) else _all_or_failure([next(answers) for _ in mine], len(cuts))
+            for mine in distinct
+        ]
         if progress:
             progress(len(questions))
         return probes
+
+    def _encode(self, questions: Sequence[str]) -> list[list[int]]:
+        return encode_prompts(self.tokenizer, questions, self.prompt)
+
+    def _longest_answer(self, budget: int) -> int:
+        """Most tokens that can follow `budget` tokens of reasoning: what the room must hold besides."""
+        forced = len(self.forced_prefix) + self.format.max_forced_tokens
+        if not self.format.think_end or budget == 0:
+            return forced
+        return max(forced, self.format.max_answer_tokens)  # its end marker is within the budget
+
+    def _unfit(self, prompt: list[int], budget: int, answer: int) -> Failure | None:
+        if not prompt:
+            return Failure("the prompt has no tokens")
+        needed = len(prompt) + budget + answer
+        if self.room is None or needed <= self.room:
+            return None
+        return Failure(
+            f"the model has room for {self.room} tokens, but a prompt of {len(prompt)}, a reasoning of "
+            f"{budget} and an answer of {answer} need {needed}"
+        )
 
     def _answers(
         self,
@@ -160,63 +217,97 @@ class TokenEngine(ABC):
         reasonings: Sequence[Reasoning | Failure],
         progress: Progress | None,
     ) -> list[Answer | Failure]:
-        asked = [(p, r) for p, r in zip(prompts, reasonings, strict=True) if isinstance(r, Reasoning)]
-        beginnings = [[self._end_id] if r.finished else self.forced_prefix for _, r in asked]
-        continued = [
-            [*prompt, *reasoning.token_ids, *beginning]
-            for (prompt, reasoning), beginning in zip(asked, beginnings, strict=True)
-        ]
-        limits = [
-            self.format.max_answer_tokens if r.finished else self.format.max_forced_tokens for _, r in asked
-        ]
-        generated = self._continue(continued, limits, self._eos_ids, GREEDY, [0] * len(asked), progress)
-        answers = iter(
-            ids if isinstance(ids, Failure) else self._as_answer(beginning, ids, forced=not r.finished)
-            for (_, r), beginning, ids in zip(asked, beginnings, generated, strict=True)
+        answers: list[Answer | Failure] = []
+        asked: list[list[int] | Failure] = []
+        limits: list[int] = []
+        for prompt, reasoning in zip(prompts, reasonings, strict=True):
+            beginning = [] if isinstance(reasoning, Failure) else self._beginning(reasoning)
+            limits.append(0)
+            if isinstance(reasoning, Failure):
+                asked.append(reasoning)
+            elif reasoning.finished and not self.format.think_end:
+                asked.append([])  # it says its answer itself
+            else:
+                limit = self.format.max_answer_tokens if reasoning.finished else self.format.max_forced_tokens
+                # A generated end marker stood within the budget: only what is forced comes on top.
+                limits[-1] = limit
+                unfit = self._unfit(prompt, len(reasoning.token_ids), len(beginning) + limit)
+                asked.append(unfit or [*prompt, *reasoning.token_ids, *beginning])
+        generated = self._continue(
+            asked, limits, Stops(tuple(self._eos_ids)), GREEDY, [0] * len(asked), progress
         )
-        return [r if isinstance(r, Failure) else next(answers) for r in reasonings]
+        for reasoning, ids, limit in zip(reasonings, generated, limits, strict=True):
+            if isinstance(ids, Failure):
+                answers.append(ids)
+            else:
+                assert isinstance(reasoning, Reasoning)  # what follows from a failure is that failure
+                answers.append(self._as_answer(reasoning, ids, limit))
+        return answers
 
-    def _as_answer(self, beginning: list[int], generated: list[int], forced: bool) -> Answer:
-        ids = beginning + generated
-        return Answer(str(self.tokenizer.decode(ids, skip_special_tokens=True)), len(ids), forced)
+    def _beginning(self, reasoning: Reasoning) -> list[int]:
+        """What stands between a reasoning and the first token of its answer."""
+        return list(reasoning.end_ids) or self._end_ids if reasoning.finished else self.forced_prefix
+
+    def _as_answer(self, reasoning: Reasoning, generated: list[int], limit: int) -> Answer:
+        """The answer after a reasoning, from the tokens decoded within a limit."""
+        ids = [*self._beginning(reasoning), *generated]
+        written = ids if self.format.think_end or not reasoning.finished else reasoning.token_ids
+        text = str(self.tokenizer.decode(list(written), skip_special_tokens=True))
+        cut = len(generated) == limit > 0 and generated[-1] not in self._eos_ids
+        return Answer(text, len(ids), not reasoning.finished, len(generated), cut)
+
+    def _as_reasoning(self, ids: list[int], stops: Stops) -> Reasoning:
+        if ids and ids[-1] in stops.ids:
+            return Reasoning(tuple(ids[:-1]), finished=True)
+        length = self._length_before(ids, stops.text) if stops.text else None
+        if length is None:
+            return Reasoning(tuple(ids), finished=False)
+        return Reasoning(tuple(ids[:length]), True, tuple(ids[length:]))
+
+    def _length_before(self, ids: list[int], marker: str) -> int | None:
+        """How many tokens come before the first one that writes a part of the marker; None without it."""
+        start = self._text(ids).find(marker)
+        if start < 0:
+            return None
+        length = len(ids)
+        while len(self._text(ids[:length])) > start:
+            length -= 1
+        return length
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """What tokens say, to the letter."""
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
     def _continue(
         self,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[list[int] | Failure],
         limits: Sequence[int],
-        stop_ids: Sequence[int],
+        stops: Stops,
         sampling: Sampling,
         streams: Sequence[int],
         progress: Progress | None,
     ) -> list[list[int] | Failure]:
-        """`_generate` for the rows that may have a token at all."""
-        generated: list[list[int] | Failure] = [[] for _ in prompts]
-        rows = [row for row, limit in enumerate(limits) if limit > 0]
-        if progress and len(rows) < len(prompts):
-            progress(len(prompts) - len(rows))
-        if rows:
-            found = self._generate(
-                [prompts[row] for row in rows],
-                [limits[row] for row in rows],
-                stop_ids,
-                sampling,
-                [streams[row] for row in rows],
-                progress,
-            )
+        """`_generate` for the rows that have not failed and may have a token at all."""
+        generated: list[list[int] | Failure] = [p if isinstance(p, Failure) else [] for p in prompts]
+        asked = [
+            (row, prompt, limits[row], streams[row])
+            for row, prompt in enumerate(prompts)
+            if limits[row] > 0 and not isinstance(prompt, Failure)
+        ]
+        if progress and len(asked) < len(prompts):
+            progress(len(prompts) - len(asked))
+        if asked:
+            rows, whole, allowed, drawn = zip(*asked, strict=True)
+            found = self._generate(whole, allowed, stops, sampling, drawn, progress)
             for row, ids in zip(rows, found, strict=True):
                 generated[row] = ids
         return generated
 
 
-def _as_reasoning(ids: list[int], stop_ids: Sequence[int]) -> Reasoning:
-    finished = bool(ids) and ids[-1] in stop_ids
-    return Reasoning(tuple(ids[:-1] if finished else ids), finished)
-
-
-def _distinct_cuts(reasoning: Reasoning | Failure, cuts: Sequence[int]) -> Sequence[Reasoning | Failure]:
-    """The different reasonings among a trace's cuts, in order; a failure alone."""
+def _distinct_cuts(reasoning: Reasoning | Failure, cuts: Sequence[int]) -> list[Reasoning] | Failure:
+    """The different reasonings among a trace's cuts, in order."""
     if isinstance(reasoning, Failure):
-        return [reasoning]
+        return reasoning
     return list(dict.fromkeys(reasoning.cut(c) for c in cuts))
 
 
@@ -228,20 +319,3 @@ def _all_or_failure(answers: list[Answer | Failure], count: int) -> list[Answer]
             return answer
         whole.append(answer)
     return whole + whole[-1:] * (count - len(whole))
-
-
-def _end_of_sequence_ids(model: str | Path) -> list[int]:
-    """Where the model's generation ends: its generation config, or its config where it has none."""
-    try:
-        config = GenerationConfig.from_pretrained(model)
-    except OSError:
-        config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model))
-    eos = config.eos_token_id
-    return [i for i in (eos if isinstance(eos, list) else [eos]) if i is not None]
-
-
-def _single_token(tokenizer: PreTrainedTokenizerBase, marker: str) -> int:
-    ids = tokenizer.encode(marker, add_special_tokens=False)
-    if len(ids) != 1:
-        raise ValueError(f"think_end must be a single token of the model's tokenizer, got {marker!r} = {ids}")
-    return int(ids[0])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ps_eval.engines.base import Failure, Progress, ReasoningFormat, Sampling, request_seed
-from ps_eval.engines.token_engine import TokenEngine
+from ps_eval.engines.base import Failure, Progress, Sampling, request_seed
+from ps_eval.engines.formats import ReasoningFormat
+from ps_eval.engines.token_engine import Stops, TokenEngine
+from ps_train.common.prompts import PromptFormat
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -48,7 +50,8 @@ class VLLMEngine(TokenEngine):
         self,
         model: str | Path,
         batch_size: int = 128,
-        format: ReasoningFormat | None = None,
+        format: ReasoningFormat | Mapping[str, Any] | None = None,
+        prompt: PromptFormat | Mapping[str, Any] | None = None,
         **llm_arguments: Any,
     ) -> None:
         """Load a model into vLLM.
@@ -56,7 +59,8 @@ class VLLMEngine(TokenEngine):
         Args:
             model: A folder or a Hugging Face model name.
             batch_size: Most sequences decoded at once (`max_num_seqs`).
-            format: How the model ends its reasoning; default: what its folder declares.
+            format: How the model ends its reasoning, or what differs from what it declares.
+            prompt: What is put around a question.
             llm_arguments: Further arguments of `vllm.LLM`, such as `dtype` or `max_model_len`.
 
         Raises:
@@ -65,10 +69,10 @@ class VLLMEngine(TokenEngine):
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        super().__init__(model, format)
+        super().__init__(model, format, prompt)
         self.llm = load_llm(model, **{"max_num_seqs": batch_size, **llm_arguments})
         self.batch_size = batch_size
-        self._max_length = int(self.llm.llm_engine.model_config.max_model_len)
+        self.room = int(self.llm.llm_engine.model_config.max_model_len)
 
     def _numerics(self) -> dict[str, Any]:
         config = self.llm.llm_engine.model_config
@@ -82,13 +86,13 @@ class VLLMEngine(TokenEngine):
         self,
         prompts: Sequence[list[int]],
         limits: Sequence[int],
-        stop_ids: Sequence[int],
+        stops: Stops,
         sampling: Sampling,
         streams: Sequence[int],
         progress: Progress | None,
     ) -> Sequence[list[int] | Failure]:
         parameters = [
-            self._parameters(limit, stop_ids, sampling, stream)
+            self._parameters(limit, stops, sampling, stream)
             for limit, stream in zip(limits, streams, strict=True)
         ]
         generated = self._run(prompts, parameters)
@@ -97,7 +101,7 @@ class VLLMEngine(TokenEngine):
         return generated
 
     def _parameters(
-        self, limit: int, stop_ids: Sequence[int], sampling: Sampling, stream: int, **more: Any
+        self, limit: int, stops: Stops, sampling: Sampling, stream: int, **more: Any
     ) -> SamplingParams:
         """One request's `vllm.SamplingParams`."""
         from vllm import SamplingParams
@@ -106,22 +110,19 @@ class VLLMEngine(TokenEngine):
             max_tokens=limit,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
             seed=request_seed(sampling, stream) if sampling.temperature else None,
             # These stops and no others, the tokenizer's own end of sequence included.
-            stop_token_ids=list(stop_ids),
+            stop_token_ids=list(stops.ids),
+            stop=[stops.text] if stops.text else None,
+            include_stop_str_in_output=True,
             ignore_eos=True,
-            detokenize=False,
+            detokenize=stops.text is not None,
             **more,
         )
 
     def _run(self, prompts: Sequence[list[int]], parameters: Sequence[SamplingParams]) -> list[list[int]]:
-        longest = max(
-            len(prompt) + (p.max_tokens or 0) for prompt, p in zip(prompts, parameters, strict=True)
-        )
-        if longest > self._max_length:  # vLLM would cut the budget in silence
-            raise ValueError(
-                f"max_model_len must hold a prompt and its budget, {longest} tokens, got {self._max_length}"
-            )
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = self.llm.generate(requests, list(parameters), use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]

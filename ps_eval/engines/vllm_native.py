@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ps_eval.engines.base import Answer, Failure, Reasoning, ReasoningFormat, Request, Sampling
-from ps_eval.engines.token_engine import GREEDY
+from ps_eval.engines.base import Answer, Failure, Reasoning, Request, Sampling
+from ps_eval.engines.formats import ReasoningFormat
+from ps_eval.engines.token_engine import GREEDY, Stops
 from ps_eval.engines.vllm import VLLMEngine
-from ps_train.common.prompts import encode_prompts
+from ps_train.common.prompts import PromptFormat
 
 CHECKED_BUDGETS = (0, 1, 2, 7)
 CHECKED_TEXTS = ("How many ?", "What is 2 + 3 ?", "Why ?", "How many are left ?")
@@ -32,7 +33,8 @@ class NativeVLLMEngine(VLLMEngine):
         model: str | Path,
         batch_size: int = 128,
         thinking_start: str = "<think>",
-        format: ReasoningFormat | None = None,
+        format: ReasoningFormat | Mapping[str, Any] | None = None,
+        prompt: PromptFormat | Mapping[str, Any] | None = None,
         **llm_arguments: Any,
     ) -> None:
         """Load a model into vLLM and count whether it keeps budgets.
@@ -41,32 +43,47 @@ class NativeVLLMEngine(VLLMEngine):
             model: A folder or a Hugging Face model name.
             batch_size: Most sequences decoded at once (`max_num_seqs`).
             thinking_start: What the chat template ends a prompt with: the reasoning begins after it.
-            format: How the model ends its reasoning; default: what its folder declares.
+            format: How the model ends its reasoning, or what differs from what it declares.
+            prompt: What is put around a question.
             llm_arguments: Further arguments of `vllm.LLM`.
 
         Raises:
             ValueError: If budgets are not kept exactly, or as `VLLMEngine` does.
         """
-        marker = (format or ReasoningFormat.of_model(model)).think_end
-        markers = {"reasoning_start_str": thinking_start, "reasoning_end_str": marker}
-        super().__init__(model, batch_size, format, **{"reasoning_config": markers, **llm_arguments})
+        format = ReasoningFormat.of(format, model)
+        markers = {"reasoning_start_str": thinking_start, "reasoning_end_str": format.think_end}
+        super().__init__(model, batch_size, format, prompt, **{"reasoning_config": markers, **llm_arguments})
+        if len(self._end_ids) != 1:
+            raise ValueError(
+                "format.think_end must be a single token for the engine vllm-native, "
+                f"got {self.format.think_end!r} = {self._end_ids}"
+            )
+        self._end_id = self._end_ids[0]
         self._count_budgets(thinking_start)
 
     def respond(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> tuple[Sequence[Reasoning | Failure], Sequence[Answer | Failure]]:
         """Reason and answer in one pass; see `Engine.respond`."""
-        generated = self._under_native_budgets(requests, sampling, self.format.max_answer_tokens)
-        reasonings: list[Reasoning] = []
+        after = self.format.max_answer_tokens
+        generated = self._under_native_budgets(requests, sampling, after)
+        reasonings: list[Reasoning | Failure] = []
         answers: dict[int, Answer | Failure] = {}
         for row, (request, ids) in enumerate(zip(requests, generated, strict=True)):
+            if isinstance(ids, Failure):
+                reasonings.append(ids)
+                continue
             length = ids.index(self._end_id) if self._end_id in ids else None
             if length is None:  # the model ended the sequence inside its reasoning: no marker, no answer yet
                 reasonings.append(Reasoning(tuple(i for i in ids if i not in self._eos_ids), finished=True))
                 continue
             # As in `Reasoning.cut`: a reasoning of the whole budget was ended by it.
-            reasonings.append(Reasoning(tuple(ids[:length]), finished=length < request.max_tokens))
-            answers[row] = self._as_answer([self._end_id], ids[length + 1 :], not reasonings[-1].finished)
+            finished = length < request.max_tokens
+            reasonings.append(Reasoning(tuple(ids[:length]), finished))
+            text = str(self.tokenizer.decode(ids[length:], skip_special_tokens=True))
+            said = len(ids) - length - 1
+            cut = ids[-1] not in self._eos_ids and len(ids) == request.max_tokens + 1 + after
+            answers[row] = Answer(text, said + 1, not finished, said, cut)
         missing = [row for row in range(len(requests)) if row not in answers]
         late = self.answer([requests[row].question for row in missing], [reasonings[row] for row in missing])
         answers |= dict(zip(missing, late, strict=True))
@@ -74,21 +91,27 @@ class NativeVLLMEngine(VLLMEngine):
 
     def _under_native_budgets(
         self, requests: Sequence[Request], sampling: Sampling, after: int
-    ) -> list[list[int]]:
+    ) -> list[list[int] | Failure]:
         """All tokens of each request: its reasoning, the marker and at most `after` more."""
-        return self._run(
-            encode_prompts(self.tokenizer, [r.question for r in requests]),
-            [
-                self._parameters(
-                    r.max_tokens + 1 + after,
-                    self._eos_ids,
-                    sampling,
-                    r.stream,
-                    thinking_token_budget=r.max_tokens,
-                )
-                for r in requests
-            ],
-        )
+        prompts = self._encode([r.question for r in requests])
+        results: list[list[int] | Failure] = [
+            self._unfit(prompt, r.max_tokens, 1 + after) or []
+            for prompt, r in zip(prompts, requests, strict=True)
+        ]
+        rows = [row for row, result in enumerate(results) if not isinstance(result, Failure)]
+        parameters = [
+            self._parameters(
+                requests[row].max_tokens + 1 + after,
+                Stops(tuple(self._eos_ids)),
+                sampling,
+                requests[row].stream,
+                thinking_token_budget=requests[row].max_tokens,
+            )
+            for row in rows
+        ]
+        for row, ids in zip(rows, self._run([prompts[row] for row in rows], parameters), strict=True):
+            results[row] = ids
+        return results
 
     def _count_budgets(self, thinking_start: str) -> None:
         """Compare greedy reasonings under small budgets with the first tokens of unlimited ones."""
@@ -99,6 +122,7 @@ class NativeVLLMEngine(VLLMEngine):
             requests, whole, self._under_native_budgets(requests, GREEDY, after=longest), strict=True
         ):
             assert isinstance(trace, Reasoning)
+            assert not isinstance(ids, Failure)
             expected = [*trace.token_ids[: request.max_tokens], self._end_id]
             if ids[: len(expected)] != expected:
                 length = ids.index(self._end_id) if self._end_id in ids else len(ids)

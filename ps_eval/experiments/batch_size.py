@@ -61,7 +61,9 @@ def batch_size(
         for size in sizes
         for budget in budgets
     }
-    prices = {budget: allocate(past, budget * len(past), window=test.window).price for budget in budgets}
+    prices = {
+        budget: allocate(past, budget * len(past), window=test.equal_window).price for budget in budgets
+    }
     paced = {budget: _paced(curves, test, orders, budget, prices[budget]) for budget in budgets}
     cold = {budget: _paced(curves, test, orders, budget, None) for budget in budgets}
     whole = {budget: accuracy[len(test), budget] for budget in budgets}
@@ -106,7 +108,7 @@ def batch_size(
 def _in_batches(curves: npt.NDArray[np.floating], test: CurveTable, size: int, budget: int) -> IntArray:
     """Windows of the rows of `curves`, each batch of `size` sharing `budget` tokens a query."""
     parts = [
-        allocate(part, budget * len(part), window=test.window).windows
+        allocate(part, budget * len(part), window=test.equal_window).windows
         for part in (curves[start : start + size] for start in range(0, len(curves), size))
     ]
     return np.concatenate(parts)
@@ -122,10 +124,10 @@ def _paced(
     """Accuracy and tokens granted a query by a pacer that starts at a price, or at none."""
     accuracies, tokens = [], []
     for order in orders:
-        pacer = Pacer(budget, window=test.window, initial_price=price or None)
+        pacer = Pacer(budget, window=test.equal_window, initial_price=price or None)
         windows = np.array([pacer.decide(curve).windows for curve in curves[order]])
         accuracies.append(_accuracy(test, order, windows))
-        tokens.append(windows.mean() * test.window)
+        tokens.append(windows.mean() * test.equal_window)
     return float(np.mean(accuracies)), float(np.mean(tokens))
 
 

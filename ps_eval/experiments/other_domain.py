@@ -14,8 +14,8 @@ from ps_eval.experiments.embedded import TWO_FAMILIES, trace_embedded
 from ps_eval.experiments.policy_rows import LENGTH, Contest, gain_text
 from ps_eval.experiments.predictors import predict_with
 from ps_eval.experiments.record import Outcome, ResultTable, points
-from ps_eval.experiments.replayed import length_curves
 from ps_eval.reporting.words import label
+from ps_eval.spending.question_length import length_curves
 from ps_train.curve.metrics import per_window_pearson
 from ps_train.curve_table import CurveTable
 from ps_train.embedded.problem_families import DIARY, FAMILIES, HANDOVERS

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from ps_eval.experiments.predictors import Predicted, predict_with
 from ps_eval.experiments.record import points
-from ps_eval.experiments.replayed import length_curves
 from ps_eval.reporting.summary import SummaryRow
+from ps_eval.spending.question_length import length_curves
 from ps_eval.spending.replay import replay
 from ps_train.curve_table import CurveTable
 

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_eval.fitting import fit_quietly
-from ps_eval.spending.replay import predict_table
+from ps_eval.spending.replay_inputs import predict_table
 
 
 class Predicted(NamedTuple):
     """A predictor's view of a test table."""
 
-    curves: npt.NDArray[np.float32]
+    curves: npt.NDArray[np.floating]
     """(N, W)."""
     mean_curve: npt.NDArray[np.float32]
     """(W,) mean curve of its training questions."""
@@ -45,11 +45,16 @@ def predict_with(
         ValueError: If the predictor cannot be read, or its training fails.
     """
     if not source.endswith((".yaml", ".yml")):
-        return Predicted(*predict_table(source, tables / split))
+        return _predicted(source, tables / split)
     root = scratch / "predictors" / f"{Path(source).stem}-seed{seed}"
     if not (root / "predictor" / "config.json").is_file():
         arguments = ["--config", source, "--seed_everything", str(seed)]
         arguments += ["--trainer.default_root_dir", str(root), "--data.init_args.seed", str(seed)]
         arguments += ["--data.init_args.train", str(tables / "train"), "--data.init_args.test", "null"]
         fit_quietly([*arguments, *overrides])
-    return Predicted(*predict_table(root / "predictor", tables / split))
+    return _predicted(root / "predictor", tables / split)
+
+
+def _predicted(predictor: str | Path, table: Path) -> Predicted:
+    predictions, means = predict_table(predictor, table)
+    return Predicted(predictions.curves, means["mean_curve"])

@@ -66,7 +66,7 @@ def problem_family(
             "the shipped predictor": shipped_curves(test.questions),
         }
         gains = {
-            name: allocation_gain(curves, test.curves, window=test.window, budgets=budgets)
+            name: allocation_gain(curves, test.curves, window=test.equal_window, budgets=budgets)
             for name, curves in learned.items()
         }
         for name, curves in learned.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +42,7 @@ def load_tables(folder: str | Path, layer: str | None = None) -> Tables:
     if chosen is None:
         raise ValueError(f"{folder / 'train'} must hold hidden states (features.safetensors), got none")
     train, test = (CurveTable.load(folder / split, features=[chosen]) for split in ("train", "test"))
-    if (train.window, train.num_windows) != (test.window, test.num_windows):
+    if not np.array_equal(train.budgets, test.budgets):
         raise ValueError(
             f"train and test must have the same windows, got {train.num_windows} of {train.window} tokens "
             f"and {test.num_windows} of {test.window}"
@@ -67,25 +66,3 @@ def ridge(
     else:
         weights = np.linalg.solve(z.T @ z + RIDGE_PENALTY * np.eye(z.shape[1]), z.T @ (y - mean))
     return np.asarray(np.clip((new_inputs - centre) / spread @ weights + mean, 0, 1))
-
-
-def length_curves(train: CurveTable, questions: Sequence[str], num_bins: int = 10) -> FloatArray:
-    """The question-length baseline: the training questions' mean curve in each tenth by number of words.
-
-    Args:
-        train: Training questions and curves of W windows.
-        questions: N questions to predict for.
-        num_bins: Groups of training questions.
-
-    Returns:
-        (N, W).
-    """
-    known, new = (np.array([len(q.split()) for q in texts]) for texts in (train.questions, questions))
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, num_bins + 1)[1:-1]))
-    known_bins, new_bins = np.searchsorted(edges, known, "right"), np.searchsorted(edges, new, "right")
-    overall = train.curves.mean(axis=0)
-    means = [
-        train.curves[known_bins == b].mean(axis=0) if (known_bins == b).any() else overall
-        for b in range(len(edges) + 1)
-    ]
-    return np.array(means, dtype=np.float64)[new_bins]

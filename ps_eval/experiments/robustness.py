@@ -74,7 +74,7 @@ def noise_tolerance(
                 case = _shuffled_case(data, validation, rng)
             else:
                 case = _ridge_case(data, validation, rng)
-            draws.append(_gains(case, budgets, data.test.window))
+            draws.append(_gains(case, budgets, data.test.equal_window))
         means[name] = np.mean(draws, axis=0)
         correlations[name] = float(per_window_pearson(case.test_predicted, case.test).mean())
     gains = ResultTable(
@@ -167,10 +167,10 @@ def starvation(
             chances[np.arange(len(test)), given] = 1 - rate
             for budget in budgets:
                 total = budget * len(test)
-                even = allocate(test.curves, total, window=test.window, method="uniform").windows
+                even = allocate(test.curves, total, window=test.equal_window, method="uniform").windows
                 for name in lines:
                     known = {"labels": given} if name == "labels" else {"probabilities": chances}
-                    spent = allocate_by_difficulty(class_curves, total, window=test.window, **known)
+                    spent = allocate_by_difficulty(class_curves, total, window=test.equal_window, **known)
                     gain = score_windows(test.curves, spent.windows) - score_windows(test.curves, even)
                     hurt = float(gain[wrong].mean()) if wrong.any() else 0.0
                     cells.setdefault((name, budget), []).append((float(gain.mean()), hurt))

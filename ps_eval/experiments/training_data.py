@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_eval.experiments.record import Claim, Outcome, ResultTable, line_plot, points
-from ps_eval.experiments.replayed import Tables, length_curves, load_tables, ridge
+from ps_eval.experiments.replayed import Tables, load_tables, ridge
+from ps_eval.spending.question_length import length_curves
 from ps_train.common.text_features import text_features
 from ps_train.curve.metrics import allocation_gain, per_window_pearson
 from ps_train.curve_table import CurveTable
@@ -206,7 +207,7 @@ def _score_curves(data: Tables, train: CurveTable, curves: FloatArray, budgets: 
 
 
 def _measure(predicted: FloatArray, test: CurveTable, budgets: Sequence[int]) -> FloatArray:
-    gains = allocation_gain(predicted, test.curves, window=test.window, budgets=budgets)
+    gains = allocation_gain(predicted, test.curves, window=test.equal_window, budgets=budgets)
     return np.concatenate([[per_window_pearson(predicted, test.curves).mean()], gains])
 
 

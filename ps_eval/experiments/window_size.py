@@ -59,8 +59,8 @@ def window_size(
         for factor in (1, 2, 4):
             table = coarser(measure, factor)
             predicted = ridge(inputs, coarser(learn, factor).curves, new_inputs)
-            name = f"{world}, {table.window} tokens"
-            usable = [b for b in budgets if b >= table.window]
+            name = f"{world}, {table.equal_window} tokens"
+            usable = [b for b in budgets if b >= table.equal_window]
             ours = {b: _accuracy(predicted, table, b) for b in usable}
             even = {b: _accuracy(table.curves, table, b, method="uniform") for b in usable}
             rows.append(
@@ -94,5 +94,5 @@ def window_size(
 
 
 def _accuracy(curves: FloatArray, table: CurveTable, budget: int, method: Method = "auto") -> float:
-    allocation = allocate(curves, budget * len(table), window=table.window, method=method)
+    allocation = allocate(curves, budget * len(table), window=table.equal_window, method=method)
     return allocation.accuracy_on(table.curves)

@@ -28,7 +28,7 @@ def import_samples_command(
     grid: tuple[int, ...] = (),
     dry_run: bool = False,
 ) -> None:
-    """Make a curve table of samples: rows, or logs of Inspect, lm-evaluation-harness, OpenAI, vLLM, SGLang.
+    """Make a curve table of samples: rows, or logs of Inspect, lm-eval-harness, OpenAI, vLLM, SGLang.
 
     A row is one sampled answer: question id or text, tokens, right or wrong, ended by itself or cut.
 

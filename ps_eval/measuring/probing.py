@@ -201,7 +201,7 @@ def _traced_question(
         finished=[r.finished for r, _ in whole],
         answers=[[judge(a.text)[0] for a in probed] for _, probed in whole],
         correct=[[judge(a.text)[1] for a in probed] for _, probed in whole],
-        probe_tokens=sum(a.num_tokens for _, probed in whole for a in probed if a.forced),
+        probe_tokens=sum(a.num_generated for _, probed in whole for a in probed if a.forced),
         correct_at_zero=judge(unreasoned.text)[1],
         last_texts=[probed[-1].text for _, probed in whole],
     )

@@ -112,7 +112,7 @@ def trace_command(
             console=console,
         )
     try:
-        with show_progress("questions traced", len(asked)) as progress:
+        with show_progress("questions traced", len(asked), kept_first=True) as progress:
             table = measure_curves(
                 asked,
                 pool,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ps_eval.run_folder import repair_last_line
@@ -33,6 +33,17 @@ class TracedQuestion:
     """1 where the answer without any reasoning is right; None in files written before it was asked."""
     last_texts: list[str] = field(default_factory=list)
     """(T,) what followed each trace's longest reasoning, to be looked at; none in files written before."""
+
+    def take(self, traces: Sequence[int]) -> TracedQuestion:
+        """The question with only some of its traces."""
+        return replace(
+            self,
+            lengths=[self.lengths[t] for t in traces],
+            finished=[self.finished[t] for t in traces],
+            answers=[self.answers[t] for t in traces],
+            correct=[self.correct[t] for t in traces],
+            last_texts=[self.last_texts[t] for t in traces] if self.last_texts else [],
+        )
 
 
 class TraceFile:

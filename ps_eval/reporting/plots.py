@@ -34,7 +34,7 @@ def draw_accuracy(rows: Sequence[SummaryRow], title: str | None = None) -> Figur
     """Draw accuracy against mean reasoning tokens: a line a policy, with its 95% band.
 
     Live rows and replay rows get a panel each, side by side on one accuracy axis. Live rows are placed at the
-    tokens generated, replay rows at the tokens allocated.
+    tokens generated, replay rows at those the table says are used (granted, where it does not know).
 
     Args:
         rows: Of one run or several; at least one.
@@ -85,7 +85,7 @@ def _draw_panel(panel: Axes, rows: Sequence[SummaryRow], mode: str) -> None:
             alpha=0.12,
             linewidth=0,
         )
-    spent = "generated" if mode == "live" else "allocated"
+    spent = "generated" if mode == "live" else "used"
     panel.set_title(f"{mode} (n = {rows[0].n})", fontsize=10)
     panel.set_xlabel(f"mean reasoning tokens per question, {spent}")
     panel.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))

@@ -1,4 +1,4 @@
-"""Confidence intervals by the paired bootstrap over questions.
+"""Confidence intervals: the paired bootstrap over questions; Wilson's for a share of right answers.
 
 Every policy answers the same questions, so one set of resampled questions serves all of them: what makes a
 sample of questions easy or hard cancels in the difference between two policies.
@@ -7,6 +7,8 @@ sample of questions easy or hard cancels in the difference between two policies.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +75,7 @@ def paired_bootstrap(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
 
-    means_PB = _resampled_means(scores_PN, n_resamples, np.random.default_rng(seed))
+    means_PB = resampled_means(scores_PN, n_resamples, np.random.default_rng(seed))
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     lows, highs = np.quantile(means_PB, tails, axis=1)
     gain_lows, gain_highs = np.quantile(means_PB - means_PB[references_P], tails, axis=1)
@@ -81,10 +83,13 @@ def paired_bootstrap(
     return Intervals(means, lows, highs, means - means[references_P], gain_lows, gain_highs)
 
 
-def _resampled_means(
+def resampled_means(
     scores_PN: npt.NDArray[np.float64], n_resamples: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """(P, n_resamples): how often a resample holds each question, times the scores, is one matrix product."""
+    """Means of P score rows over questions drawn anew with replacement, (P, N) to (P, n_resamples).
+
+    How often a resample holds each question, times the scores, is one matrix product.
+    """
     n_rows, n_questions = scores_PN.shape
     means_PB = np.empty((n_rows, n_resamples))
     chunk = max(1, CHUNK_CELLS // n_questions)
@@ -95,3 +100,19 @@ def _resampled_means(
         counts_BN = np.bincount(drawn.ravel(), minlength=size * n_questions).reshape(size, n_questions)
         means_PB[:, start : start + size] = scores_PN @ counts_BN.T.astype(np.float64) / n_questions
     return means_PB
+
+
+def wilson_interval(right: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of a share of right answers (E. B. Wilson 1927), which holds near 0 and 1 as well.
+
+    Resampling 20 right answers out of 20 gives [100, 100]%; this gives [83.9, 100]%.
+
+    Args:
+        right: The share, in [0, 1].
+        n: Answers.
+        confidence: How often the interval should hold the true share.
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    centre = (right + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(right * (1 - right) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ps_alloc.files import read_json, write_json
+from ps_eval.reporting.frontier import EqualUse
 
 SUMMARY_FILE = "summary.json"
 Mode = Literal["live", "replay"]
@@ -42,15 +43,18 @@ class SummaryRow:
     """Lower end of the 95% paired-bootstrap interval over questions."""
     high: float
     mean_reasoning_tokens: float
-    """Tokens of reasoning per query: generated ones in a live run, allocated ones in a replay."""
+    """Tokens of reasoning per query that were really used; in a replay of a table that does not know use,
+    those granted."""
     mean_answer_tokens: float | None
     """Tokens of the answer per query, which no budget counts. None in a replay."""
     forced: float | None
     """Share of answers forced because the budget was spent. None in a replay."""
     n: int
     """Questions."""
+    mean_granted_tokens: float | None = None
+    """Tokens of reasoning per query that were granted; None in summaries written before this was kept."""
     gain: float | None = None
-    """Accuracy minus that of `uniform` at the same mode and budget. None where `uniform` was not run."""
+    """Accuracy minus that of `uniform` allowed the same, in the same mode. None where that was not run."""
     gain_low: float | None = None
     gain_high: float | None = None
 
@@ -82,6 +86,8 @@ class Summary:
 
     rows: list[SummaryRow]
     run: RunInfo
+    equal_use: list[EqualUse] = field(default_factory=list)
+    """The policies at equal tokens really used."""
 
     def save(self, folder: str | Path) -> Path:
         """Write `summary.json` into `folder`, atomically, and return its path."""
@@ -132,21 +138,23 @@ def load_summary(path: str | Path) -> Summary:
     path = Path(path)
     path = path / SUMMARY_FILE if path.is_dir() else path
     content = read_json(path)
-    if not isinstance(content, dict) or set(content) != {"rows", "run"}:
+    if not isinstance(content, dict) or set(content) - {"equal_use"} != {"rows", "run"}:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} must hold a run summary with 'rows' and 'run', got {found}")
     try:
         rows = [build(SummaryRow, row, f"row {number}") for number, row in enumerate(content["rows"])]
-        return Summary(rows, build(RunInfo, content["run"], "run"))
+        compared = [build(EqualUse, row, "equal_use") for row in content.get("equal_use", [])]
+        return Summary(rows, build(RunInfo, content["run"], "run"), compared)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def print_table(rows: Iterable[SummaryRow], console: Console) -> None:
-    """Print policies × budgets, one grid a mode: accuracy in %, and below it the gain over uniform in points.
+    """Print policies × budgets, one grid a mode: accuracy in %, gain over uniform in points.
 
-    A star marks a gain whose interval is clear of 0. Live cells add the intervals, the reasoning tokens per
-    query and the share of forced answers. Budgets that do not fit the console's width go into a further grid.
+    A star marks a gain whose interval is clear of 0. Columns are mean tokens allowed; each cell says what was
+    really used. Live cells add the intervals, the tokens of answers and the share of forced answers. Budgets
+    that do not fit the console's width go into a further grid.
     """
     rows = list(rows)
     for mode in get_args(Mode):
@@ -157,16 +165,16 @@ def print_table(rows: Iterable[SummaryRow], console: Console) -> None:
         policies = list(dict.fromkeys(row.policy for row in chosen))
         cells = {(row.policy, row.budget): _cell(row) for row in chosen}
         cell_width = 2 + max(len(line) for cell in cells.values() for line in cell.split("\n"))
-        first_column = 3 + max(len("mean tokens"), *map(len, policies))
+        first_column = 3 + max(len("allowed"), *map(len, policies))
         per_grid = max(1, (console.width - first_column) // cell_width)
-        tokens = ", t = reasoning tokens a question" if mode == "live" else ""
         console.print(
-            f"{mode}: accuracy in %, gain over uniform in points (* clear of 0){tokens}, n = {chosen[0].n}"
+            f"{mode}: accuracy in %, gain over uniform allowed the same, in points (* clear of 0), "
+            f"t = reasoning + answer tokens really used a question, n = {chosen[0].n}"
         )
         for start in range(0, len(budgets), per_grid):
             shown = budgets[start : start + per_grid]
             table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-            table.add_column("mean tokens", no_wrap=True)
+            table.add_column("allowed", no_wrap=True)
             for budget in shown:
                 table.add_column(str(budget), justify="right", no_wrap=True)
             for policy in policies:
@@ -182,9 +190,9 @@ def _cell(row: SummaryRow) -> str:
         gain, low, high = (float(value or 0) for value in (row.gain, row.gain_low, row.gain_high))
         star = "*" if low > 0 or high < 0 else " "
         lines.append(f"{100 * gain:+.1f}" + (_interval(low, high) if live else "") + star)
-    if live:
-        forced = "" if row.forced is None else f", {100 * row.forced:.0f}% forced"
-        lines.append(f"{row.mean_reasoning_tokens:.0f} t{forced} ")
+    forced = "" if row.forced is None else f", {100 * row.forced:.0f}% forced"
+    answer = "" if row.mean_answer_tokens is None else f" + {row.mean_answer_tokens:.0f}"
+    lines.append(f"{row.mean_reasoning_tokens:.0f}{answer} t{forced} ")
     return "\n".join(lines)
 
 
@@ -193,13 +201,14 @@ def _interval(low: float, high: float) -> str:
 
 
 def build(cls: type, values: object, where: str) -> Any:
-    """A dataclass from a JSON object with exactly its fields.
+    """A dataclass from a JSON object with its fields; those with a default may be missing.
 
     Raises:
         ValueError: If `values` is no such object, naming it as `where`.
     """
     names = {f.name for f in fields(cls)}
-    if not isinstance(values, dict) or set(values) != names:
+    needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+    if not isinstance(values, dict) or not needed <= set(values) <= names:
         found = sorted(values) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{where} must have the fields {sorted(names)}, got {found}")
     return cls(**values)

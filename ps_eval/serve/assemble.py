@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from ps_alloc import Pacer, allocate
-from ps_eval.engines.base import ReasoningFormat
+from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.adapters import Field, Server, fields_of
 from ps_eval.serve.budgets import AnswerReserve, Budgets
 from ps_eval.serve.forecast import Forecaster
@@ -22,6 +24,8 @@ from ps_eval.serve.prediction import MicroBatcher
 from ps_eval.serve.question import QuestionReader
 from ps_eval.serve.request_body import BodyLimits
 from ps_eval.serve.settings import ModelRule, ServeSettings
+from ps_eval.serve.two_phase import TwoPhase
+from ps_eval.serve.upstream import Upstream
 from ps_train.light.predictor import is_light
 from ps_train.load import load_predictor
 from ps_train.questions import load_questions
@@ -143,6 +147,16 @@ def reasoning_format(settings: ServeSettings) -> ReasoningFormat:
     """How the served model's reasoning ends."""
     folder = settings.reasoning_format
     return ReasoningFormat() if folder is None else ReasoningFormat.of_model(folder)
+
+
+def two_phase_of(settings: ServeSettings, upstream: Upstream) -> TwoPhase | None:
+    """What enforces budgets in two phases, with the served model's tokenizer where its folder is named."""
+    if settings.enforce != "two-phase":
+        return None
+    tokenizer = None
+    if settings.reasoning_format is not None and (Path(settings.reasoning_format) / "config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(settings.reasoning_format)
+    return TwoPhase(upstream, reasoning_format(settings), tokenizer)
 
 
 def answer_reserve(settings: ServeSettings) -> AnswerReserve:

@@ -18,7 +18,13 @@ from transformers.utils.logging import disable_progress_bar
 from ps_eval.serve import logs
 from ps_eval.serve.adapters import Server
 from ps_eval.serve.app import Gateway, Limits
-from ps_eval.serve.assemble import build_lanes, carry_prices, open_state, reasoning_format
+from ps_eval.serve.assemble import (
+    build_lanes,
+    carry_prices,
+    open_state,
+    reasoning_format,
+    two_phase_of,
+)
 from ps_eval.serve.decision_log import DecisionLog
 from ps_eval.serve.http_protocol import ConnectionLimits, bounded_protocol
 from ps_eval.serve.lanes import Lanes
@@ -26,7 +32,6 @@ from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.routes import RouteTable
 from ps_eval.serve.settings import ServeSettings
 from ps_eval.serve.start_check import check_later, checked_server
-from ps_eval.serve.two_phase import TwoPhase
 from ps_eval.serve.upstream import Upstream
 
 logger = logging.getLogger("ps_eval.serve")
@@ -89,7 +94,7 @@ def _serve(settings: ServeSettings) -> None:
         lanes,
         metrics,
         routes=routes,
-        two_phase=TwoPhase(upstream, format) if settings.enforce == "two-phase" else None,
+        two_phase=two_phase_of(settings, upstream),
         observe=settings.observe,
         limits=limits,
         state=state,

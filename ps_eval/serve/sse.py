@@ -35,4 +35,4 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, A
 
 def write_event(event: dict[str, Any]) -> bytes:
     """One event's bytes."""
-    return b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n"
+    return b"data: " + json.dumps(event).encode() + b"\n\n"

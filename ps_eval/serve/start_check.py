@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from ps_eval.engines.base import ReasoningFormat
+from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.adapters import Server, fields_of, server_of
 from ps_eval.serve.assemble import reasoning_format
 from ps_eval.serve.errors import Refusal

@@ -1,57 +1,69 @@
 """Budgets for servers that know none: reason with `max_tokens` = budget, then continue to the answer.
 
-Both phases are plain completions, so any OpenAI-compatible server will do, and the budget is exact. Where the
-reasoning used it up, the answer is forced as in `ps_eval.engines.base`.
+Both phases are plain completions, so any OpenAI-compatible server will do, and the budget is exact. A chat
+becomes token ids by the upstream's own `/tokenize`, or by the served model's tokenizer.
 """
 
 from __future__ import annotations
 
-import json
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+from transformers import PreTrainedTokenizerBase
 
-from ps_eval.engines.base import ReasoningFormat
+from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.budgets import Grant
 from ps_eval.serve.errors import Refusal, invalid
-from ps_eval.serve.relay import Reply, is_event_stream
-from ps_eval.serve.request_body import CompletionRequest
-from ps_eval.serve.sse import DONE, read_events, write_event
-from ps_eval.serve.upstream import Headers, Upstream
-from ps_eval.serve.usage import completion_tokens
+from ps_eval.serve.phase import Phases, UpstreamRefusedError
+from ps_eval.serve.relay import Reply
+from ps_eval.serve.request_body import CompletionRequest, Prompt
+from ps_eval.serve.sequence import Piece, Sequence
+from ps_eval.serve.two_phase_reply import ChatWriter, CompletionWriter, Writer
+from ps_eval.serve.upstream import Upstream
+from ps_eval.serve.usage import Usage
 
-Fields = dict[str, Any]
-Usage = dict[str, Any] | None
-UNSUPPORTED = ("echo", "logprobs", "best_of", "suffix", "use_beam_search", "prompt_logprobs")
-
-
-@dataclass
-class _Reasoned:
-    """What the first phase brought."""
-
-    text: str = ""
-    tokens: int = 0
-    id: str | None = None
-    usage: Usage = None
-    ending: str | None = ""
-    """What is appended before the answer; None: the answer is complete."""
-    ended_itself: bool = False
+UNSUPPORTED = {
+    "echo": "the prompt is sent twice",
+    "logprobs": "the marker between the phases has none",
+    "top_logprobs": "the marker between the phases has none",
+    "prompt_logprobs": "the prompt is sent twice",
+    "best_of": "a sequence must be chosen before it is answered",
+    "suffix": "the answer follows the reasoning",
+    "use_beam_search": "a sequence must be chosen before it is answered",
+    "tools": "the server parses calls in its own chats alone",
+    "functions": "the server parses calls in its own chats alone",
+    "response_format": "it would bind the reasoning too",
+}
+CHAT_ONLY = frozenset(
+    """messages max_completion_tokens chat_template chat_template_kwargs add_generation_prompt
+    continue_final_message reasoning_effort reasoning thinking thinking_budget enable_thinking tool_choice
+    parallel_tool_calls include_reasoning separate_reasoning modalities store metadata service_tier
+    """.split()  # noqa: SIM905 - a list of words reads better so
+)
+"""Fields of chats that completions do not take."""
+TOKENIZED = ("chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
 
 
 class TwoPhase:
-    """Answer completion requests in two phases."""
+    """Answer completion and chat requests in two phases."""
 
-    def __init__(self, upstream: Upstream, format: ReasoningFormat) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        format: ReasoningFormat,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
         """Set where and how.
 
         Args:
             upstream: The server.
             format: How its model ends its reasoning and is made to answer.
+            tokenizer: The served model's, for chats on servers without `/tokenize`.
         """
-        self._upstream = upstream
-        self._format = format
+        self._upstream, self._format, self._tokenizer = upstream, format, tokenizer
+        self._encoded: dict[tuple[str | None, str], list[int]] = {}
 
     def check(self, request: CompletionRequest) -> None:
         """Refuse what cannot be split in two.
@@ -59,14 +71,15 @@ class TwoPhase:
         Raises:
             Refusal: With status 400.
         """
-        if request.is_chat:
-            raise invalid("two-phase budgets serve /v1/completions alone: apply the chat template first")
-        if request.num_sequences != 1 or [type(prompt) for prompt in request.prompts] != [str]:
-            raise invalid("two-phase budgets take one prompt of text and n = 1 a request")
+        if request.dialect not in ("completions", "chat") or len(request.chats) > 1:
+            raise invalid("two-phase budgets serve /v1/completions and /v1/chat/completions")
+        if not request.prompts and not request.chats:
+            raise invalid("two-phase budgets take prompts of text or token ids, or messages")
         if not all(isinstance(stop, str) for stop in _stops(request)):
             raise invalid("stop must be a string or a list of strings")
-        if given := [name for name in UNSUPPORTED if request.fields.get(name)]:
-            raise invalid(f"two-phase budgets cannot serve {given[0]}")
+        for name, reason in UNSUPPORTED.items():
+            if request.fields.get(name):
+                raise invalid(f"two-phase budgets cannot serve {name}: {reason}")
 
     async def answer(
         self,
@@ -76,207 +89,140 @@ class TwoPhase:
         headers: list[tuple[str, str]],
         reply: Reply,
     ) -> tuple[int, Usage]:
-        """Both phases; returns the status, and the usage of both together."""
-        turn = _Turn(self._upstream, self._format, request, grant, target, headers, reply)
-        return await (turn.streamed() if request.stream else turn.whole())
+        """Both phases of every sequence; returns the status, and the usage of all together."""
+        include = request.fields.get("stream_options")
+        wants_usage = isinstance(include, dict) and bool(include.get("include_usage"))
+        kind = ChatWriter if request.is_chat else CompletionWriter
+        writer = kind(reply, grant.headers, stream=request.stream, wants_usage=wants_usage)
+        target = "/v1/completions" + target[target.find("?") :] * ("?" in target)
+        phases = Phases(self._upstream, target, headers, writer.saw_head)
+        try:
+            sequences = await self._sequences(request, grant, phases)
+            await self._run(sequences, writer)
+            return 200, await writer.end(sequences)
+        except UpstreamRefusedError as error:
+            return await _refused(error, reply, grant)
 
+    async def _run(self, sequences: list[Sequence], writer: Writer) -> None:
+        async def one(index: int, sequence: Sequence) -> None:
+            async for piece in self._open(sequence, request_is_chat=isinstance(writer, ChatWriter)):
+                await writer.piece(index, sequence, piece)
+            await writer.finish(index, sequence)
 
-class _Turn:
-    """One request's way through both phases."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index, sequence in enumerate(sequences):
+                    group.create_task(one(index, sequence))
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        format: ReasoningFormat,
-        request: CompletionRequest,
-        grant: Grant,
-        target: str,
-        headers: list[tuple[str, str]],
-        reply: Reply,
-    ) -> None:
-        self._upstream, self._format, self._request, self._grant = upstream, format, request, grant
-        self._target, self._reply = target, reply
-        # Its answers are read here: they must come uncompressed.
-        self._headers = [(name, value) for name, value in headers if name != "accept-encoding"]
-        self._done = _Reasoned(ending=format.forced_prefix)
-
-    async def whole(self) -> tuple[int, Usage]:
-        if self._grant.tokens:
-            status, head, content = await self._post(self._first_fields())
-            first = _parsed(content) if status < 400 else None
-            if first is not None:
-                self._take(first["choices"][0], first.get("usage"))
-                self._done.id = first.get("id")
-            if first is None or self._done.ending is None:
-                await self._reply.whole(status, head, content)
-                return status, None if first is None else first.get("usage")
-        status, head, content = await self._post(self._second_fields())
-        if status >= 400:
-            await self._reply.whole(status, head, content)
-            return status, None
-        second = _parsed(content)
-        usage = self._joined(second.get("usage"))
-        choice = second["choices"][0]
-        text = self._done.text + str(self._done.ending) + choice["text"]
-        merged = {**second, "choices": [{**choice, "text": text}], "usage": usage}
-        if self._done.id is not None:
-            merged["id"] = self._done.id
-        content = json.dumps(merged, ensure_ascii=False).encode()
-        await self._reply.whole(status, _with_length(head, len(content)), content)
-        return status, usage
-
-    async def streamed(self) -> tuple[int, Usage]:
-        pending, last = "", None
-        if self._grant.tokens:
-            async with self._send(self._first_fields()) as response:
-                if not is_event_stream(response):
-                    return await self._relay(response)
-                await self._begin(response)
-                last = await self._stream_reasoning(response)
-            pending = last["choices"][0]["text"]  # goes out with what follows it
-            if self._done.ending is None:
-                await self._reply.write(write_event(last))
-                return await self._end_stream(last, self._done.usage)
-        pending += str(self._done.ending)
-        usage: Usage = None
-        async with self._send(self._second_fields()) as response:
-            if not is_event_stream(response):
-                if self._reply.begun:
-                    raise Refusal(502, "failed", f"the upstream server refused to answer: {response.status}")
-                return await self._relay(response)
-            if not self._reply.begun:
-                await self._begin(response)
-            async for event in read_events(response.content.iter_any()):
-                event["id"] = self._done.id or event.get("id")
-                if not event.get("choices"):
-                    usage = self._joined(event.get("usage"))
-                    continue
-                event["choices"][0]["text"] = pending + _text_of(event)
-                pending, last = "", event
-                await self._reply.write(write_event(event))
-        if last is None or pending:
-            raise Refusal(502, "unreachable", "the upstream server's stream ended without an answer")
-        return await self._end_stream(last, usage)
-
-    async def _stream_reasoning(self, response: aiohttp.ClientResponse) -> Fields:
-        """Send the first phase on, but for its last event, which is returned."""
-        last, text = None, ""
-        async for event in read_events(response.content.iter_any()):
-            self._done.id = event.get("id")
-            if not event.get("choices"):
-                self._done.usage = event.get("usage")
+    async def _open(self, sequence: Sequence, *, request_is_chat: bool) -> AsyncIterator[Piece]:
+        """The pieces; of a chat without the `<think>` that some models write themselves."""
+        begun = not request_is_chat
+        held = ""
+        async for piece in sequence.pieces():
+            if begun or piece.kind != "reasoning":
+                if held:
+                    yield Piece("reasoning", held)
+                    held = ""
+                begun = True
+                yield piece
                 continue
-            text += _text_of(event)
-            if event["choices"][0].get("finish_reason") is None:
-                await self._reply.write(write_event(event))
-            else:
-                last = event
-        if last is None:
-            raise Refusal(502, "unreachable", "the upstream server's stream ended without a finish_reason")
-        self._take({**last["choices"][0], "text": text}, self._done.usage)
-        return last
+            held += piece.text
+            if len(held) < len(_OPENING) and _OPENING.startswith(held):
+                continue
+            begun, held, text = True, "", held.removeprefix(_OPENING)
+            if text:
+                yield Piece("reasoning", text)
+        if held:
+            yield Piece("reasoning", held)
 
-    async def _end_stream(self, last: Fields, usage: Usage) -> tuple[int, Usage]:
-        if usage is not None and (self._request.fields.get("stream_options") or {}).get("include_usage"):
-            await self._reply.write(write_event({**last, "choices": [], "usage": usage}))
-        await self._reply.write(DONE, more=False)
-        return 200, usage
-
-    def _send(self, fields: Fields) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        return self._upstream.send("POST", self._target, self._headers, json.dumps(fields).encode())
-
-    async def _post(self, fields: Fields) -> tuple[int, Headers, bytes]:
-        async with self._send(fields) as response:
-            head = self._reply.head(response, self._grant.headers)
-            return response.status, head, await response.read()
-
-    async def _begin(self, response: aiohttp.ClientResponse) -> None:
-        head = self._reply.head(response, self._grant.headers)
-        await self._reply.begin(response.status, head, events=True)
-
-    async def _relay(self, response: aiohttp.ClientResponse) -> tuple[int, Usage]:
-        """An upstream's refusal, as it is."""
-        await self._reply.stream(response, self._grant.headers)
-        return response.status, None
-
-    def _first_fields(self) -> Fields:
-        return self._fields(
-            max_tokens=self._grant.tokens,
-            stop=[*_stops(self._request), self._format.think_end],
-            include_stop_str_in_output=False,
+    async def _sequences(self, request: CompletionRequest, grant: Grant, phases: Phases) -> list[Sequence]:
+        prompts: list[Prompt] = (
+            [await self._chat_ids(request, phases)] if request.is_chat else list(request.prompts)
         )
-
-    def _second_fields(self) -> Fields:
-        done, format, limit = self._done, self._format, self._request.max_tokens
-        room = format.max_answer_tokens if done.ended_itself else format.max_forced_tokens
-        return self._fields(
-            prompt=f"{self._request.prompts[0]}{done.text}{done.ending}",
-            max_tokens=room if limit is None else limit - done.tokens,
-        )
-
-    def _fields(self, **changed: Any) -> Fields:
-        fields = {**self._request.fields, **changed}
-        fields.pop(self._request.budget_path[0] if self._request.budget_path else "", None)
-        fields.pop("max_completion_tokens", None)
-        if fields.get("stream"):
+        dropped = CHAT_ONLY | {"n", "stop", request.budget_path[0] if request.budget_path else "n"}
+        fields = {name: value for name, value in request.fields.items() if name not in dropped}
+        fields["stream"] = request.stream
+        fields.pop("stream_options", None)
+        if request.stream:
             fields["stream_options"] = {"include_usage": True}
-        return fields
+        else:
+            del fields["stream"]
+        samples, seed = max(1, request.read.n or 1), fields.get("seed")
 
-    def _take(self, choice: Fields, usage: Usage) -> None:
-        """Book the first phase and see what must follow it."""
-        done, format = self._done, self._format
-        counted = completion_tokens(usage)
-        done.text, done.usage = choice["text"], usage
-        done.tokens = self._grant.tokens if counted is None else counted
-        reason = choice.get("finish_reason")
-        # vLLM and SGLang say which stop it was, null for the end of the sequence; others do not.
-        stop = choice.get("stop_reason", choice.get("matched_stop", format.think_end))
-        done.ended_itself = reason == "stop" and stop == format.think_end
-        done.ending = format.think_end if done.ended_itself else format.forced_prefix
-        limit = self._request.max_tokens
-        stopped_otherwise = reason != "length" and not done.ended_itself
-        if stopped_otherwise or (limit is not None and done.tokens >= limit):
-            done.ending = None
+        async def encode(text: str) -> list[int] | None:
+            return await self._encode(request.read.model, text, phases)
 
-    def _joined(self, second: Usage) -> Usage:
-        """Usage of both phases: what the second read as its prompt, the first mostly wrote."""
-        first = self._done.usage
-        if first is None or second is None:
-            return second
-        prompt, total = first.get("prompt_tokens"), second.get("total_tokens")
-        if prompt is None or total is None:
-            return second
-        return {
-            **second,
-            "prompt_tokens": prompt,
-            "completion_tokens": total - prompt,
-            "completion_tokens_details": {"reasoning_tokens": self._done.tokens - self._done.ended_itself},
-        }
+        def one(prompt: Prompt, sample: int) -> Sequence:
+            own = {**fields, "seed": seed + sample} if sample and isinstance(seed, int) else fields
+            stops = _stops(request)
+            return Sequence(
+                phases,
+                self._format,
+                prompt,
+                grant.tokens,
+                own,
+                stops,
+                request.max_tokens,
+                encode,
+                force=not request.is_chat,
+            )
+
+        return [one(prompt, sample) for prompt in prompts for sample in range(samples)]
+
+    async def _chat_ids(self, request: CompletionRequest, phases: Phases) -> list[int]:
+        fields = request.fields
+        asked = {name: fields[name] for name in ("model", "messages", *TOKENIZED) if name in fields}
+        asked.setdefault("add_generation_prompt", not fields.get("continue_final_message"))
+        answer = await phases.ask("/tokenize", asked, strict=True)
+        if answer is not None and isinstance(answer.get("tokens"), list):
+            return list(answer["tokens"])
+        if self._tokenizer is None:
+            raise invalid(
+                "two-phase chats need the upstream's /tokenize, or the served model's tokenizer in "
+                "--reasoning-format"
+            )
+        try:
+            extra = fields.get("chat_template_kwargs") or {}
+            text = await asyncio.to_thread(
+                lambda: self._tokenizer.apply_chat_template(  # type: ignore[union-attr]
+                    fields["messages"], tokenize=False, add_generation_prompt=True, **extra
+                )
+            )
+            return list(self._tokenizer(str(text), add_special_tokens=False)["input_ids"])
+        except Exception as error:  # templates raise what they like
+            raise invalid(f"the chat template cannot render these messages: {type(error).__name__}") from None
+
+    async def _encode(self, model: str | None, text: str, phases: Phases) -> list[int] | None:
+        """A text's ids, kept for the few that every request needs."""
+        if (known := self._encoded.get((model, text))) is not None:
+            return known
+        if self._tokenizer is not None:
+            ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        else:
+            asked: dict[str, Any] = {"prompt": text, "add_special_tokens": False}
+            answer = await phases.ask("/tokenize", asked if model is None else {"model": model, **asked})
+            if answer is None or not isinstance(answer.get("tokens"), list):
+                return None
+            ids = list(answer["tokens"])
+        if text in (self._format.think_end, self._format.forced_prefix) and len(self._encoded) < 256:
+            self._encoded[model, text] = ids
+        return ids
+
+
+_OPENING = "<think>"
+
+
+async def _refused(error: UpstreamRefusedError, reply: Reply, grant: Grant) -> tuple[int, Usage]:
+    """The upstream's own error: as it is, or as a stream's last event."""
+    if reply.begun:
+        raise Refusal(502, "failed", error.message)
+    response: aiohttp.ClientResponse = error.response
+    await reply.whole(response.status, reply.head(response, grant.headers), error.content)
+    return response.status, None
 
 
 def _stops(request: CompletionRequest) -> list[Any]:
     stop = request.fields.get("stop")
     return list(stop) if isinstance(stop, list) else [] if stop is None else [stop]
-
-
-def _parsed(content: bytes) -> Fields:
-    try:
-        fields = json.loads(content)
-    except ValueError:
-        fields = None
-    _text_of(fields)
-    return dict(fields)
-
-
-def _text_of(completion: Any) -> str:
-    try:
-        text = completion["choices"][0]["text"]
-    except (LookupError, TypeError):
-        text = None
-    if not isinstance(text, str):
-        raise Refusal(502, "failed", "the upstream server's answer must be a completion")
-    return text
-
-
-def _with_length(headers: Headers, length: int) -> Headers:
-    return [(n, v) for n, v in headers if n != b"content-length"] + [(b"content-length", b"%d" % length)]

@@ -128,7 +128,7 @@ def answer_command(
         if dry_run:
             show_decision(scheduler.budgets(asked, policy=policy, **spend), json, console)  # type: ignore[arg-type]
             return
-        with show_progress("questions answered", len(asked)) as progress:
+        with show_progress("questions answered", len(asked), kept_first=True) as progress:
             answered = scheduler.answer(
                 asked,
                 policy=policy,

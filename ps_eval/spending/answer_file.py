@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ps_alloc.files import atomic_path
+from ps_alloc.files import atomic_path, check_output
 from ps_eval.run_folder import locked, repair_last_line
 from ps_eval.run_settings import RunSettings
 from ps_train.questions import Question
@@ -69,12 +69,13 @@ class AnswerFile:
             settings: All that an answer depends on.
 
         Raises:
-            ValueError: If the file was begun with other settings, another process has it, or a line is no
-                answer.
+            ValueError: If it is no regular file, was begun with other settings, another process has it, or a
+                line is no answer.
         """
         if path is None or str(path) == STDOUT:
             yield cls(None, stdout=path is not None)
             return
+        check_output(path)
         file = cls(Path(path))
         settings_file = beside(path, "settings.json")
         settings_file.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from ps_alloc.predictions import check_same_ids
 from ps_eval.engines.base import Engine, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import EnginePool, row_by_row
 from ps_eval.grading import Grader, load_grader
+from ps_eval.reporting.frontier import EqualUse
 from ps_eval.reporting.summary import PhaseTimer, SummaryRow
 from ps_eval.run_folder import ALLOCATIONS_FOLDER, locked_folder, remember_questions, report_failures
 from ps_eval.run_settings import RunSettings
@@ -28,7 +29,7 @@ from ps_eval.spending.policies import (
 )
 from ps_eval.spending.response_file import Response, ResponseFile
 from ps_eval.spending.responses import check_within, collect
-from ps_eval.spending.scoring import Cell, summarise
+from ps_eval.spending.scoring import Cell, compare, summarise
 from ps_train.questions import Question
 
 ANSWERS_FOLDER = "answers"
@@ -116,7 +117,8 @@ def run_live(
     if unknown := [p for p in policies if p not in LIVE_POLICIES]:
         raise ValueError(f"policies of a live run must be among {LIVE_POLICIES}, got {unknown[0]!r}")
     check_policies(policies, inputs)
-    check_budgets(budgets, min_windows * inputs.window, inputs.window * inputs.num_windows)
+    least = int(inputs.budgets[min_windows - 1]) if min_windows else 0
+    check_budgets(budgets, least, int(inputs.budgets[-1]))
     allocations = _allocations(questions, inputs, policies, budgets, min_windows, seed, timer)
     allocations |= {(name, round(a.budget)): a for name, a in _checked(given or {}, questions).items()}
     output, pool = Path(output), row_by_row(engine)
@@ -146,6 +148,7 @@ def run_live(
         "live",
         {key: np.array([a.correct for a in answers], dtype=float) for key, answers in cells.items()},
         reasoning_tokens={k: float(np.mean([a.reasoning_tokens for a in v])) for k, v in cells.items()},
+        granted_tokens={k: float(np.mean([a.budget for a in v])) for k, v in cells.items()},
         answer_tokens={k: float(np.mean([a.answer_tokens for a in v])) for k, v in cells.items()},
         forced={k: float(np.mean([a.forced for a in v])) for k, v in cells.items()},
         n_resamples=n_resamples,
@@ -200,6 +203,34 @@ def read_answers(output: str | Path, cell: str) -> list[LiveAnswer]:
     """The answers of a cell, `<policy>-<budget>`, that a live run wrote."""
     with (Path(output) / ANSWERS_FOLDER / f"{cell}.jsonl").open(encoding="utf-8") as lines:
         return [LiveAnswer(**json.loads(line)) for line in lines]
+
+
+def compare_live(
+    output: str | Path,
+    rows: Sequence[SummaryRow],
+    *,
+    levels: Sequence[float] = (),
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> list[EqualUse]:
+    """The policies of a live run at equal tokens really used, from the answers it wrote.
+
+    Args:
+        output: The run's folder.
+        rows: Of the run.
+        levels: Mean reasoning tokens used at which to compare; by default those that `uniform` uses.
+        n_resamples: Bootstrap resamples of the questions.
+        seed: Of the bootstrap.
+    """
+    cells = {(row.policy, row.budget): read_answers(output, f"{row.policy}-{row.budget}") for row in rows}
+    return compare(
+        "live",
+        {cell: np.array([a.correct for a in answers], float) for cell, answers in cells.items()},
+        {cell: np.array([a.reasoning_tokens for a in answers], float) for cell, answers in cells.items()},
+        levels=levels,
+        n_resamples=n_resamples,
+        seed=seed,
+    )
 
 
 def write_lines(path: Path, answers: Sequence[LiveAnswer]) -> None:

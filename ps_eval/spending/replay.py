@@ -1,7 +1,8 @@
 """Policies × budgets on measured curves: `ps-eval replay`.
 
 A measured curve says how accurate the model was under every budget, so a policy's accuracy can be read off
-without generating anything: query i under `k` windows scores `curves[i, k - 1]`.
+without generating anything: query i under the grid's k-th budget scores `curves[i, k - 1]`, and really uses
+`use[i, k - 1]` tokens.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from ps_alloc import Allocation, Predictions
+from ps_eval.reporting.frontier import EqualUse, print_equal_use
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
 from ps_eval.run_folder import ALLOCATIONS_FOLDER
@@ -27,9 +29,10 @@ from ps_eval.spending.policies import (
     check_policies,
     possible_policies,
 )
-from ps_eval.spending.scoring import Cell, summarise
-from ps_train.curve_table import CurveTable, score_windows
-from ps_train.feature_file import feature_names
+from ps_eval.spending.question_length import length_curves, length_use
+from ps_eval.spending.replay_inputs import load_train, predict_table, read_predictions, split_traces
+from ps_eval.spending.scoring import Cell, compare, summarise
+from ps_train.curve_table import AT_ZERO, CurveTable, score_windows
 
 N_DRAWS = 16
 """Seeds that the score of a stochastic policy averages."""
@@ -44,15 +47,21 @@ class Replay:
     """One a policy and budget, budgets within policies."""
     allocations: dict[Cell, Allocation]
     """(policy, budget) to its allocation; of a stochastic policy, the first draw."""
+    equal_use: list[EqualUse]
+    """The policies at equal tokens really used."""
 
 
 def replay(
     table: CurveTable,
     *,
-    budgets: Sequence[int],
+    budgets: Sequence[int] = (),
     policies: Sequence[str] = (),
-    predictions: npt.NDArray[np.floating] | None = None,
+    predictions: Predictions | npt.NDArray[np.floating] | None = None,
     mean_curve: npt.NDArray[np.floating] | None = None,
+    mean_use: npt.NDArray[np.floating] | None = None,
+    train: CurveTable | None = None,
+    halves: tuple[CurveTable, CurveTable] | None = None,
+    used_levels: Sequence[float] = (),
     min_windows: int = 1,
     seed: int = 0,
     n_resamples: int = 2000,
@@ -60,13 +69,19 @@ def replay(
     """Allocate each mean budget over the whole table by each policy, and score it on the measured curves.
 
     Args:
-        table: N questions with measured curves of W windows.
-        budgets: Mean tokens per query, one result each.
+        table: N questions with measured curves on a grid of W budgets.
+        budgets: Mean tokens per query, one result each; by default the grid but its ends.
         policies: Names of `ps_eval.spending.policies.POLICIES`; none means all whose inputs are there. Gains
             are reported where `uniform` is among them.
-        predictions: (N, W) curves predicted before generation.
+        predictions: What was predicted before generation: (N, W) curves, with use or without.
         mean_curve: (W,) mean curve of the predictor's training questions.
-        min_windows: Fewest windows a query gets.
+        mean_use: (W,) their mean use.
+        train: Training questions: for `length`, and for the means where they are not given.
+        halves: The table measured twice, on either half of its traces (`split_traces`): `honest_oracle` then
+            allocates on one and is scored on the other, and the other way round.
+        used_levels: Mean tokens really used at which to compare; by default those that `uniform` uses.
+        min_windows: Fewest grid points a query is granted. A query that is granted none scores what the table
+            measured without reasoning (`at_zero`), or 0 where it did not.
         seed: Decides the draws of stochastic policies (their scores are averaged over `N_DRAWS`) and of the
             bootstrap.
         n_resamples: Bootstrap resamples of the questions.
@@ -75,36 +90,74 @@ def replay(
         ValueError: If a shape or value does not fit, a policy lacks its input, or a budget cannot pay for
             `min_windows`.
     """
+    if train is not None:
+        mean_curve = train.curves.mean(axis=0) if mean_curve is None else mean_curve
+        mean_use = train.use.mean(axis=0) if mean_use is None and train.use is not None else mean_use
+    known = predictions if isinstance(predictions, Predictions) else None
     inputs = PolicyInputs(
         n_queries=len(table),
-        window=table.window,
-        num_windows=table.num_windows,
-        predictions=predictions,
+        budgets=table.budgets,
+        predictions=predictions if known is None else known.curves,  # type: ignore[arg-type]
+        predicted_use=None if known is None else known.use,
         mean_curve=mean_curve,
+        mean_use=None if table.use is None else mean_use,
+        length_curves=None if train is None else length_curves(train, table.questions),
+        length_use=None if train is None or train.use is None else length_use(train, table.questions),
         measured=table.curves,
+        measured_use=table.use,
         n_traces=table.n_traces,
     )
-    policies = policies or possible_policies(inputs)
+    policies, budgets = policies or possible_policies(inputs), budgets or table.budgets[1:-1].tolist()
     check_policies(policies, inputs)
-    check_budgets(budgets, min_windows * table.window, table.window * table.num_windows)
+    least = int(table.budgets[min_windows - 1]) if min_windows else 0
+    check_budgets(budgets, least, int(table.budgets[-1]))
 
     allocations: dict[Cell, Allocation] = {}
     scores: dict[Cell, npt.NDArray[np.float64]] = {}
-    mean_tokens: dict[Cell, float] = {}
+    used: dict[Cell, npt.NDArray[np.float64]] = {}
+    granted: dict[Cell, float] = {}
     for policy in policies:
         for budget in budgets:
-            draws = [
-                allocate_policy(
-                    policy, inputs, budget * len(table), min_windows=min_windows, seed=seed + draw
-                )
-                for draw in range(N_DRAWS if policy in STOCHASTIC_POLICIES else 1)
-            ]
-            cell = policy, budget
+            total, cell = budget * len(table), (policy, budget)
+            if policy == "honest_oracle" and halves is not None:
+                pairs = _cross_fitted(halves, inputs, total, min_windows)
+            else:
+                pairs = [
+                    (table, allocate_policy(policy, inputs, total, min_windows=min_windows, seed=seed + draw))
+                    for draw in range(N_DRAWS if policy in STOCHASTIC_POLICIES else 1)
+                ]
+            draws = [draw for _, draw in pairs]
             allocations[cell] = replace(draws[0], ids=table.ids)
-            scores[cell] = np.mean([score_windows(table.curves, draw.windows) for draw in draws], axis=0)
-            mean_tokens[cell] = float(np.mean([draw.spent_tokens for draw in draws])) / len(table)
-    rows = summarise("replay", scores, reasoning_tokens=mean_tokens, n_resamples=n_resamples, seed=seed)
-    return Replay(rows, allocations)
+            scores[cell] = np.mean([_scored(measured, draw) for measured, draw in pairs], axis=0)
+            used[cell] = np.mean(
+                [score_windows(measured.expected_use, draw.windows) for measured, draw in pairs], axis=0
+            )
+            granted[cell] = float(np.mean([draw.tokens.sum() for draw in draws])) / len(table)
+    rows = summarise(
+        "replay",
+        scores,
+        reasoning_tokens=used,
+        granted_tokens=granted,
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+    levels = compare("replay", scores, used, levels=used_levels, n_resamples=n_resamples, seed=seed)
+    return Replay(rows, allocations, levels)
+
+
+def _scored(measured: CurveTable, allocation: Allocation) -> npt.NDArray[np.float64]:
+    return score_windows(measured.curves, allocation.windows, measured.extra.get(AT_ZERO, 0.0))  # type: ignore[arg-type]
+
+
+def _cross_fitted(
+    halves: tuple[CurveTable, CurveTable], inputs: PolicyInputs, total: int, min_windows: int
+) -> list[tuple[CurveTable, Allocation]]:
+    """Each half with what the oracle allocates on the other."""
+    pairs = []
+    for known, scored in (halves, halves[::-1]):
+        seen = replace(inputs, measured=known.curves, measured_use=known.use)
+        pairs.append((scored, allocate_policy("oracle", seen, total, min_windows=min_windows)))
+    return [(scored, replace(allocation, method="honest_oracle")) for scored, allocation in pairs]
 
 
 def replay_command(
@@ -114,8 +167,9 @@ def replay_command(
     predictor: str | None = None,
     predictions: str | None = None,
     train_table: str | None = None,
-    budgets: tuple[int, ...] = tuple(range(32, 241, 16)),
+    budgets: tuple[int, ...] = (),
     policies: tuple[str, ...] = (),
+    used: tuple[float, ...] = (),
     min_windows: int = 1,
     seed: int = 0,
     n_resamples: int = 2000,
@@ -123,19 +177,22 @@ def replay_command(
     """Measure policies × budgets on the curves of a curve table.
 
     Writes `summary.json`, `accuracy.png` and `allocations/<policy>-<budget>.json` into the output folder, and
-    prints a table.
+    prints a table of the budgets allowed and, where the table knows use, one at equal tokens really used.
 
     Args:
-        table: Curve table of the questions to replay.
+        table: Curve table of the questions to replay. Traces that `ps-eval trace` left beside it let
+            honest_oracle allocate on one half of them and be scored on the other.
         output: Folder to write into.
         predictor: Predictor folder. It reads the table's features where those it needs are there, else the
             questions' text.
         predictions: Predicted curves instead of a predictor: predictions.npz, or a .npy file of shape
             (questions, windows).
-        train_table: Curve table of training questions, for their mean curve: needed by `mix` where there is
-            no predictor, which brings its own.
-        budgets: Mean tokens per query, such as 32,48,64.
+        train_table: Curve table of training questions: needed by `length`, and by `mix` where there is no
+            predictor, which brings its own mean curve.
+        budgets: Mean tokens per query, such as 32,48,64; by default the table's grid but its ends.
         policies: Such as uniform,hull; by default all whose inputs are there.
+        used: Mean tokens really used at which policies are compared, such as 24,32,48; by default those that
+            uniform uses.
         min_windows: Fewest windows a query gets.
         seed: Seed of the random policies and of the bootstrap.
         n_resamples: Bootstrap resamples of the questions.
@@ -147,79 +204,33 @@ def replay_command(
     if predictor is not None and predictions is not None:
         raise ValueError("give either a predictor or predictions, but got both")
     timer = PhaseTimer()
-    mean_curve = None
+    means: dict[str, Any] = {}
     with timer.phase("load"):
         measured = CurveTable.load(table, features=[])
-        if train_table is not None:
-            mean_curve = _load_mean_curve(train_table, measured)
+        train = None if train_table is None else load_train(train_table, measured)
+        halves = split_traces(table, measured)
     with timer.phase("predict"):
-        curves = None if predictions is None else _read_predictions(predictions, measured)
+        predicted = None if predictions is None else read_predictions(predictions, measured)
         if predictor is not None:
-            curves, predictor_mean_curve = predict_table(predictor, table)
-            mean_curve = predictor_mean_curve if mean_curve is None else mean_curve
+            predicted, means = predict_table(predictor, table)
     with timer.phase("replay"):
         result = replay(
             measured,
             budgets=budgets,
             policies=policies,
-            predictions=curves,
-            mean_curve=mean_curve,
+            predictions=predicted,
+            **({} if train is not None else means),
+            train=train,
+            halves=halves,
+            used_levels=used,
             min_windows=min_windows,
             seed=seed,
             n_resamples=n_resamples,
         )
     _write(result, Path(output), config, seed, timer)
     print_table(result.rows, Console())
-
-
-def predict_table(
-    predictor: str | Path, table: str | Path
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """A saved predictor's (N, W) curves of a table's questions, and its training questions' (W,) mean curve.
-
-    It reads the table's own hidden states where those it needs are there, else the questions' text.
-
-    Raises:
-        ValueError: If the predictor is missing or damaged, or has other windows than the table.
-    """
-    # Imports torch, which a replay of ready predictions does not need.
-    from ps_train import load_predictor
-    from ps_train.common.features import TEXT
-    from ps_train.common.text_features import text_features
-
-    loaded = load_predictor(predictor)
-    states = [name for name in loaded.schema.features if name != TEXT]
-    ready = bool(states) and set(states) <= set(feature_names(table))
-    questions = CurveTable.load(table, features=states if ready else [])
-    loaded.check_window(questions.window, questions.num_windows, str(table))
-    if ready:
-        features = {**questions.features, TEXT: text_features(questions.questions)}
-        curves = loaded.predict_curves(features)
-    else:
-        curves = loaded.predict_curves(questions.questions)
-    return curves, loaded.training_mean
-
-
-def _read_predictions(path: str, measured: CurveTable) -> npt.NDArray[np.floating]:
-    """Predicted curves from a file, where they are of the table's questions and budgets."""
-    predictions = Predictions.load(path, budgets=measured.budgets)
-    predictions.check_ids(measured.ids, path)
-    if not np.array_equal(predictions.budgets, measured.budgets):
-        raise ValueError(
-            f"{path} must have the table's budgets, {measured.budgets.tolist()!s:.60}, "
-            f"got {predictions.budgets.tolist()!s:.60}"
-        )
-    return predictions.curves
-
-
-def _load_mean_curve(train_table: str, measured: CurveTable) -> npt.NDArray[np.float32]:
-    train = CurveTable.load(train_table, features=[])
-    if (train.window, train.num_windows) != (measured.window, measured.num_windows):
-        raise ValueError(
-            f"{train_table} must have the replayed table's {measured.num_windows} windows of"
-            f" {measured.window} tokens, got {train.num_windows} windows of {train.window} tokens"
-        )
-    return train.curves.mean(axis=0)
+    if measured.use is not None:
+        print_equal_use(result.equal_use, Console())
 
 
 def _write(result: Replay, output: Path, config: dict[str, Any], seed: int, timer: PhaseTimer) -> None:
@@ -228,4 +239,4 @@ def _write(result: Replay, output: Path, config: dict[str, Any], seed: int, time
         allocation.save(output / ALLOCATIONS_FOLDER / f"{policy}-{budget}.json")
     with timer.phase("plot"):
         plot_accuracy(result.rows, output / PLOT_FILE)
-    Summary(result.rows, collect_run_info(config, seed, timer.seconds)).save(output)
+    Summary(result.rows, collect_run_info(config, seed, timer.seconds), result.equal_use).save(output)

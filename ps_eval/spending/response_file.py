@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,19 @@ class Thought:
     token_ids: list[int]
     finished: bool
     text: str
+    end_ids: list[int] = field(default_factory=list)
+    """How its end marker was written, where that is several tokens."""
 
     def within(self, budget: int) -> Reasoning | None:
         """The reasoning under `budget`, or None where it was not given as much."""
         if budget > self.limit and not self.finished:
             return None
-        return Reasoning(tuple(self.token_ids), self.finished).cut(budget)
+        return self.reasoning.cut(budget)
+
+    @property
+    def reasoning(self) -> Reasoning:
+        """The whole of it."""
+        return Reasoning(tuple(self.token_ids), self.finished, tuple(self.end_ids))
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def respond(
     reasonings: list[Reasoning | Failure] = []
     for job in jobs:
         if job.thought is not None:
-            reasonings.append(Reasoning(tuple(job.thought.token_ids), job.thought.finished))
+            reasonings.append(job.thought.reasoning)
         else:
             reasonings.append(_checked(job, job.budgets[-1], next(reasoned)))
 
@@ -134,7 +134,11 @@ def respond(
             results.append(Outcome(None, reasoning.reason))
             continue
         thought = job.thought or Thought(
-            job.budgets[-1], list(reasoning.token_ids), reasoning.finished, engine.text_of(reasoning)
+            job.budgets[-1],
+            list(reasoning.token_ids),
+            reasoning.finished,
+            engine.text_of(reasoning),
+            list(reasoning.end_ids),
         )
         given = [(b, cut, by_cut[job.question.id, cut]) for b in job.budgets for cut in [reasoning.cut(b)]]
         results.append(_outcome(job, None if job.thought else thought, given))

@@ -7,22 +7,22 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 
 from ps_alloc import Allocation
+from ps_alloc.predictions import uniform_budgets
 from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import Sampling
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
+from ps_eval.reporting.frontier import print_equal_use
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
 from ps_eval.run_folder import FAILURES_FILE
 from ps_eval.run_settings import predictor_identity
 from ps_eval.spending.guards import check_predictor
-from ps_eval.spending.live import read_answers, run_live
+from ps_eval.spending.live import compare_live, read_answers, run_live
 from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
 from ps_train.load import load_predictor
@@ -40,6 +40,7 @@ def run_command(
     allocations: list[str] | None = None,
     budgets: list[int] | None = None,
     policies: list[str] | None = None,
+    used: list[float] | None = None,
     grader: str = DEFAULT_GRADER,
     window: int = 16,
     num_windows: int | None = None,
@@ -76,6 +77,8 @@ def run_command(
         budgets: Mean reasoning tokens per query of the policies, such as 48,64; by default those of the
             allocations, or 48,64,96.
         policies: Such as uniform,hull; by default all whose inputs are there.
+        used: Mean tokens really used at which policies are compared, such as 24,32,48; by default those that
+            uniform uses.
         grader: Tells right from wrong: math, gsm8k, choice, number, exact, or module:function of your own.
         window: Tokens a window; with a predictor, its own.
         num_windows: Most windows a query can use; with a predictor, its own; by default as many as the
@@ -119,11 +122,12 @@ def run_command(
     budgets = budgets or sorted({round(a.budget) for a in given.values()}) or [48, 64, 96]
     if predictor is None:
         longest = max(max(budgets), *(int(a.tokens.max()) for a in given.values()), 1)
-        inputs = PolicyInputs(len(asked), window, num_windows or max(16, ceil(longest / window)))
+        grid = uniform_budgets(window, num_windows or max(16, ceil(longest / window)))
+        inputs = PolicyInputs(len(asked), grid)
     else:
         inputs = predicted_inputs(predictor, [q.question for q in asked], timer, backbone)
     chosen = policies or possible_policies(inputs, live=True)
-    with show_progress("questions answered", len(asked)) as progress:
+    with show_progress("questions answered", len(asked), kept_first=True) as progress:
         rows = run_live(
             asked,
             pool,
@@ -143,10 +147,12 @@ def run_command(
             progress=progress,
         )
     plot_accuracy(rows, Path(output) / PLOT_FILE)
-    Summary(rows, collect_run_info(config, seed, timer.seconds)).save(output)
+    compared = compare_live(output, rows, levels=used or (), n_resamples=n_resamples, seed=seed)
+    Summary(rows, collect_run_info(config, seed, timer.seconds), compared).save(output)
     for remark in remarks:
         console.print(f"NOTE: {remark}.", style="bold", highlight=False)
     print_table(rows, console)
+    print_equal_use(compared, console)
     warn_of_grading(_graded_texts(asked, Path(output), rows), judge, Console(stderr=True))
     if missing := len(asked) - rows[0].n:
         console.print(
@@ -199,10 +205,8 @@ def predicted_inputs(
 def inputs_from(predictor: CurvePredictor, questions: Sequence[str]) -> PolicyInputs:
     """What a predictor that is loaded tells about questions."""
     curves = predictor.predict_curves(questions)
-    mean_curve: npt.NDArray[np.float32] = predictor.training_mean
-    return PolicyInputs(
-        len(questions), predictor.window, curves.shape[1], predictions=curves, mean_curve=mean_curve
-    )
+    grid = uniform_budgets(predictor.window, curves.shape[1])
+    return PolicyInputs(len(questions), grid, predictions=curves, mean_curve=predictor.training_mean)
 
 
 def scheduling_cost(timer: PhaseTimer) -> str:

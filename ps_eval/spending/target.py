@@ -28,15 +28,16 @@ def tokens_for_accuracy(
             raise ValueError(f"an accuracy needs a policy that expects one, such as hull, got {policy!r}")
         return value
 
-    window = inputs.window
-    low = inputs.n_queries * max(min_windows, 1)
-    high = inputs.n_queries * inputs.num_windows
-    if (best := expected(high * window)) < accuracy:
+    low = inputs.n_queries * (int(inputs.budgets[min_windows - 1]) if min_windows else 0)
+    high = inputs.n_queries * int(inputs.budgets[-1])
+    if (best := expected(high)) < accuracy:
         raise ValueError(
             "accuracy must be one that the predictor expects of some budget, "
             f"at most {best:.3f}, got {accuracy}"
         )
-    while low < high:  # in windows
+    step = inputs.window or 1  # on equal windows, no total in between buys more
+    low, high = -(-low // step), high // step
+    while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if expected(middle * window) >= accuracy else (middle + 1, high)
-    return low * window
+        low, high = (low, middle) if expected(middle * step) >= accuracy else (middle + 1, high)
+    return low * step

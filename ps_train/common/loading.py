@@ -6,13 +6,15 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ps_train.common.blocks import text_decoder
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def resolve_model(path: str | Path) -> str:
@@ -55,7 +57,8 @@ def load_backbone(
     tokenizer = load_tokenizer(path)
     with _loading(path) as source:
         model = AutoModel.from_pretrained(**source, dtype=dtype)
-    return text_decoder(model).to(device).eval().requires_grad_(False), tokenizer
+    decoder: nn.Module = text_decoder(model).to(device)  # type: ignore[arg-type]  # its decorator hides `self`
+    return cast(PreTrainedModel, decoder.eval().requires_grad_(False)), tokenizer
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 QUESTION = "{question}"
 """Where a template takes the question."""
@@ -102,11 +102,13 @@ def encode_prompts(
 
 
 def _from_template(tokenizer: PreTrainedTokenizerBase, message: str, prompt: PromptFormat) -> str:
+    from jinja2 import TemplateError  # with torch and transformers, which the tokenizer has brought
+
     chat = [{"role": "user", "content": message}]
     if prompt.system is not None:
         chat.insert(0, {"role": "system", "content": prompt.system})
     try:
-        text: str = tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             chat,
             chat_template=prompt.chat_template,
             add_generation_prompt=True,
@@ -116,7 +118,7 @@ def _from_template(tokenizer: PreTrainedTokenizerBase, message: str, prompt: Pro
     except (TemplateError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the chat template must take these messages, but: {reason}") from error
-    return text
+    return str(text)
 
 
 def _without_end(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

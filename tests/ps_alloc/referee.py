@@ -47,11 +47,16 @@ def relaxation(values, costs, budget):
 
 
 def optimum(values, costs, budget):
-    """The best value within the budget, by keeping every undominated (cost, value) of the rows so far."""
+    """The best value within the budget, by keeping every undominated (cost, value) of the rows so far.
+
+    None where they become too many.
+    """
     states = [(0.0, 0.0)]
     for v, c in zip(values, costs, strict=True):
         items = list(zip(v.astype(float), c.astype(float), strict=True))
         reached = sorted((cost + y, -(value + x)) for cost, value in states for x, y in items)
+        if len(reached) > 20_000:
+            return None
         states, best = [], -np.inf
         for cost, value in reached:
             if cost <= budget * (1 + 1e-12) and -value > best:

@@ -343,3 +343,18 @@ def test_a_token_grid_and_expected_use_go_from_file_to_file(tmp_path, capsys):
     assert main([*command[:4], "5", *command[5:]]) == 2
     least = use[:, 0].mean()
     assert f"--budget must be at least {least:g} tokens (--min-windows 1), got 5" in capsys.readouterr().err
+
+
+def test_a_grid_may_be_said_where_the_file_does_not(tmp_path, predictions, capsys):
+    output = str(tmp_path / "a.json")
+    grid = [16 * k * k for k in range(1, 17)]
+    command = ["greedy", "--predictions", predictions, "--budget", "400", "--output", output, "--grid"]
+    assert main([*command, ",".join(map(str, grid))]) == 0
+    expected = allocate(CURVES, 40 * 400, budgets=grid)
+    np.testing.assert_array_equal(Allocation.load(output).tokens, expected.tokens)
+    for wrong, message in (
+        ("16,32", "p.npy: curves must have a column for each of the 2 budgets, got shape (40, 16)"),
+        ("16;32", "--grid must be numbers with commas between them, such as 32,64, got '16;32'"),
+    ):
+        assert main([*command, wrong]) == 2
+        assert message in capsys.readouterr().err

@@ -76,6 +76,16 @@ def test_sizes_stay_between_the_limits_and_never_exceed_what_remains(
 
 
 @pytest.mark.parametrize(
+    ("sizes", "multiple", "size"),
+    [((5, 5, 7), 4, 5), ((6, 5, 7), 4, 6), ((2, 1, 3), 8, 2), ((30, 9, 31), 4, 28), ((9, 9, 31), 4, 12)],
+)
+def test_where_no_multiple_lies_within_the_limits_the_size_is_whole(
+    sizes: tuple[int, int, int], multiple: int, size: int
+) -> None:
+    assert BlockSizeController(*sizes, multiple=multiple).next_size(100) == size
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"min_size": 0}, "min_size must be at least 1, got 0"),

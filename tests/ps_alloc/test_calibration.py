@@ -177,6 +177,13 @@ def test_a_saved_use_calibration_gives_the_same_use(tmp_path):
             UseCalibrator.load(tmp_path / "use.json")
 
 
+def test_a_mean_that_rounding_put_above_its_budget_is_all_of_it():
+    use = np.repeat(GRID[None].astype(np.float32), 5, axis=0)
+    above = np.nextafter(use, np.float32(np.inf))
+    calibrator = UseCalibrator.fit(above, use, GRID)
+    np.testing.assert_allclose(calibrator.apply(above), use, rtol=1e-3)
+
+
 def test_bad_use_is_refused():
     use = GRID * np.full((3, 1), 0.5)
     with pytest.raises(ValueError, match=r"use must have a column for each of the 3 budgets, got \(3, 4\)"):

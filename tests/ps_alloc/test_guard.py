@@ -57,6 +57,15 @@ def test_a_budget_between_two_is_allowed_only_if_both_are():
     )
     allowed = {budget: guard.allows(budget) for budget in (10, 50, 75, 100, 101, 150, 999)}
     assert allowed == {10: True, 50: True, 75: True, 100: True, 101: False, 150: False, 999: False}
+    falling = Guard(guard.budgets, guard.gains[::-1], guard.errors, 1.0)
+    assert {budget: falling.allows(budget) for budget in (10, 50, 51, 100, 125, 999)} == {
+        10: False,
+        50: False,
+        51: False,
+        100: True,
+        125: True,
+        999: True,
+    }
 
 
 def test_a_gain_of_exactly_z_errors_is_not_clear():
@@ -98,6 +107,8 @@ def test_what_was_validated_is_used_again_and_other_settings_are_refused():
             guard.allocate(curves, 50 * 40, **settings)
     with pytest.raises(ValueError, match=r"the guard's validation, \[8, .* got 7 columns of"):
         guard.allocate(curves[:, :7], 50 * 40)
+    with pytest.raises(ValueError, match="min_windows must be that of the guard's validation, 2, got array"):
+        guard.allocate(curves, 50 * 40, min_windows=np.full(50, 2))
     with pytest.raises(ValueError, match="by_use must be that of the guard's validation, False, got True"):
         guard.allocate(curves, 50 * 40, use=np.arange(1, 9))
     with pytest.raises(ValueError, match="total_tokens must be finite, got nan"):

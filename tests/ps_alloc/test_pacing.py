@@ -231,6 +231,30 @@ def test_what_was_saved_in_quiet_times_is_not_spent_all_at_once(kind):
 
 
 @given(
+    seed=st.integers(0, 2**32),
+    rate=st.floats(16, 200),
+    price=st.floats(1e-6, 1),
+    burst=st.floats(2, 300),
+    ends_early=st.booleans(),
+)
+def test_no_stretch_of_any_stream_exceeds_the_rate_by_more_than_the_burst(
+    seed, rate, price, burst, ends_early
+):
+    """Phases of easy, hard, useless and eager requests, of any length."""
+    rng = np.random.default_rng(seed)
+    pacer = Pacer(rate, initial_price=price, burst=burst * rate)
+    used = []
+    for _ in range(5):
+        scale, top = 10.0 ** rng.uniform(-3, 1), rng.random()
+        for _ in range(rng.integers(1, 80)):
+            curve = top * (1 - np.exp(-scale * np.arange(1, W + 1) * rng.random()))
+            use = 16 * np.arange(1, W + 1) * (rng.random() if ends_early else 1)
+            used.append(pacer.decide(curve, use=use).expected_used)
+    spare = np.cumsum(np.append(0, np.array(used) - rate))
+    assert np.max(spare - np.minimum.accumulate(spare)) <= burst * rate + 256 + 1e-6
+
+
+@given(
     st.lists(
         st.tuples(
             st.sampled_from(["easy", "hard", "flat", "charge", "settle", "many"]), st.integers(0, 10**6)

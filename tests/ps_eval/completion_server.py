@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ps_eval.engines.base import Sampling
+from ps_eval.engines.token_engine import Stops
 from ps_eval.engines.transformers import TransformersEngine
 
 Body = dict
+OPENAI_FIELDS = {"model", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop"}
 
 
 @dataclass
@@ -31,8 +33,13 @@ class CompletionServer:
     takes_ids: bool = True
     """Accepts token-id prompts and fields that are not OpenAI's; else it answers 400."""
     returns_ids: bool = True
-    faults: deque[int | str] = field(default_factory=deque)
-    """What happens to the next requests instead of an answer: a status, `disconnect`, `hang` or `empty`."""
+    takes_fields: bool = True
+    """Accepts sampling fields that are not OpenAI's; else it answers 422."""
+    completes: bool = True
+    """Has a completions endpoint; else it is for chat alone, and lists its model."""
+    faults: deque[int | str | bytes] = field(default_factory=deque)
+    """What happens to the next requests instead of an answer: a status, `disconnect`, `hang` or `empty`; a
+    body that is sent with status 200."""
     refuses: Callable[[Body], bool] = lambda body: False
     """Requests that are answered with 400 whatever is tried."""
     delay: float = 0.0
@@ -46,12 +53,15 @@ class CompletionServer:
         prompt, tokenizer = body["prompt"], self.engine.tokenizer
         ids = tokenizer.encode(prompt, add_special_tokens=False) if isinstance(prompt, str) else prompt
         stops = body.get("stop_token_ids") or self.engine._eos_ids
-        stops = [*stops, *(tokenizer.convert_tokens_to_ids(s) for s in body.get("stop", []))]
+        written = [stop for stop in body.get("stop", []) if stop not in tokenizer.get_vocab()]
+        stops = [*stops, *(tokenizer.get_vocab()[s] for s in body.get("stop", []) if s not in written)]
+        ends = Stops(tuple(stops), *written)
         sampling = Sampling(body["temperature"], body["top_p"], body.get("seed") or 0)
         with self.lock:
-            (generated,) = self.engine._generate([ids], [body["max_tokens"]], stops, sampling, [0], None)
-        stopped = generated[-1] in stops
-        text = tokenizer.decode(generated[: len(generated) - stopped])
+            (generated,) = self.engine._generate([ids], [body["max_tokens"]], ends, sampling, [0], None)
+        reasoning = self.engine._as_reasoning(generated, ends)
+        stopped = reasoning.finished
+        text = tokenizer.decode(list(reasoning.token_ids))
         choice = {
             "index": 0,
             "text": text,
@@ -73,6 +83,12 @@ class CompletionServer:
 def running(engine: TransformersEngine) -> Iterator[CompletionServer]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            if state.completes or self.path != "/v1/models":
+                self.reply(404, {"detail": "Not Found"})
+            else:
+                self.reply(200, {"object": "list", "data": [{"id": state.model, "object": "model"}]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -97,6 +113,10 @@ def running(engine: TransformersEngine) -> Iterator[CompletionServer]:
                 self.connection.close()
             elif fault == "empty":
                 self.reply(200, {})
+            elif isinstance(fault, bytes):
+                self.send(200, fault)
+            elif not state.completes or self.path != "/v1/completions":
+                self.reply(404, {"detail": "Not Found"})
             elif isinstance(fault, int):
                 self.reply(fault, {"error": {"message": f"injected {fault}"}})
             elif body["model"] != state.model:
@@ -104,13 +124,17 @@ def running(engine: TransformersEngine) -> Iterator[CompletionServer]:
             elif state.refuses(body):
                 message = f"refused, said the server to {self.headers['Authorization']}"
                 self.reply(400, {"error": {"message": message}})
+            elif not state.takes_fields and set(body) - OPENAI_FIELDS:
+                self.reply(422, {"error": {"message": f"extra fields {sorted(set(body) - OPENAI_FIELDS)}"}})
             elif not state.takes_ids and (not isinstance(body["prompt"], str) or "return_token_ids" in body):
                 self.reply(400, {"error": {"message": "prompt must be text"}})
             else:
                 self.reply(200, state.complete(body))
 
         def reply(self, status: int, content: Body) -> None:
-            payload = json.dumps(content).encode()
+            self.send(status, json.dumps(content).encode())
+
+        def send(self, status: int, payload: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(payload)))

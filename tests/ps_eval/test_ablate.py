@@ -129,6 +129,19 @@ def test_bad_input_is_refused(
         assert not output.is_file()
 
 
+def test_answers_never_replace_their_questions_or_what_is_no_file(
+    problems: Path, random_diffusion: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = problems.read_bytes()
+    for output, message in (
+        (problems, "must be another file than the input"),
+        ("/dev/null", "it is a device"),
+    ):
+        assert main(["diffuse", *arguments(questions=problems, model=random_diffusion, output=output)]) == 2
+        assert message in capsys.readouterr().err
+    assert problems.read_bytes() == before
+
+
 def cell(seconds: float, correct: list[bool], remasked: float = 0.0) -> dict:
     metrics = {name: [10.0] * len(correct) for name in MEANS} | {"remasked": [remasked] * len(correct)}
     return {"seconds": seconds, "correct": correct, "metrics": metrics}

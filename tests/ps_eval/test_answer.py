@@ -188,6 +188,10 @@ def test_an_output_goes_on_only_with_what_it_was_begun_with(
     with pytest.raises(ValueError, match="output must be a new file or one that was begun by this command"):
         scheduler.answer(problems[:4], mean_tokens=48, output=tmp_path / "mine.jsonl")
     assert (tmp_path / "mine.jsonl").read_text() == "precious\n"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe must be a regular file or none yet, but it is a pipe"):
+        scheduler.answer(problems[:4], mean_tokens=48, output=tmp_path / "pipe")
+    assert not list(tmp_path.glob("pipe.*"))
 
 
 def test_budgets_once_decided_stay(scheduler: Scheduler, problems: list[Question], tmp_path: Path) -> None:

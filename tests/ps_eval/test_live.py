@@ -14,6 +14,7 @@ import pytest
 
 from ps_alloc import Allocation, allocate
 from ps_alloc.baselines import uniform
+from ps_alloc.predictions import uniform_budgets
 from ps_eval.cli import main
 from ps_eval.engines.base import Reasoning, Sampling
 from ps_eval.engines.transformers import TransformersEngine
@@ -32,7 +33,9 @@ SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)
 def inputs(questions: list[Question]) -> PolicyInputs:
     rng = np.random.default_rng(0)
     curves = np.sort(rng.random((len(questions), 8)).astype(np.float32), axis=1)
-    return PolicyInputs(len(questions), 8, 8, predictions=curves, mean_curve=curves.mean(axis=0))
+    return PolicyInputs(
+        len(questions), uniform_budgets(8, 8), predictions=curves, mean_curve=curves.mean(axis=0)
+    )
 
 
 def cell(folder: Path, name: str) -> list[dict]:
@@ -98,7 +101,7 @@ def test_a_question_is_reasoned_about_once_and_cut_for_every_smaller_budget(
 def test_larger_budgets_later_keep_what_there_is_and_ask_for_the_rest(
     engine: TransformersEngine, questions: list[Question], tmp_path: Path
 ) -> None:
-    nothing_known = PolicyInputs(len(questions), 8, 8)
+    nothing_known = PolicyInputs(len(questions), uniform_budgets(8, 8))
 
     def run(folder: str, budgets: list[int]) -> list:
         return run_live(
@@ -120,7 +123,7 @@ def test_larger_budgets_later_keep_what_there_is_and_ask_for_the_rest(
 def test_two_processes_cannot_write_one_folder(
     engine: TransformersEngine, questions: list[Question], tmp_path: Path
 ) -> None:
-    nothing_known = PolicyInputs(len(questions), 8, 8)
+    nothing_known = PolicyInputs(len(questions), uniform_budgets(8, 8))
     with locked_folder(tmp_path), pytest.raises(ValueError, match="written by one process at a time"):
         run_live(questions, engine, nothing_known, budgets=[16], policies=["uniform"], output=tmp_path)
 
@@ -212,7 +215,7 @@ def test_answers_of_other_questions_are_not_taken_for_a_finished_cell(
     engine: TransformersEngine, questions: list[Question], tmp_path: Path
 ) -> None:
     for asked in (questions[:6], questions[6:]):
-        nothing_known = PolicyInputs(len(asked), 8, 8)
+        nothing_known = PolicyInputs(len(asked), uniform_budgets(8, 8))
         run_live(
             asked,
             engine,
@@ -229,7 +232,7 @@ def test_an_id_that_means_another_question_now_is_refused(
     engine: TransformersEngine, questions: list[Question], tmp_path: Path
 ) -> None:
     def run(asked: list[Question]) -> None:
-        nothing_known = PolicyInputs(len(asked), 8, 8)
+        nothing_known = PolicyInputs(len(asked), uniform_budgets(8, 8))
         run_live(asked, engine, nothing_known, budgets=[16], policies=["uniform"], output=tmp_path)
 
     run(questions[:2])
@@ -361,7 +364,7 @@ def test_an_allocation_that_does_not_fit_is_refused_before_anything_is_written(
     message: str,
 ) -> None:
     allocation = replace(uniform(rows, 16 * rows, window=8, max_windows=8), ids=ids)
-    nothing_known = PolicyInputs(len(questions), 8, 8)
+    nothing_known = PolicyInputs(len(questions), uniform_budgets(8, 8))
     with pytest.raises(ValueError, match=message):
         run_live(
             questions,

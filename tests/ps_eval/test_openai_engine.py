@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from completion_server import CompletionServer, running
 
+from ps_alloc.predictions import uniform_budgets
 from ps_eval.cli import main
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Failure, Reasoning, Request, RequestsFailedError, Sampling, stream_of
@@ -159,7 +161,7 @@ def test_a_run_with_failures_keeps_the_rest_has_no_summary_and_is_completed_by_t
         return run_live(
             questions,
             connect(server),
-            PolicyInputs(len(questions), 8, 8),
+            PolicyInputs(len(questions), uniform_budgets(8, 8)),
             budgets=[16, 24],
             policies=["uniform"],
             output=tmp_path / name,
@@ -220,7 +222,7 @@ def test_a_server_that_fails_everything_ends_the_run_at_once(
         run_live(
             questions,
             engine,
-            PolicyInputs(len(questions), 8, 8),
+            PolicyInputs(len(questions), uniform_budgets(8, 8)),
             budgets=[8, 16, 24],
             policies=["uniform"],
             output=tmp_path,
@@ -312,6 +314,88 @@ def test_a_reply_without_choices_is_a_failure(server: CompletionServer, question
     server.faults.append("empty")
     (found,) = engine.reason(requests(questions[:1]), SAMPLING)
     assert found == Failure("the server's reply has no choices")
+
+
+ODD_REPLIES = [
+    (b"<html>login</html>", r"the server's reply is not JSON: '<html>login</html>'"),
+    (b"[]", r"the server's reply is no completion: '\[\]'"),
+    (b'{"error": {"message": "quota exceeded"}}', "the server's reply is an error: quota exceeded"),
+    (b'{"choices": null}', "the server's reply has no choices"),
+    (b'{"choices": [{"text": null, "finish_reason": "stop"}]}', "the server's reply has no text, got 'None'"),
+    (
+        b'{"choices": [{"text": "Sam", "finish_reason": "abort"}]}',
+        "by stop or length, got .*'abort'",
+    ),
+    (b'{"choices": [{"text": "", "finish_reason": "content_filter"}]}', "finish_reason 'content_filter'"),
+    (b'{"choices": [{"text": "Sam"}]}', "finish_reason None"),
+    (b'{"choices": [{"text": "a", "finish_reason": "stop", "token_ids": ["5"]}]}', "must be whole numbers"),
+    (b'{"choices": [{"text": "Sam \\ud83d", "finish_reason": "length"}]}', "is no valid text"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), ODD_REPLIES)
+def test_a_reply_that_is_no_completion_is_that_requests_failure_and_at_loading_one_sentence(
+    server: CompletionServer, questions: list[Question], body: bytes, message: str
+) -> None:
+    engine = connect(server, batch_size=1)
+    expected = engine.reason(requests(questions[:3], 8), SAMPLING)
+    server.faults.append(body)
+    found = engine.reason(requests(questions[:3], 8), SAMPLING)
+    assert isinstance(found[0], Failure)
+    assert re.search(message, found[0].reason)
+    assert list(found[1:]) == list(expected[1:])
+    server.faults.append(body)
+    with pytest.raises(ValueError, match=f"base_url must be a server that completes prompts, .*{message}"):
+        connect(server)
+
+
+def test_neutral_sampling_is_sent_where_nothing_is_set(
+    server: CompletionServer, questions: list[Question]
+) -> None:
+    engine = connect(server)
+    neutral = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    engine.reason(requests(questions[:1], 4), SAMPLING)
+    engine.answer(texts(questions[:1]), [Reasoning((), False)])
+    for body in server.bodies:
+        assert body.items() >= {**neutral, "top_k": -1}.items()
+    assert "seed" not in server.bodies[-1]  # greedy
+    server.bodies.clear()
+    engine.reason(requests(questions[:1], 4), Sampling(0.7, 0.9, top_k=20, min_p=0.05))
+    assert server.bodies[0].items() >= {**neutral, "top_k": 20, "min_p": 0.05, "top_p": 0.9}.items()
+
+
+def test_a_server_of_openais_own_fields_alone_gets_those_and_refuses_others_in_one_sentence(
+    server: CompletionServer, questions: list[Question]
+) -> None:
+    expected = connect(server).reason(requests(questions[:3], 16), Sampling(temperature=0))
+    server.takes_fields = server.takes_ids = False
+    engine = connect(server)
+    assert engine.reason(requests(questions[:3], 16), Sampling(temperature=0)) == expected
+    with pytest.raises(ValueError, match=r"top_k and min_p must be 0 on http://.*, got 20 and 0.0"):
+        engine.reason(requests(questions[:1], 4), Sampling(top_k=20))
+
+
+def test_seeds_are_as_short_as_the_server_wants_them(
+    server: CompletionServer, questions: list[Question]
+) -> None:
+    engine = connect(server, seed_bits=31)
+    engine.reason(requests(questions, 4), SAMPLING)
+    seeds = [body["seed"] for body in server.bodies]
+    assert len(set(seeds)) == len(questions)
+    assert 2**24 < max(seeds) < 2**31
+    with pytest.raises(ValueError, match=r"seed_bits must lie in 1..53, got 64"):
+        connect(server, seed_bits=64)
+
+
+def test_an_address_without_v1_and_a_server_for_chat_alone_are_named(server: CompletionServer) -> None:
+    tokenizer = server.engine.name
+    with pytest.raises(ValueError, match=r"there is nothing at http://.*/completions \(is /v1 missing\?\)"):
+        OpenAIEngine(server.model, base_url=server.url.removesuffix("/v1"), tokenizer=tokenizer)
+    server.completes = False
+    with pytest.raises(ValueError, match=r"must be a server with a completions endpoint, .* for chat alone"):
+        OpenAIEngine(server.model, base_url=server.url, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match=r"model must be one that .* serves \(random-reasoner\), got"):
+        OpenAIEngine("other", base_url=server.url, tokenizer=tokenizer)
 
 
 def test_an_unknown_model_is_refused(server: CompletionServer) -> None:

@@ -60,7 +60,7 @@ def test_live_and_replay_stand_side_by_side_on_one_accuracy_axis() -> None:
     assert replayed.get_title() == "replay (n = 300)"
     assert live.get_ylim() == replayed.get_ylim()
     assert "generated" in live.get_xlabel()
-    assert "allocated" in replayed.get_xlabel()
+    assert ", used" in replayed.get_xlabel()
 
 
 def test_every_policy_has_a_name_and_a_colour_of_its_own() -> None:

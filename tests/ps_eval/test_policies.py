@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from ps_alloc import allocate
+from ps_alloc.predictions import uniform_budgets
 from ps_eval.spending.policies import (
     LIVE_POLICIES,
     POLICIES,
@@ -16,17 +17,24 @@ N, W, WINDOW = 60, 8, 16
 
 
 def make_inputs(seed: int = 0, **changes: object) -> PolicyInputs:
-    """Logistic curves, measured with 50 traces, and predictions that blur them."""
+    """Logistic curves and use, measured with 50 traces, and predictions that blur them."""
     rng = np.random.default_rng(seed)
     needed = rng.uniform(1, W, N)[:, None]
     truth = rng.uniform(0.3, 1, N)[:, None] / (1 + np.exp(-1.5 * (np.arange(1, W + 1) - needed)))
+    # The longer a question needs, the longer its traces; all end before the grid does.
+    use = np.minimum(WINDOW * np.arange(1, W + 1), 0.8 * WINDOW * (needed + 1) + 2)
     known = {
         "predictions": np.clip(truth + rng.normal(0, 0.05, (N, W)), 0, 1).astype(np.float32),
+        "predicted_use": use + rng.uniform(-1, 0, (N, 1)),
         "mean_curve": truth.mean(axis=0).astype(np.float32),
+        "mean_use": use.mean(axis=0),
+        "length_curves": np.tile(truth.mean(axis=0), (N, 1)) * rng.uniform(0.5, 1, (N, 1)),
+        "length_use": np.tile(use.mean(axis=0), (N, 1)),
         "measured": (rng.binomial(50, truth) / 50).astype(np.float32),
+        "measured_use": use,
         "n_traces": np.full(N, 50, dtype=np.int32),
     }
-    return PolicyInputs(N, WINDOW, W, **{**known, **changes})  # type: ignore[arg-type]
+    return PolicyInputs(N, uniform_budgets(WINDOW, W), **{**known, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -37,7 +45,45 @@ def test_every_policy_keeps_to_the_budget_and_the_minimum(name: str, budget: int
     assert allocation.windows.shape == (N,)
     assert allocation.windows.min() >= 1
     assert allocation.windows.max() <= W
-    assert allocation.tokens.sum() == allocation.spent_tokens <= budget * N
+    charged = {
+        "length": "length_use",
+        "use": "predicted_use",
+        "oracle": "measured_use",
+        "honest_oracle": "measured_use",
+    }
+    if name == "mix":
+        return  # who is granted what is dealt after the mean use was charged
+    if name in charged:
+        inputs = make_inputs()
+        spent = inputs.need(name, charged[name])[np.arange(N), allocation.windows - 1].sum()
+        assert spent <= allocation.spent_tokens + 1e-6
+    else:
+        assert allocation.tokens.sum() == allocation.spent_tokens
+    assert allocation.spent_tokens <= budget * N
+
+
+def test_without_use_every_policy_charges_what_it_grants() -> None:
+    unknown = dict.fromkeys(("predicted_use", "mean_use", "length_use", "measured_use"))
+    inputs = make_inputs(**unknown)
+    assert possible_policies(inputs) == tuple(name for name in POLICIES if name != "use")
+    for name in possible_policies(inputs):
+        allocation = allocate_policy(name, inputs, 40 * N)
+        assert allocation.tokens.sum() == allocation.spent_tokens <= 40 * N
+
+
+def test_pricing_by_use_grants_more_and_scores_more_for_the_same_tokens_used() -> None:
+    inputs = make_inputs()
+    measured, use = inputs.need("test", "measured"), inputs.need("test", "measured_use")
+
+    def outcome(name: str, budget: int) -> tuple[float, float]:
+        rows, windows = np.arange(N), allocate_policy(name, inputs, budget * N).windows
+        return float(use[rows, windows - 1].mean()), float(measured[rows, windows - 1].mean())
+
+    used, accuracy = zip(*(outcome("hull", b) for b in range(20, 128, 4)), strict=True)
+    for budget in (35, 45, 55):
+        spent, reached = outcome("use", budget)
+        assert spent == pytest.approx(budget, abs=2.0)
+        assert reached >= np.interp(spent, used, accuracy) - 0.005
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -87,7 +133,7 @@ def test_the_oracle_keeps_tokens_that_raise_no_curve() -> None:
 
 
 def test_live_policies_are_those_that_need_no_measurement() -> None:
-    assert LIVE_POLICIES == ("uniform", "mix", "myopic", "hull")
+    assert LIVE_POLICIES == ("uniform", "length", "mix", "myopic", "hull", "use")
     unmeasured = make_inputs(measured=None, n_traces=None)
     check_policies(LIVE_POLICIES, unmeasured)
     for name in set(POLICIES) - set(LIVE_POLICIES):
@@ -98,8 +144,12 @@ def test_live_policies_are_those_that_need_no_measurement() -> None:
 def test_the_possible_policies_are_those_whose_inputs_are_there() -> None:
     assert possible_policies(make_inputs()) == POLICIES
     assert possible_policies(make_inputs(), live=True) == LIVE_POLICIES
-    assert possible_policies(make_inputs(predictions=None, n_traces=None)) == ("uniform", "mix", "oracle")
-    assert possible_policies(PolicyInputs(N, WINDOW, W)) == ("uniform",)
+    assert possible_policies(make_inputs(predictions=None, length_curves=None, n_traces=None)) == (
+        "uniform",
+        "mix",
+        "oracle",
+    )
+    assert possible_policies(PolicyInputs(N, uniform_budgets(WINDOW, W))) == ("uniform",)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +157,8 @@ def test_the_possible_policies_are_those_whose_inputs_are_there() -> None:
     [
         ("hull", "predictions", "policy 'hull' needs predicted curves, but got none"),
         ("myopic", "predictions", "policy 'myopic' needs predicted curves, but got none"),
+        ("length", "length_curves", "policy 'length' needs training questions, for the mean curve of those"),
+        ("use", "predicted_use", "policy 'use' needs predicted use, which a predictor learns from a table"),
         ("mix", "mean_curve", "policy 'mix' needs the mean curve of training questions, but got none"),
         ("honest_oracle", "n_traces", "policy 'honest_oracle' needs trace counts of the measured curves"),
     ],

@@ -1,5 +1,6 @@
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 
 from ps_alloc import Allocation, Predictions
 from ps_eval.cli import main
+from ps_eval.measuring.trace_file import TRACES_FILE, TracedQuestion
 from ps_eval.reporting.summary import load_summary
 from ps_eval.spending.policies import POLICIES
-from ps_eval.spending.replay import N_DRAWS, predict_table, replay
+from ps_eval.spending.replay import N_DRAWS, replay
+from ps_eval.spending.replay_inputs import predict_table, split_traces
 from ps_train.common.text_features import NUM_TEXT_FEATURES, text_features
 from ps_train.curve.mlp_net import CurveNet
 from ps_train.curve_table import CurveTable, score_windows
@@ -110,10 +113,9 @@ def test_no_policy_spends_more_than_its_budget() -> None:
     table = make_table()
     result = replay(
         table,
-        budgets=[8, 13, 31, 60],
-        policies=POLICIES,
-        predictions=table.curves,
-        mean_curve=table.curves.mean(axis=0),
+        budgets=[8, 13, 31, 48],
+        predictions=Predictions(table.curves, table.budgets, use=table.expected_use),
+        train=make_table(seed=1),
     )
     assert len(result.rows) == 4 * len(POLICIES)
     for row in result.rows:
@@ -146,7 +148,6 @@ def test_the_same_seed_replays_the_same_rows() -> None:
 @pytest.mark.parametrize(
     ("budgets", "message"),
     [
-        ([], r"budgets must be different numbers, at least one, got \[\]"),
         ([16, 16], r"budgets must be different numbers, at least one, got \[16, 16\]"),
         ([16, 7], "budgets must be at least 8 mean tokens, what min_windows costs, got 7"),
     ],
@@ -160,7 +161,7 @@ def test_the_command_writes_summary_picture_and_allocations(folder: Path) -> Non
     flags = ["--predictions", f"{folder}/predictions.npy", "--train-table", f"{folder}/train"]
     assert run(folder, *flags, "--budgets", "16,24") == 0
     summary = load_summary(folder / "out")
-    assert {row.policy for row in summary.rows} == set(POLICIES)  # every input is there
+    assert {row.policy for row in summary.rows} == set(POLICIES) - {"use"}  # a .npy says nothing of use
     assert {row.budget for row in summary.rows} == {16, 24}
     assert summary.run.config["budgets"] == [16, 24]
     assert {"load", "replay", "plot"} <= set(summary.run.seconds)
@@ -185,14 +186,16 @@ def save_predictor(folder: Path, *, window: int = WINDOW) -> str:
 
 def test_a_saved_predictor_reads_the_features_of_the_table(folder: Path) -> None:
     predictor = save_predictor(folder)
-    curves, mean_curve = predict_table(predictor, folder / "test")
+    predictions, means = predict_table(predictor, folder / "test")
+    curves, mean_curve = predictions.curves, means["mean_curve"]
     loaded = load_predictor(predictor)
     features = CurveTable.load(folder / "test").features
     np.testing.assert_array_equal(curves, loaded.predict_curves(features))
     np.testing.assert_array_equal(mean_curve, loaded.mean_curve.numpy())
     assert run(folder, "--predictor", predictor, "--budgets", "16") == 0
     rows = load_summary(folder / "out").rows
-    assert [row.policy for row in rows] == list(POLICIES)  # it brings the mean curve for the mix, too
+    brought = ["uniform", "mix", "myopic", "hull", "oracle", "honest_oracle"]  # the mean curve, too
+    assert [row.policy for row in rows] == brought
 
 
 def test_a_table_without_the_features_has_its_questions_read(
@@ -263,8 +266,91 @@ def test_a_training_table_of_another_window_is_refused(
 ) -> None:
     make_table(window=16).save(folder / "other")
     assert run(folder, "--train-table", f"{folder}/other") == 2
-    message = "must have the replayed table's 6 windows of 8 tokens, got 6 windows of 16 tokens"
+    message = "must have the replayed table's budgets, [8, 16, 24, 32, 40, 48], got [16, 32, 48, 64, 80, 96]"
     assert message in capsys.readouterr().err
+
+
+def with_use(table: CurveTable, seed: int = 3) -> CurveTable:
+    """The table as if half of what is granted beyond two windows were used; a third are right at once."""
+    grid = table.budgets.astype(np.float32)
+    use = np.minimum(grid, 16 + (grid - 16) / 2) * np.ones((len(table), 1), np.float32)
+    at_zero = (np.random.default_rng(seed).random(len(table)) < 1 / 3).astype(np.float32)
+    return replace(table, use=use, extra={"at_zero": at_zero})
+
+
+def test_rows_say_what_was_granted_and_what_is_really_used() -> None:
+    table = with_use(make_table())
+    result = replay(table, budgets=[16, 32, 40], policies=["uniform", "hull"], predictions=table.curves)
+    for row in result.rows:
+        allocation = result.allocations[row.policy, row.budget]
+        used = [table.use[i, k - 1] for i, k in enumerate(allocation.windows)]
+        assert row.mean_reasoning_tokens == pytest.approx(np.mean(used))
+        assert row.mean_granted_tokens == pytest.approx(allocation.tokens.mean())
+        assert row.mean_reasoning_tokens <= row.mean_granted_tokens
+
+
+def test_by_default_policies_are_compared_at_the_tokens_that_uniform_uses() -> None:
+    table = with_use(make_table())
+    result = replay(table, policies=["uniform", "hull"], predictions=table.curves, n_resamples=50)
+    uniform = [row for row in result.rows if row.policy == "uniform"]
+    assert [row.budget for row in uniform] == [16, 24, 32, 40]  # the grid but its ends
+    compared = [row for row in result.equal_use if row.policy == "uniform"]
+    assert [(r.used, r.accuracy) for r in compared] == [
+        (pytest.approx(r.mean_reasoning_tokens), pytest.approx(r.accuracy)) for r in uniform
+    ]
+    (at_20,) = [
+        row
+        for row in replay(
+            table, policies=["uniform", "hull"], predictions=table.curves, used_levels=[20], n_resamples=50
+        ).equal_use
+        if row.policy == "hull"
+    ]
+    assert at_20.used == 20
+    assert set(at_20.gains) == {"uniform"}
+
+
+def test_a_query_without_reasoning_scores_what_was_measured_without_it() -> None:
+    table = with_use(make_table())
+    result = replay(table, budgets=[8], policies=["hull"], predictions=table.curves, min_windows=0)
+    windows = result.allocations["hull", 8].windows
+    assert (windows == 0).any()
+    by_hand = np.where(windows > 0, table.curves[np.arange(N), windows - 1], table.extra["at_zero"])
+    assert result.rows[0].accuracy == pytest.approx(by_hand.mean())
+
+
+def test_the_honest_oracle_is_fitted_on_one_half_of_the_traces_and_scored_on_the_other() -> None:
+    """Where curves are nothing but noise, all that an oracle gains is what it flatters itself by."""
+    rng = np.random.default_rng(0)
+    traces = (rng.random((4, N, W)) < 0.5).astype(np.float32)
+    table = replace(make_table(), curves=traces.mean(axis=0))
+    halves = tuple(replace(table, curves=traces[half::2].mean(axis=0)) for half in (0, 1))
+    honest, flattered = replay(
+        table, budgets=[16], policies=["honest_oracle", "oracle"], halves=halves, n_resamples=10
+    ).rows
+    assert flattered.accuracy > 0.65
+    assert honest.accuracy == pytest.approx(0.5, abs=0.06)
+
+
+def test_traces_beside_a_table_are_split_in_halves(tmp_path: Path) -> None:
+    table = replace(make_table().take([0, 1]), n_traces=np.array([3, 3], np.int32))
+    traced = [
+        TracedQuestion(i, [8, 16, 48], [True, True, False], [["1"] * W] * 3, [[t] * W for t in rights], 0)
+        for i, rights in zip(table.ids, [(1, 0, 1), (0, 1, 0)], strict=True)
+    ]
+    assert split_traces(tmp_path, table) is None
+
+    def write(lines: list[TracedQuestion]) -> None:
+        with (tmp_path / TRACES_FILE).open("a") as file:
+            file.writelines(json.dumps(asdict(t)) + "\n" for t in lines)
+
+    write(traced[:1])
+    assert split_traces(tmp_path, table) is None  # not all questions
+    write(traced[1:])
+    first, second = split_traces(tmp_path, table)
+    assert (first.n_traces.tolist(), second.n_traces.tolist()) == ([2, 2], [1, 1])
+    assert (first.curves[:, 0].tolist(), second.curves[:, 0].tolist()) == ([1, 0], [0, 1])
+    assert (first.use[0, -1], second.use[0, -1]) == (28, 16)
+    assert split_traces(tmp_path, replace(table, curves=table.curves[:, :2], budgets=8)) is None
 
 
 def test_on_the_real_table_a_ridge_on_hidden_states_makes_the_hull_beat_uniform(
@@ -294,7 +380,7 @@ def test_a_hybrid_predictor_reads_stored_states_and_counts_the_text_itself(folde
     schema = CurveSchema({"layer_2": 2, "text": NUM_TEXT_FEATURES}, W, WINDOW)
     torch.manual_seed(0)
     CurveNet(schema, [4]).save_pretrained(folder / "hybrid")
-    curves, _ = predict_table(folder / "hybrid", folder / "test")
+    curves = predict_table(folder / "hybrid", folder / "test")[0].curves
     table = CurveTable.load(folder / "test")
     ready = {"layer_2": table.features["layer_2"], "text": text_features(table.questions)}
     np.testing.assert_array_equal(curves, load_predictor(folder / "hybrid").predict_curves(ready))

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from ps_eval.reporting import statistics
-from ps_eval.reporting.statistics import paired_bootstrap
+from ps_eval.reporting.statistics import paired_bootstrap, wilson_interval
 
 
 def make_scores(n_rows: int = 3, n_questions: int = 120, seed: int = 0) -> np.ndarray:
@@ -101,3 +101,24 @@ def test_settings_out_of_range_are_refused() -> None:
         paired_bootstrap([[1.0]], [0], n_resamples=0)
     with pytest.raises(ValueError, match="confidence must lie strictly between 0 and 1, got 95"):
         paired_bootstrap([[1.0]], [0], confidence=95)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "expected"),
+    [(1.0, 20, (0.8389, 1.0)), (0.0, 10, (0.0, 0.2775)), (0.5, 100, (0.4038, 0.5962)), (0.9, 12, None)],
+)
+def test_wilsons_interval_is_that_of_its_published_formula(right: float, n: int, expected: tuple) -> None:
+    low, high = wilson_interval(right, n)
+    if expected:
+        assert (low, high) == pytest.approx(expected, abs=1e-4)
+    # Its ends are the shares from which `right` lies 1.96 standard errors away.
+    for end in (low, high):
+        if 0 < end < 1:
+            assert abs(right - end) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / n), rel=1e-5)
+
+
+def test_wilsons_interval_covers_where_the_bootstrap_does_not() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.binomial(15, 0.95, 2000) / 15
+    covered = np.mean([low <= 0.95 <= high for low, high in (wilson_interval(r, 15) for r in right)])
+    assert covered > 0.9

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from ps_eval.reporting import summary as summary_module
+from ps_eval.reporting.frontier import EqualUse
 from ps_eval.reporting.summary import (
     PhaseTimer,
     RunInfo,
@@ -48,18 +49,35 @@ def printed(rows: list[SummaryRow], width: int = 80) -> str:
 
 
 def test_a_summary_read_back_equals_the_one_written(tmp_path: Path) -> None:
-    written = Summary([ROW, REPLAY_ROW], RUN)
+    compared = EqualUse("live", "hull", 48.0, 0.7, 0.6, 0.8, {"uniform": [0.1, 0.0, 0.2]})
+    written = Summary([ROW, REPLAY_ROW], RUN, [compared])
     path = written.save(tmp_path / "new" / "folder")
     assert path.name == "summary.json"
     assert load_summary(path) == written
     assert load_summary(path.parent) == written
 
 
+def test_summaries_written_before_use_was_kept_are_read(tmp_path: Path) -> None:
+    path = Summary([ROW], RUN).save(tmp_path)
+    content = json.loads(path.read_text())
+    del content["equal_use"], content["rows"][0]["mean_granted_tokens"]
+    path.write_text(json.dumps(content))
+    assert load_summary(path) == Summary([ROW], RUN)
+
+
 def test_summary_json_has_the_documented_fields(tmp_path: Path) -> None:
     content = json.loads(Summary([ROW], RUN).save(tmp_path).read_text())
-    assert set(content) == {"rows", "run"}
+    assert set(content) == {"rows", "run", "equal_use"}
     documented = {"mode", "policy", "budget", "accuracy", "low", "high", "mean_reasoning_tokens"}
-    documented |= {"mean_answer_tokens", "forced", "n", "gain", "gain_low", "gain_high"}
+    documented |= {
+        "mean_answer_tokens",
+        "mean_granted_tokens",
+        "forced",
+        "n",
+        "gain",
+        "gain_low",
+        "gain_high",
+    }
     assert set(content["rows"][0]) == documented
     assert set(content["run"]) == {"versions", "commit", "config", "seed", "hardware", "seconds"}
 
@@ -140,7 +158,14 @@ def test_a_phase_entered_twice_adds_up_and_a_failing_one_is_still_timed() -> Non
 
 def test_the_table_shows_accuracy_gain_tokens_and_forced_answers_of_a_live_row() -> None:
     text = printed([ROW])
-    for expected in ("72.0 [67.0, 77.0]", "+29.0 [24.0, 34.0]*", "58 t, 31% forced", "n = 300", "hull", "64"):
+    for expected in (
+        "72.0 [67.0, 77.0]",
+        "+29.0 [24.0, 34.0]*",
+        "58 + 4 t, 31% forced",
+        "n = 300",
+        "hull",
+        "64",
+    ):
         assert expected in text
 
 
@@ -155,7 +180,7 @@ def test_a_gain_is_starred_only_when_its_interval_is_clear_of_zero() -> None:
 def test_rows_without_a_gain_show_accuracy_alone() -> None:
     text = printed([replace(REPLAY_ROW, gain=None, gain_low=None, gain_high=None)])
     assert "72.0" in text
-    assert "+" not in text
+    assert "+29" not in text
 
 
 def test_budgets_that_do_not_fit_the_width_go_into_further_grids_unbroken() -> None:
@@ -164,7 +189,7 @@ def test_budgets_that_do_not_fit_the_width_go_into_further_grids_unbroken() -> N
     ]
     text = printed(rows, width=60)
     assert max(len(line.rstrip()) for line in text.splitlines()[1:]) <= 60
-    assert text.count("mean tokens") >= 2
+    assert text.count("allowed") >= 3
     assert text.count("72.0") == len(rows)
     assert "…" not in text
 

@@ -49,7 +49,8 @@ def test_a_replay_reads_the_questions_of_the_table(
     output = tmp_path / "out"
     flags = ["--table", str(tmp_path / "table"), "--output", str(output), "--n-resamples=50", "--budgets=32"]
     assert main(["replay", *flags, "--predictor", predictor]) == 0
-    assert [row.policy for row in load_summary(output).rows] == list(POLICIES)
+    unknown = {"length", "use"}  # no training questions, no use
+    assert {row.policy for row in load_summary(output).rows} == set(POLICIES) - unknown
 
     loaded = load_predictor(predictor)
     predicted = loaded.predict_curves(texts)

@@ -9,7 +9,7 @@ import pytest
 from conftest import REASONER
 
 from ps_eval.engines import load_engine
-from ps_eval.engines.base import Engine, Reasoning, Request, Sampling, stream_of
+from ps_eval.engines.base import Engine, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.engines.vllm import VLLMEngine
 from ps_train.embedded.problem_families import make_problems
@@ -103,11 +103,36 @@ def test_sampling_follows_the_models_distribution(
         assert abs(a - b) <= 4.5 * np.sqrt(2 * max(a, b) / draws), ids
 
 
-def test_a_budget_beyond_the_models_length_is_refused(engine: Engine, questions: list[Question]) -> None:
-    with pytest.raises(
-        ValueError, match=r"max_model_len must hold a prompt and its budget, 2\d\d\d tokens, got 1024"
-    ):
-        engine.reason(requests(questions[:1], [2000]), SAMPLING)
+def test_a_question_without_room_for_its_budget_fails_and_the_others_go_on(
+    engine: Engine, questions: list[Question]
+) -> None:
+    expected = engine.reason(requests(questions[1:3], [20, 20]), SAMPLING)
+    found = engine.reason(requests(questions[:3], [2000, 20, 20]), SAMPLING)
+    assert isinstance(found[0], Failure)
+    assert "the model has room for 1024 tokens, but a prompt of" in found[0].reason
+    assert list(found[1:]) == list(expected)
+
+
+def test_an_end_marker_of_several_tokens_and_all_sampling_settings_are_those_of_the_transformers_engine(
+    engine: VLLMEngine, reference: TransformersEngine, questions: list[Question]
+) -> None:
+    words = reference.reason(requests(questions[:1], [40]), Sampling(temperature=0))[0].token_ids
+    format = {"think_end": reference._text(words[20:22])}
+    other = TransformersEngine(REASONER, dtype="float32", format=format)
+    asked = requests(questions[:8], [60] * 8)
+    theirs = other.reason(asked, Sampling(temperature=0))
+    assert [r.end_ids for r in theirs if r.end_ids]
+    before = engine.format, engine._end_ids
+    engine.format, engine._end_ids = other.format, other._end_ids
+    try:
+        assert list(engine.reason(asked, Sampling(temperature=0))) == list(theirs)
+    finally:
+        engine.format, engine._end_ids = before
+    for narrow in (
+        Sampling(2.0, 1.0, top_k=1),
+        Sampling(2.0, 1.0, min_p=1.0),
+    ):  # the most probable token alone
+        assert list(engine.reason(asked, narrow)) == list(reference.reason(asked, Sampling(temperature=0)))
 
 
 def test_an_unknown_option_is_refused() -> None:

@@ -9,7 +9,8 @@ import pytest
 from conftest import REASONER
 
 from ps_eval.engines import load_engine
-from ps_eval.engines.base import Engine, ReasoningFormat, Request, Sampling, stream_of
+from ps_eval.engines.base import Engine, Request, Sampling, stream_of
+from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.engines.vllm import VLLMEngine
 from ps_train.embedded.problem_families import make_problems

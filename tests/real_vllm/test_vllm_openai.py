@@ -8,6 +8,7 @@ import pytest
 from conftest import REASONER
 from vllm_server import VLLMServer
 
+from ps_alloc.predictions import uniform_budgets
 from ps_eval.engines.base import Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.openai import OpenAIEngine
 from ps_eval.engines.transformers import TransformersEngine
@@ -79,7 +80,7 @@ def test_a_run_and_a_trace_on_the_server(
     (row,) = run_live(
         questions,
         engine,
-        PolicyInputs(len(questions), 16, 16),
+        PolicyInputs(len(questions), uniform_budgets(16, 16)),
         budgets=[64],
         policies=["uniform"],
         output=tmp_path / "run",

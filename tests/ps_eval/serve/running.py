@@ -19,7 +19,7 @@ import aiohttp
 import numpy as np
 
 from ps_alloc import Pacer
-from ps_eval.engines.base import ReasoningFormat
+from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.app import Gateway
 from ps_eval.serve.metrics import GatewayMetrics
 

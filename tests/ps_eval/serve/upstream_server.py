@@ -42,6 +42,7 @@ def generate(body: dict[str, Any]) -> tuple[list[str], str, str | None]:
     """Tokens, finish_reason, stop_reason."""
     tokens: list[str] = []
     stops = body.get("stop") or []
+    stops = [stops] if isinstance(stops, str) else stops
     while len(tokens) < body.get("max_tokens", 16):
         token = next_token(body["prompt"] + "".join(tokens))
         if token == EOS:
@@ -98,8 +99,18 @@ async def respond(scope: dict[str, Any], asked: dict[str, str], body: bytes, sen
         (b"x-hop", b"1"),
         (b"connection", b"x-hop"),
     ]
+    if mode == "count" and scope["path"] == "/tokenize":
+        asked_for = json.loads(body)
+        text = asked_for.get("prompt") or asked_for["messages"][-1]["content"] + "<think>"
+        ids = [] if asked.get("x-tokenize") == "none" else {"tokens": list(map(ord, text))}
+        await answer(send, 200, json.dumps(ids).encode(), [])
+        return
     if mode == "count":
-        await count(json.loads(body), send)
+        asked_for = json.loads(body)
+        if asked.get("x-refuse-phase") == ("1" if "</think>" in asked_for.get("stop", []) else "2"):
+            await answer(send, 429, b'{"error":{"message":"too many tokens"}}', [])
+            return
+        await count(asked_for, send)
         return
     if mode in ("events", "endless", "die-streaming"):
         await send(
@@ -133,13 +144,18 @@ async def answer(send: Any, status: int, content: bytes, extra: list[tuple[bytes
 
 
 async def count(body: dict[str, Any], send: Any) -> None:
+    as_ids = isinstance(body["prompt"], list)  # a character is a token id
+    if as_ids:
+        body = {**body, "prompt": "".join(map(chr, body["prompt"]))}
     tokens, reason, stop = generate(body)
     prompt_tokens = len(body["prompt"].replace("</think>", " </think>").split())
     # The token that stopped it was generated too.
     made = len(tokens) + (reason == "stop")
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": made, "total_tokens": prompt_tokens + made}
     head = {"id": f"cmpl-{len(received)}", "object": "text_completion", "model": "counter"}
-    end = {"finish_reason": reason, "stop_reason": stop}
+    end: dict[str, Any] = {"finish_reason": reason, "stop_reason": stop}
+    if as_ids and body.get("return_token_ids"):
+        end["token_ids"] = list(map(ord, "".join(tokens) + (stop or "")))
     if not body.get("stream"):
         choice = {"index": 0, "text": "".join(tokens), **end}
         await answer(send, 200, json.dumps({**head, "choices": [choice], "usage": usage}).encode(), [])

@@ -1,0 +1,7 @@
+"""`python -m ps_eval` is `ps-eval`."""
+
+import sys
+
+from ps_eval.cli import main
+
+sys.exit(main())

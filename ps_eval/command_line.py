@@ -1,0 +1,200 @@
+"""A function's signature as a command's flags, and its docstring as their help: argparse, nothing else.
+
+`min_windows: int = 1` is `--min-windows 1`; a list is `--budgets 32,48`; a bool is `--quick` or `--no-quick`;
+a dict is `--engine-options.dtype bfloat16`; what may be given by position (`NAME`, `RUNS …`) is. `--config
+FILE.yaml` brings any of them, and flags win over it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+import yaml
+
+from ps_alloc.errors import did_you_mean
+from ps_eval.docstrings import field_docstrings, read_docstring
+from ps_eval.flag_values import convert, from_text, is_list, plain_type, yaml_value
+
+ABSENT: Any = inspect.Parameter.empty
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The flags of one command; what is wrong with them is said with its own usage and exit code 2."""
+
+    def __init__(
+        self,
+        prog: str,
+        function: Callable[..., object],
+        fields_of: type | None = None,
+        environment: str | None = None,
+    ) -> None:
+        """Make the flags.
+
+        Args:
+            prog: How the command is called.
+            function: What it runs. Its parameters have types and, under `Args:`, a line each.
+            fields_of: A dataclass whose fields are the flags, instead of the function's parameters; each has
+                a docstring.
+            environment: Prefix of the variables that a setting may also come from.
+        """
+        text, explained = read_docstring(function)
+        explained = explained if fields_of is None else field_docstrings(fields_of)
+        source = function if fields_of is None else fields_of
+        self._environment = environment
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} [flags]",
+            description=_wrapped(text),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            argument_default=ABSENT,
+        )
+        self._hints = {k: v for k, v in get_type_hints(source).items() if k != "return"}
+        self._parameters = inspect.signature(source).parameters
+        for name, parameter in self._parameters.items():
+            self._add(name, parameter, explained.get(name, ""))
+        self.add_argument("--config", metavar="FILE", help="YAML file with any of these settings")
+
+    def _add(self, name: str, parameter: inspect.Parameter, explained: str) -> None:
+        required = parameter.default is ABSENT
+        text = explained.replace("%", "%%")
+        if not required and parameter.default not in (None, "", (), []) and parameter.default is not False:
+            text += f" (default: {_shown(parameter.default)})"
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            many = is_list(self._hints[name])
+            metavar = f"{name.upper()} …" if many else name.upper()
+            self.add_argument(name, nargs="*" if many else "?", metavar=metavar, help=text)
+        elif plain_type(self._hints[name]) is bool:
+            self.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
+        else:
+            self.add_argument(_flag(name), metavar=_metavar(self._hints[name]), help=text)
+        self.usage = f"{self.usage}{' ' + _usage(name, parameter, self._hints[name]) if required else ''}"
+
+    def settings(self, args: Sequence[str]) -> dict[str, Any]:
+        """The arguments that `args` give the function.
+
+        Raises:
+            SystemExit: After `--help` (0), or after a sentence about what is wrong (2).
+        """
+        rest, given = self._take_nested(args)
+        self._refuse_unknown(rest)
+        found = {k: v for k, v in vars(self.parse_args(rest)).items() if v not in (ABSENT, [], None)}
+        settings = self._from_environment()
+        if path := found.pop("config", None):
+            settings |= self._from_file(path)
+        for name, value in found.items():
+            settings[name] = self._converted(name, value)
+        for name, value in given.items():
+            settings[name] = self._converted(name, {**(settings.get(name) or {}), **value})
+        missing = [n for n, p in self._parameters.items() if p.default is ABSENT and n not in settings]
+        if missing:
+            names = [n.upper() if self._by_position(n) else _flag(n) for n in missing]
+            self.error(f"{', '.join(names)} must be given")
+        return settings
+
+    def _by_position(self, name: str) -> bool:
+        return self._parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+    def _take_nested(self, args: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+        """Split off `--engine-options.dtype bfloat16`; and write `--quick true` as what argparse knows."""
+        rest: list[str] = []
+        nested: dict[str, dict[str, Any]] = {}
+        words = iter(args)
+        for word in words:
+            flag, equals, value = word.partition("=")
+            name, dot, key = flag.removeprefix("--").partition(".")
+            name = name.replace("-", "_")
+            hint = plain_type(self._hints.get(name, str))
+            if not word.startswith("--"):
+                switch = rest[-1].removeprefix("--").replace("-", "_") if rest else ""
+                if word in ("true", "false") and self._hints.get(switch) is bool:
+                    rest[-1] = rest[-1] if word == "true" else f"--no-{rest[-1].removeprefix('--')}"
+                else:
+                    rest.append(word)
+            elif dot and hint is dict:
+                content = value if equals else next(words, None)
+                if content is None:
+                    self.error(f"{flag} must have a value")
+                nested.setdefault(name, {})[key] = yaml_value(content)
+            else:
+                rest.append(_flag(flag.removeprefix("--")) + equals + value)
+        return rest, nested
+
+    def _refuse_unknown(self, args: Sequence[str]) -> None:
+        """Before anything else: a misspelt flag is not a missing one."""
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for word in args:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag != "--" and flag not in known:
+                self.error(f"there is no {flag}{did_you_mean(flag, known)}")
+
+    def _from_environment(self) -> dict[str, Any]:
+        if self._environment is None:
+            return {}
+        texts = {name: os.environ.get(self._environment + name.upper()) for name in self._parameters}
+        found = {name: text for name, text in texts.items() if text is not None}
+        return {
+            name: self._converted(name, from_text(text, self._hints[name])) for name, text in found.items()
+        }
+
+    def _from_file(self, path: str) -> dict[str, Any]:
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = yaml.safe_load(file)
+        except (OSError, yaml.YAMLError) as error:
+            self.error(f"--config must be a readable YAML file, got {path}: {' '.join(str(error).split())}")
+        if not isinstance(content, Mapping):
+            self.error(f"--config must hold settings by name, got {path}")
+        settings = {str(name).replace("-", "_"): value for name, value in content.items()}
+        for name in settings:
+            if name not in self._parameters:
+                self.error(f"{path}: there is no setting {name!r}{did_you_mean(name, self._parameters)}")
+        return {name: self._converted(name, value) for name, value in settings.items()}
+
+    def _converted(self, name: str, value: Any) -> Any:
+        try:
+            return convert(value, self._hints[name])
+        except ValueError as error:
+            self.error(f"{name.upper() if self._by_position(name) else _flag(name)} must be {error}")
+
+    def error(self, message: str) -> NoReturn:
+        """End with the command's usage, a sentence and exit code 2."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"error: {message}\n{self.prog} --help explains each.\n")
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs, each as wide as the terminal."""
+    width = max(20, shutil.get_terminal_size().columns - 2)
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), width) for part in text.split("\n\n"))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _usage(name: str, parameter: inspect.Parameter, hint: Any) -> str:
+    if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+        return f"{name.upper()} …" if is_list(hint) else name.upper()
+    return f"{_flag(name)} {_metavar(hint)}"
+
+
+def _metavar(hint: Any) -> str:
+    plain = plain_type(hint)
+    if is_list(hint):
+        item = get_args(plain)[0]
+        return "N,N,…" if item in (int, float) else "A,B,…"
+    if get_origin(plain) is Literal:
+        return "|".join(map(str, get_args(plain)))
+    return {int: "N", float: "X", dict: "{…}"}.get(plain, "TEXT")
+
+
+def _shown(default: Any) -> str:
+    return ",".join(map(str, default)) if isinstance(default, list | tuple) else str(default)

@@ -1,0 +1,67 @@
+"""Use learned as hazards: how likely a trace that has come so far ends in the grid's next segment.
+
+Segment k lies between the budgets k - 1 and k. Of a trace that fills all before it, a share `hazard[k]` of
+the segment is expected to stay unused. Use under a budget is what survives, segment by segment: it never
+exceeds the budget, never falls, and grows ever more slowly, whatever the network says.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SMALLEST = 1e-3
+"""A mean hazard nearer to 0 or 1 than this starts the network here."""
+
+
+def used_shares(use: npt.NDArray[np.floating], budgets: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """The share of each segment that is really used, (N, W) in [0, 1], not rising along the grid.
+
+    Args:
+        use: (N, W) mean tokens used under each budget.
+        budgets: (W,) tokens.
+    """
+    steps = np.diff(use.astype(np.float64), axis=1, prepend=0.0) / np.diff(budgets, prepend=0)
+    # Means of a trace's own shares never rise; rounding, or use from elsewhere, may.
+    return np.minimum.accumulate(np.clip(steps, 0.0, 1.0), axis=1).astype(np.float32)
+
+
+def hazard_loss(logits: Tensor, shares: Tensor, n_traces: Tensor) -> Tensor:
+    """Mean negative log-likelihood of where traces end; each row counts by its number of traces.
+
+    Args:
+        logits: (…, B, W) of the hazards.
+        shares: (B, W) measured shares of each segment used, not rising.
+        n_traces: (B,) float, traces behind each row.
+
+    Returns:
+        (…), the mean over rows and segments. Segments that no trace of a row reaches count nothing.
+    """
+    came = F.pad(shares[:, :-1], (1, 0), value=1.0)
+    went_on, ended = shares, (came - shares).clamp(min=0.0)
+    errors = -(went_on * F.logsigmoid(-logits) + ended * F.logsigmoid(logits))
+    weight = n_traces / n_traces.mean()
+    return (errors * weight[:, None]).mean((-2, -1))
+
+
+def use_of(logits: Tensor, budgets: Tensor) -> Tensor:
+    """Expected tokens used under each budget, (B, W), from hazard logits (B, W) and the budgets (W,)."""
+    survival = F.logsigmoid(-logits.double()).cumsum(-1).exp()
+    steps = budgets.double().diff(prepend=budgets.new_zeros(1, dtype=torch.float64))
+    return (survival * steps).cumsum(-1).float()
+
+
+def hazard_logits(shares: Tensor) -> Tensor:
+    """Logits (W,) that answer with the mean shares (W,)."""
+    came = F.pad(shares[:-1], (1, 0), value=1.0)
+    hazard = torch.where(came > 0, 1 - shares / came.clamp(min=1e-9), 0.5)
+    return hazard.clamp(SMALLEST, 1 - SMALLEST).logit()
+
+
+def split_outputs(outputs: Tensor, num_windows: int) -> tuple[Tensor, Tensor | None]:
+    """A network's outputs (…, W or 2W) as curve logits (…, W) and, where it learned use, hazard logits."""
+    has_use = outputs.shape[-1] > num_windows
+    return outputs[..., :num_windows], outputs[..., num_windows:] if has_use else None

@@ -1,0 +1,110 @@
+"""Costs that are expected use: what is charged, what is really used, and what is kept back."""
+
+import json
+
+import numpy as np
+import pytest
+from naive import make_curves
+
+from ps_alloc import Allocation, allocate, allocate_by_difficulty
+
+BUDGETS = np.array([64, 128, 256, 512, 1024])
+
+
+def traces(n, rng, samples=200):
+    """(n, samples) lengths of traces, each query's of another mean, and their mean use of the budgets."""
+    lengths = rng.exponential(rng.uniform(20, 900, (n, 1)), (n, samples))
+    return lengths, np.minimum(lengths[:, None], BUDGETS[:, None]).mean(axis=2)
+
+
+def test_a_query_that_ends_early_is_granted_much_for_little():
+    curves = np.tile([0.1, 0.2, 0.3, 0.4, 0.5], (2, 1))
+    use = np.array([[10.0, 12, 12, 12, 12], [64, 128, 256, 512, 1024]])
+    allocation = allocate(curves, 140, budgets=BUDGETS, use=use)
+    assert allocation.tokens.tolist() == [1024, 128]
+    assert allocation.expected_used.tolist() == [12, 128]
+    assert allocation.spent_tokens == 140
+    assert allocation.charged == "used"
+    # By granted tokens the same budget buys both the least.
+    assert allocate(curves, 140, budgets=BUDGETS).tokens.tolist() == [64, 64]
+
+
+def test_use_that_is_the_budget_changes_nothing():
+    curves = make_curves("noisy", 60, 5, np.random.default_rng(0))
+    granted = allocate(curves, 60 * 200, budgets=BUDGETS, leftover="keep")
+    for use in (BUDGETS, np.tile(BUDGETS, (60, 1)).astype(np.float32)):
+        used = allocate(curves, 60 * 200, budgets=BUDGETS, use=use, leftover="keep")
+        np.testing.assert_array_equal(used.windows, granted.windows)
+        assert used.price == pytest.approx(granted.price)
+    whole = allocate(curves, 60 * 48, leftover="keep")
+    np.testing.assert_array_equal(
+        allocate(curves, 60 * 48, budgets=16 * np.arange(1, 6), leftover="keep").windows, whole.windows
+    )
+
+
+def test_an_allocation_by_use_survives_its_file(tmp_path):
+    rng = np.random.default_rng(1)
+    curves, (_, use) = make_curves("noisy", 30, 5, rng), traces(30, rng)
+    allocation = allocate(curves, 30 * 150, budgets=BUDGETS, use=use)
+    allocation.save(tmp_path / "a.json")
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["window"] is None
+    assert content["budgets"] == BUDGETS.tolist()
+    assert content["charged"] == "used"
+    loaded = Allocation.load(tmp_path / "a.json")
+    assert loaded.to_json_dict() == allocation.to_json_dict()
+    np.testing.assert_array_equal(loaded.windows, allocation.windows)
+    np.testing.assert_array_equal(loaded.expected_used, allocation.expected_used)
+
+
+def test_difficulty_classes_take_a_grid_and_a_use():
+    class_curves = np.array([[0.8, 0.9, 0.9, 0.9, 0.9], [0.0, 0.1, 0.3, 0.6, 0.8]])
+    labels = [0, 1, 1, 0]
+    allocation = allocate_by_difficulty(
+        class_curves, 4 * 300, labels=labels, budgets=BUDGETS, use=[60, 100, 150, 300, 500], leftover="keep"
+    )
+    assert allocation.tokens.tolist() == [128, 1024, 1024, 128]
+
+
+@pytest.mark.parametrize("n", [60, 400])
+def test_a_reserve_keeps_what_is_really_used_within_the_budget(n):
+    rng = np.random.default_rng(2)
+    curves, (lengths, use) = make_curves("logistic", n, 5, rng), traces(n, rng)
+    total = n * 150
+
+    def overspent(allocation):
+        drawn = lengths[np.arange(n)[:, None], rng.integers(0, lengths.shape[1], (n, 1_000))]
+        return (np.minimum(drawn, allocation.tokens[:, None]).sum(axis=0) > total).mean()
+
+    plain = allocate(curves, total, budgets=BUDGETS, use=use)
+    safe = allocate(curves, total, budgets=BUDGETS, use=use, overspend_rate=0.05)
+    assert 0.3 < overspent(plain) < 0.7
+    assert overspent(safe) <= 0.05
+    assert safe.total_tokens == total
+    assert safe.expected_used.sum() < total
+    # The bound is the largest spread there can be, and no more is kept back than it asks for.
+    deviation = np.sqrt((safe.expected_used * (safe.tokens - safe.expected_used)).sum())
+    assert safe.expected_used.sum() + 1.645 * deviation == pytest.approx(total, rel=0.02)
+    assert safe.expected_accuracy > 0.8 * plain.expected_accuracy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use": None}, r"overspend_rate must come with use, got none: granted budgets are never overspent"),
+        ({"overspend_rate": 0.0}, r"overspend_rate must be above 0 and at most 0.5, got 0.0"),
+        ({"overspend_rate": 0.7}, r"overspend_rate must be above 0 and at most 0.5, got 0.7"),
+        ({"total_tokens": 85}, r"min_windows and a reserve for an overspend_rate of 0.05, got 85"),
+    ],
+)
+def test_a_reserve_that_cannot_be_kept_is_refused(change, message):
+    arguments = {
+        "curves": np.full((2, 5), 0.5),
+        "total_tokens": 900,
+        "budgets": BUDGETS,
+        "use": np.tile([40.0, 60, 80, 100, 120], (2, 1)),
+        "overspend_rate": 0.05,
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        allocate(**arguments)
