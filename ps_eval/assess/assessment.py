@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ps_eval.assess.points import (
     split_oracle_points,
     uniform_points,
 )
-from ps_eval.assess.verdict import judge, saved_share
+from ps_eval.assess.verdict import judge, mean_line, saved_share
 from ps_eval.logs.sample import Sample
 from ps_eval.reporting.frontier import EqualUse, Point, equal_use
 from ps_train.curve_table import CurveTable
@@ -25,7 +25,7 @@ from ps_train.light.inputs import Numbers
 
 ASSESSMENT_FILE = "assessment.json"
 LEVELS = (0.125, 0.25, 0.375, 0.5, 0.75)
-"""Where to compare if nobody says: shares of the tokens used without a limit."""
+"""Shares of the tokens used without a limit: where the verdict looks, and the table if nobody says."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Assessment:
     pays: bool
     verdict: str
     policy: str
-    """The one judged: `predicted`, or `predicted_scout` where a scout is asked."""
-    saved_tokens_share: float | None
-    """At the level in the middle."""
+    """The one judged: `predicted`, or `predicted_scout` where a scout is asked and is worth its price."""
+    saved_tokens_share: float
+    """At the middle one of `LEVELS`, three eighths of the unlimited use; 0 where the verdict is no."""
     n_questions: int
     n_samples: int
     mean_tokens: float
@@ -130,29 +130,36 @@ def assess(
     elif len(samples) >= 1.9 * len(table):
         points["oracle"] = split_oracle_points(table, samples, guess)
     uniform = [float(point.used.mean()) for point in points["uniform"]]
-    levels = sorted(set(used)) if used else _levels(uniform)
-    rows = equal_use(
-        points, levels, mode="replay", references=("uniform", "mix"), n_resamples=n_resamples, seed=seed
+    judged = _levels(uniform)
+    if scout is not None:
+        policy = _better(points, ("predicted", policy), judged)
+    levels = sorted(set(used)) if used else judged
+    everywhere = equal_use(
+        points,
+        sorted({*levels, *judged}),
+        mode="replay",
+        references=("uniform", "mix"),
+        n_resamples=n_resamples,
+        seed=seed,
     )
-    saved = {level: saved_share(points, policy, level) for level in levels}
-    known = [share for share in saved.values() if share is not None]
-    headline = known[len(known) // 2] if known else None
+    saved = {level: saved_share(points, policy, level) for level in sorted({*levels, *judged})}
+    known = [share for level in judged if (share := saved[level]) is not None]
     finished = 1.0 if table.finished is None else _finished(table, cap)
     pays, verdict = judge(
-        rows,
+        [row for row in everywhere if row.used in judged],
         policy=policy,
         uniform_accuracy=[float(point.scores.mean()) for point in points["uniform"]],
         cap=cap,
         finished=finished,
-        saved=headline,
+        saved=saved,
     )
     return Assessment(
-        rows=rows,
+        rows=[row for row in everywhere if row.used in levels],
         saved=saved,
         pays=pays,
         verdict=verdict,
         policy=policy,
-        saved_tokens_share=headline,
+        saved_tokens_share=known[len(known) // 2] if known and pays else 0.0,
         n_questions=len(table),
         n_samples=int(table.n_traces.sum()),
         mean_tokens=uniform[-1],
@@ -165,6 +172,15 @@ def _levels(uniform: Sequence[float]) -> list[float]:
     digits = [float(f"{share * uniform[-1]:.2g}") for share in LEVELS]
     inside = sorted({level for level in digits if uniform[0] <= level <= uniform[-1]})
     return inside or [float(uniform[0])]
+
+
+def _better(points: Mapping[str, Sequence[Point]], policies: Sequence[str], levels: Sequence[float]) -> str:
+    """The policy that is more accurate over the levels."""
+
+    def accuracy(policy: str) -> float:
+        return float(np.interp(levels, *mean_line(points[policy])).mean())
+
+    return max(policies, key=accuracy)
 
 
 def _finished(table: CurveTable, cap: int | None) -> float:

@@ -23,7 +23,7 @@ from ps_eval.assess.words import label
 from ps_eval.logs.command import summary, told
 from ps_eval.logs.prepare import Prepared, describe, pairs, prepare, select
 from ps_eval.logs.sample import Sample
-from ps_eval.logs.table import to_table
+from ps_eval.logs.table import choose_grid, to_table
 from ps_eval.reporting.report import write_report
 from ps_eval.reporting.summary import PhaseTimer, collect_run_info
 from ps_train.curve_table import CURVES_FILE, CurveTable
@@ -117,7 +117,7 @@ def assess_command(
             )
             for line in told(found):
                 console.print(line, highlight=False, soft_wrap=True, markup=False)
-            subjects = list(_of_samples(found, where, scout, guess or 0.0, grid, budget, grader))
+            subjects = list(_of_samples(found, where, scout, guess or 0.0, grid, budget, grader, used))
     records = []
     for subject in subjects:
         folder = Path(output) if len(subjects) == 1 else Path(output) / _file_name(subject.name)
@@ -145,7 +145,7 @@ def assess_command(
         plot_frontiers(result.points, folder / "frontiers.png")
         run = collect_run_info(config, seed, timer.seconds)
         write_json(folder / ASSESSMENT_FILE, {"name": subject.name, **record, "run": run.__dict__})
-        show(result, subject, record, console)
+        show(result, subject, record, used, console)
     write_report([_folder(output, subjects, s) for s in subjects], output)
     console.print(f"wrote {output}: report.html, and {PREDICTOR_FOLDER}/", highlight=False, soft_wrap=True)
     if json:
@@ -172,6 +172,7 @@ def _of_samples(
     grid: Sequence[int],
     budget: int | None,
     grader: str,
+    used: Sequence[float],
 ) -> Iterator[_Subject]:
     wanted = pairs(where, "where").items()
     first: dict[str, float] = {}
@@ -183,7 +184,7 @@ def _of_samples(
         if wanted - set(group) or (scout and not set(pairs(scout, "scout").items()) - set(group)):
             continue
         any_left = True
-        budgets = check_budgets(grid) if grid else None
+        budgets = check_budgets(grid) if grid else _grid_for(samples, used)
         table = to_table(
             samples, budgets=budgets, guess=guess, metadata={"source": "samples", "grader": grader}
         )
@@ -194,6 +195,14 @@ def _of_samples(
     if not any_left:
         there = "; ".join(describe(group) for group in list(found.groups)[:12])
         raise ValueError(f"where must name samples that are there ({there}), got {', '.join(where)}")
+
+
+def _grid_for(samples: Sequence[Sample], used: Sequence[float]) -> npt.NDArray[np.int64]:
+    """The samples' own grid, with budgets below it where less is to be used."""
+    tokens = np.array([sample.tokens for sample in samples], np.int64)
+    grid = choose_grid(tokens, np.array([sample.finished for sample in samples], np.bool_))
+    lower = [int(level) for level in used if 1 <= level < grid[0]]
+    return np.unique(np.concatenate([np.array(lower, np.int64), grid]))
 
 
 def _with_money(result: Assessment, price: float | None) -> dict[str, Any]:
@@ -209,7 +218,9 @@ def _with_money(result: Assessment, price: float | None) -> dict[str, Any]:
     return record
 
 
-def show(result: Assessment, subject: _Subject, record: dict[str, Any], console: Console) -> None:
+def show(
+    result: Assessment, subject: _Subject, record: dict[str, Any], used: Sequence[float], console: Console
+) -> None:
     """Print a table of policies × tokens used, what is saved, and the verdict."""
     console.print(
         f"\n{subject.name}: {summary(subject.table)}" if subject.table.use is not None else subject.name,
@@ -246,6 +257,13 @@ def show(result: Assessment, subject: _Subject, record: dict[str, Any], console:
             *("–" if money.get(level) is None else f"{money[level]:.2f}" for level in levels),
         )
     console.print(table)
+    if beyond := [level for level in used if level > result.mean_tokens]:
+        console.print(
+            f"nothing at {', '.join(f'{level:,.0f}' for level in beyond)}: without any limit, "
+            f"{result.mean_tokens:,.0f} mean tokens are used",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(result.verdict, highlight=False, soft_wrap=True, markup=False)
 
 

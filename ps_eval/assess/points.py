@@ -104,8 +104,8 @@ def _allocations(predicted: Predicted, guess: float) -> list[npt.NDArray[np.int6
         total = float(np.take_along_axis(use, windows[:, None], axis=1).sum())
         # One allocation a hundredth of the most that can be used: more would say no more.
         found.setdefault(round(100 * total / most), windows)
-    found[101] = np.argmax(curves, axis=1)
-    return list(found.values())
+    # Last, all for everyone, where an even spread ends too.
+    return [*found.values(), np.full(len(curves), curves.shape[1] - 1)]
 
 
 def _score(

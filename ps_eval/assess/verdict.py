@@ -12,6 +12,8 @@ FINISHED = 0.95
 """Where so many answers end by themselves within the budget, there is nothing to move."""
 FLAT = 0.02
 """An accuracy that grows by less over the whole grid is taken to be flat."""
+TOLERANCE = 0.001
+"""Accuracies so near to each other count as equal."""
 SMALL = 0.01
 """A gain below this is not worth the trouble."""
 
@@ -24,7 +26,7 @@ def saved_share(
     The reference is charged the fewest tokens at which it gets that accuracy. None where the policy never
     gets there, or the reference was not run at that level.
     """
-    own, other = _line(points[policy]), _line(points[reference])
+    own, other = mean_line(points[policy]), mean_line(points[reference])
     if not other[0][0] - 1e-6 <= level <= other[0][-1] + 1e-6:
         return None
     accuracy = float(np.interp(level, *other))
@@ -32,7 +34,8 @@ def saved_share(
     return None if needed is None or not spent else 1 - needed / spent
 
 
-def _line(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
+def mean_line(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean tokens used, rising, and mean accuracies."""
     pairs = sorted((float(point.used.mean()), float(point.scores.mean())) for point in points)
     used, accuracy = np.array(pairs).T
     return used, accuracy
@@ -40,7 +43,8 @@ def _line(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
 
 def _first_reaching(line: tuple[np.ndarray, np.ndarray], accuracy: float) -> float | None:
     used, best = line[0], np.maximum.accumulate(line[1])
-    place = int(np.searchsorted(best, accuracy - 1e-12))
+    accuracy -= TOLERANCE
+    place = int(np.searchsorted(best, accuracy))
     if place == len(best):
         return None
     if place == 0 or best[place] <= best[place - 1]:
@@ -56,7 +60,7 @@ def judge(
     uniform_accuracy: Sequence[float],
     cap: int | None,
     finished: float,
-    saved: float | None,
+    saved: Mapping[float, float | None],
 ) -> tuple[bool, str]:
     """Whether it pays, and why.
 
@@ -66,7 +70,7 @@ def judge(
         uniform_accuracy: Of the even spread, along the grid.
         cap: The budget that is in force, tokens; None where none is.
         finished: Share of answers that end by themselves within it (without one: within the grid).
-        saved: Share of tokens saved at equal accuracy, at the level that is told.
+        saved: Level to the share of tokens saved at equal accuracy.
     """
     mine = [row for row in rows if row.policy == policy and "uniform" in row.gains]
     clear = [row for row in mine if _is_clear(row)]
@@ -85,13 +89,16 @@ def judge(
         return False, "no: at no level of use both an even spread and the prediction were run"
     if len(clear) < min(2, len(mine)) or np.mean([min(_gains(row)) for row in mine]) <= 0:
         best = max(mine, key=lambda row: min(_gains(row)))
+        if clear:
+            return False, f"no: only one of {len(mine)} levels of use shows a clear gain, {_gain(best)}"
         return False, (
             "no: the questions' texts do not tell well enough how long their answers take; the best gain "
             f"over an even spread, {_gain(best)}, is not clear of chance or no more than a blind mix brings"
         )
-    told = max(clear, key=lambda row: row.gains["uniform"][1])
+    told = clear[len(clear) // 2]
     before = told.accuracy - told.gains["uniform"][0]
-    cheaper = "" if saved is None or saved <= 0 else f"; the same accuracy costs {saved:.0%} fewer tokens"
+    share = saved.get(told.used) or 0.0
+    cheaper = f"; or {before:.1%} for {share:.0%} fewer tokens" if share > 0 else ""
     return True, (
         f"yes: at {told.used:,.0f} mean tokens used, {told.accuracy:.1%} right instead of {before:.1%}, "
         f"{_gain(told, where=False)}{cheaper}"

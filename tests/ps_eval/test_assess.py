@@ -71,6 +71,7 @@ def test_where_texts_tell_the_length_it_pays(telling) -> None:
     assert result.pays
     assert result.verdict.startswith("yes: at ")
     assert "fewer tokens" in result.verdict
+    assert result.saved_tokens_share > 0.1
     for level in {row.used for row in result.rows}:
         predicted, uniform = (at(result, name, level).accuracy for name in ("predicted", "uniform"))
         assert predicted > uniform + 0.02
@@ -101,7 +102,7 @@ def test_where_accuracy_does_not_depend_on_the_budget_it_does_not() -> None:
     result = assess(flat, n_resamples=200)
     assert not result.pays
     assert "accuracy hardly depends on the budget" in result.verdict
-    assert max(abs(share) for share in result.saved.values()) < 0.02
+    assert result.saved_tokens_share == 0
 
 
 def test_where_answers_finish_anyway_it_does_not(tmp_path, capsys) -> None:
@@ -224,12 +225,12 @@ def test_savings_are_read_at_equal_accuracy() -> None:
         "uniform": line((100, 0.2), (200, 0.4), (400, 0.6)),
         "predicted": line((0, 0), (100, 0.4), (300, 0.6)),
     }
-    assert saved_share(points, "predicted", 200) == pytest.approx(0.5)
-    assert saved_share(points, "predicted", 300) == pytest.approx(1 - 200 / 300)
+    assert saved_share(points, "predicted", 200) == pytest.approx(0.5, abs=0.01)
+    assert saved_share(points, "predicted", 300) == pytest.approx(1 - 200 / 300, abs=0.01)
     assert saved_share(points, "predicted", 90) is None
     # A plateau of the even spread costs what its first point costs.
     flat = {"uniform": line((100, 0.5), (800, 0.5)), "predicted": line((0, 0), (100, 0.5))}
-    assert saved_share(flat, "predicted", 800) == pytest.approx(0)
+    assert saved_share(flat, "predicted", 800) == pytest.approx(0, abs=0.01)
     low = {"uniform": line((100, 0.5), (800, 0.7)), "predicted": line((0, 0), (100, 0.6))}
     assert saved_share(low, "predicted", 800) is None
 
@@ -251,7 +252,7 @@ def test_a_single_clear_level_of_many_is_not_enough() -> None:
         "uniform_accuracy": [0.1, 0.9],
         "cap": None,
         "finished": 1.0,
-        "saved": 0.1,
+        "saved": {1: 0.1},
     }
     assert not judge([row(1, 0.04, 0.01), row(2, 0.01, -0.04), row(3, 0.0, -0.05)], **settings)[0]
     assert judge([row(1, 0.04, 0.01), row(2, 0.03, 0.01), row(3, 0.0, -0.05)], **settings)[0]
