@@ -44,6 +44,12 @@ def test_a_price_that_is_far_off_is_learnt_and_costs_the_burst_at_most(price):
     assert np.max(np.cumsum(tokens - RATE)) <= 100 * RATE + 256
 
 
+def test_the_price_of_a_budget_that_bought_everything_is_a_start_too():
+    price = allocate(np.linspace(0.1, 0.9, W)[None], 10_000).price
+    assert price == 0
+    assert Pacer(RATE, initial_price=price).price == pytest.approx(1e-9)
+
+
 @pytest.mark.parametrize("rate", [40, 160])
 def test_a_cold_start_has_found_its_price_after_a_few_hundred_requests(rate):
     tokens = paced(Pacer(rate), stream("i.i.d.", np.random.default_rng(7))[:650])
@@ -569,7 +575,7 @@ def test_threads_share_a_pacer_without_losing_a_request():
         ({"budgets": GRID, "min_windows": 6}, "min_windows must be at least 0 and at most 5, got 6"),
         ({"min_windows": 3, "max_windows": 2}, r"max_windows must be at least min_windows \(3\), got 2"),
         ({"step": -1.0}, r"step must lie in \[0, 10\], got -1.0"),
-        ({"initial_price": 0.0}, r"initial_price must lie in \[1e-09, 1\], got 0.0"),
+        ({"initial_price": -0.1}, r"initial_price must lie in \[0, 1\], got -0.1"),
         ({"burst": 100}, "burst must be finite and at least 128, got 100"),
         ({"max_move": 0}, r"max_move must lie in \[1, 1e\+09\], got 0"),
     ],
