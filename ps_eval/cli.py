@@ -67,6 +67,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.diffusion.ablate:ablate_command",
         "Compare schedules of diffusion decoding: accuracy, cost and speed on the same questions.",
     ),
+    "menu": (
+        "ps_eval.diffusion.menu:menu_command",
+        "Decode questions under every schedule of a menu: a table to learn choosing from.",
+    ),
+    "fit-menu": (
+        "ps_eval.diffusion.menu_commands:fit_menu_command",
+        "Learn from a menu table which schedule serves a question, and what it costs.",
+    ),
+    "replay-menu": (
+        "ps_eval.diffusion.menu_commands:replay_menu_command",
+        "Compare predicted schedules with the best static ones, on a menu table.",
+    ),
     "import-paper": (
         "ps_eval.measuring.import_paper:import_paper",
         "Convert the paper's published CSV files into curve tables.",

@@ -138,19 +138,22 @@ def print_equal_use(rows: Sequence[EqualUse], console: Console) -> None:
             f"{mode}, at equal reasoning tokens really used: accuracy in %, then gains over "
             f"{', '.join(shown) or 'none'} in points (* clear of 0)"
         )
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("tokens used", no_wrap=True)
-        for level in levels:
-            table.add_column(f"{level:.0f}", justify="right")
-        cells = {(row.policy, row.used): row for row in mine}
-        for policy in dict.fromkeys(row.policy for row in mine):
-            table.add_row(policy, *(_cell(cells.get((policy, level)), shown) for level in levels))
-        console.print(table)
+        cells = {(row.policy, row.used): _cell(row, shown) for row in mine}
+        policies = list(dict.fromkeys(row.policy for row in mine))
+        width = 2 + max(len(line) for cell in cells.values() for line in cell.split("\n"))
+        per_grid = max(1, (console.width - 3 - max(len("tokens used"), *map(len, policies))) // width)
+        for start in range(0, len(levels), per_grid):
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            table.add_column("tokens used", no_wrap=True)
+            some = levels[start : start + per_grid]
+            for level in some:
+                table.add_column(f"{level:.0f}", justify="right", no_wrap=True)
+            for policy in policies:
+                table.add_row(policy, *(cells.get((policy, level), "–") for level in some))
+            console.print(table)
 
 
-def _cell(row: EqualUse | None, references: Sequence[str]) -> str:
-    if row is None:
-        return "–"
+def _cell(row: EqualUse, references: Sequence[str]) -> str:
     lines = [f"{100 * row.accuracy:.1f} "]
     for reference in references:
         if reference in row.gains:

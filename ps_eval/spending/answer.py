@@ -138,7 +138,16 @@ def answer_command(
                 progress=progress,
                 **spend,  # type: ignore[arg-type]
             )
-    show_answers(answered, len(asked), output, json, console)
+    show_answers(
+        answered,
+        len(asked),
+        output,
+        json,
+        console,
+        questions=questions,
+        predictor=predictor,
+        model=model,
+    )
     texts = [
         GradedText(a.id, a.question, a.reasoning or "", a.text, a.answer, a.reference, a.correct)
         for a in answered

@@ -12,6 +12,9 @@ from rich.console import Console
 from ps_alloc import Allocation
 from ps_eval.spending.answer_file import STDOUT, Answered
 
+AS_IS = {"markup": False, "highlight": False, "soft_wrap": True}
+"""How a command to be copied is printed."""
+
 
 def show_decision(allocation: Allocation, as_json: bool, console: Console) -> None:
     """A dry run: budgets and what they are expected to bring."""
@@ -41,7 +44,15 @@ def show_decision(allocation: Allocation, as_json: bool, console: Console) -> No
 
 
 def show_answers(
-    answered: Sequence[Answered], asked: int, output: str, as_json: bool, console: Console
+    answered: Sequence[Answered],
+    asked: int,
+    output: str,
+    as_json: bool,
+    console: Console,
+    *,
+    questions: str,
+    predictor: str,
+    model: str | None,
 ) -> None:
     """What was granted and used, and how much of it is right where that can be told."""
     graded = [a.correct for a in answered if a.correct is not None]
@@ -76,3 +87,12 @@ def show_answers(
     console.print(text, highlight=False)
     if output != STDOUT:
         console.print(f"Written: {output}", highlight=False)
+    console.print(next_command(questions, predictor, model, graded=bool(graded)), **AS_IS)  # type: ignore[arg-type]
+
+
+def next_command(questions: str, predictor: str, model: str | None, graded: bool) -> str:
+    """What to type after answers: compare policies where there are references, else what more would cost."""
+    rest = f"--questions {questions} --predictor {predictor} --model {model}"
+    if graded:
+        return f"Next, what other policies bring: ps-eval run {rest} --output runs/compared"
+    return f"Next, what more would cost: ps-eval answer {rest} --target-accuracy 0.8 --dry-run"

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from ps_alloc import Allocation, Predictions
-from ps_eval.reporting.frontier import EqualUse, print_equal_use
+from ps_eval.reporting.frontier import EqualUse
 from ps_eval.reporting.plots import plot_accuracy
-from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
+from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info
 from ps_eval.run_folder import ALLOCATIONS_FOLDER
+from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.policies import (
     STOCHASTIC_POLICIES,
     PolicyInputs,
@@ -31,6 +31,7 @@ from ps_eval.spending.policies import (
 )
 from ps_eval.spending.question_length import length_curves, length_use
 from ps_eval.spending.replay_inputs import load_train, predict_table, read_predictions, split_traces
+from ps_eval.spending.result_screen import show_result
 from ps_eval.spending.scoring import Cell, compare, summarise
 from ps_train.curve_table import AT_ZERO, CurveTable, score_windows
 
@@ -173,6 +174,10 @@ def replay_command(
     min_windows: int = 1,
     seed: int = 0,
     n_resamples: int = 2000,
+    json: bool = False,
+    allow_training_questions: bool = False,
+    allow_other_model: bool = False,
+    allow_other_grader: bool = False,
 ) -> None:
     """Measure policies × budgets on the curves of a curve table.
 
@@ -196,6 +201,11 @@ def replay_command(
         min_windows: Fewest windows a query gets.
         seed: Seed of the random policies and of the bootstrap.
         n_resamples: Bootstrap resamples of the questions.
+        json: Print the summary as JSON.
+        allow_training_questions: Go on although the predictor learned from some of the questions.
+        allow_other_model: Go on although the predictor learned from another model's answers than the table's.
+        allow_other_grader: Go on although another grader graded the table than what the predictor learned
+            from.
 
     Raises:
         ValueError: If an input is missing, damaged, or does not fit the table.
@@ -209,6 +219,17 @@ def replay_command(
         measured = CurveTable.load(table, features=[])
         train = None if train_table is None else load_train(train_table, measured)
         halves = split_traces(table, measured)
+        remarks = []
+        if predictor is not None:
+            remarks = check_predictor(
+                predictor,
+                questions=measured.questions,
+                served_model=measured.metadata.get("model"),
+                grader=measured.metadata.get("grader"),
+                allow_training_questions=allow_training_questions,
+                allow_other_model=allow_other_model,
+                allow_other_grader=allow_other_grader,
+            )
     with timer.phase("predict"):
         predicted = None if predictions is None else read_predictions(predictions, measured)
         if predictor is not None:
@@ -227,16 +248,18 @@ def replay_command(
             seed=seed,
             n_resamples=n_resamples,
         )
-    _write(result, Path(output), config, seed, timer)
-    print_table(result.rows, Console())
-    if measured.use is not None:
-        print_equal_use(result.equal_use, Console())
+    summary = _write(result, Path(output), config, seed, timer)
+    if measured.use is None:  # nothing was really used that could be compared
+        summary = replace(summary, equal_use=[])
+    show_result(summary, output, remarks, json)
 
 
-def _write(result: Replay, output: Path, config: dict[str, Any], seed: int, timer: PhaseTimer) -> None:
+def _write(result: Replay, output: Path, config: dict[str, Any], seed: int, timer: PhaseTimer) -> Summary:
     """The summary comes last: where it is, the rest is."""
     for (policy, budget), allocation in result.allocations.items():
         allocation.save(output / ALLOCATIONS_FOLDER / f"{policy}-{budget}.json")
     with timer.phase("plot"):
         plot_accuracy(result.rows, output / PLOT_FILE)
-    Summary(result.rows, collect_run_info(config, seed, timer.seconds), result.equal_use).save(output)
+    summary = Summary(result.rows, collect_run_info(config, seed, timer.seconds), result.equal_use)
+    summary.save(output)
+    return summary

@@ -16,15 +16,16 @@ from ps_eval.engines.base import Sampling
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
-from ps_eval.reporting.frontier import print_equal_use
 from ps_eval.reporting.plots import plot_accuracy
-from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
+from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info
 from ps_eval.run_folder import FAILURES_FILE
 from ps_eval.run_settings import predictor_identity
 from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.live import compare_live, read_answers, run_live
 from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
+from ps_eval.spending.replay_inputs import means_of
+from ps_eval.spending.result_screen import show_result
 from ps_train.load import load_predictor
 from ps_train.predictor import CurvePredictor
 from ps_train.questions import Question, load_questions
@@ -49,6 +50,9 @@ def run_command(
     top_p: float = 0.95,
     seed: int = 0,
     limit: int | None = None,
+    question_field: str | None = None,
+    answer_field: str | None = None,
+    id_field: str = "id",
     engine: str = "transformers",
     engine_options: dict[str, Any] | None = None,
     format: dict[str, Any] | None = None,
@@ -56,6 +60,7 @@ def run_command(
     batch_size: int = 128,
     n_resamples: int = 2000,
     skip_failed: bool = False,
+    json: bool = False,
     allow_training_questions: bool = False,
     allow_other_model: bool = False,
     allow_other_grader: bool = False,
@@ -67,7 +72,8 @@ def run_command(
     run it again: what had ended is kept, answer by answer.
 
     Args:
-        questions: JSONL of id, question, answer; GSM8K's own files are read as they are.
+        questions: JSONL, CSV or Parquet with a question and its reference answer a row; GSM8K's and MATH's
+            own files are read as they are.
         model: The reasoning model: a folder or a Hugging Face name.
         output: Folder to write into.
         predictor: Predictor folder; without one only `uniform` can run.
@@ -88,6 +94,9 @@ def run_command(
         top_p: Nucleus of the chains of thought.
         seed: Seed of the chains of thought, the random policies and the bootstrap.
         limit: Only the first questions.
+        question_field: Column of the questions' texts, where it is not called question or the like.
+        answer_field: Column of the references, likewise.
+        id_field: Column of the ids.
         engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
         engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
@@ -95,6 +104,7 @@ def run_command(
         batch_size: Sequences decoded at once.
         n_resamples: Bootstrap resamples of the questions.
         skip_failed: Compare on the questions whose requests all succeeded, and name the others.
+        json: Print the summary as JSON.
         allow_training_questions: Go on although the predictor learned from some of the questions.
         allow_other_model: Go on although the predictor learned from another model's answers.
         allow_other_grader: Go on although another grader graded what the predictor learned from.
@@ -103,9 +113,10 @@ def run_command(
         ValueError: If an input is missing or damaged, or the folder was begun with other settings.
     """
     config = dict(locals())
-    timer, console, judge = PhaseTimer(), Console(), load_grader(grader)
+    timer, judge = PhaseTimer(), load_grader(grader)
     with timer.phase("load"):
-        asked = load_questions(questions, limit)
+        fields = {"question_field": question_field, "answer_field": answer_field, "id_field": id_field}
+        asked = load_questions(questions, limit, **fields)  # type: ignore[arg-type]
         given = _load_allocations(allocations or [])
         remarks = []
         if predictor is not None:
@@ -148,19 +159,12 @@ def run_command(
         )
     plot_accuracy(rows, Path(output) / PLOT_FILE)
     compared = compare_live(output, rows, levels=used or (), n_resamples=n_resamples, seed=seed)
-    Summary(rows, collect_run_info(config, seed, timer.seconds), compared).save(output)
-    for remark in remarks:
-        console.print(f"NOTE: {remark}.", style="bold", highlight=False)
-    print_table(rows, console)
-    print_equal_use(compared, console)
+    summary = Summary(rows, collect_run_info(config, seed, timer.seconds), compared)
+    summary.save(output)
+    missing = len(asked) - rows[0].n
+    failed = f"{missing} of {len(asked)} questions failed: {output}/{FAILURES_FILE} names them."
+    show_result(summary, output, remarks, json, *([failed] if missing else []), scheduling_cost(timer))
     warn_of_grading(_graded_texts(asked, Path(output), rows), judge, Console(stderr=True))
-    if missing := len(asked) - rows[0].n:
-        console.print(
-            f"{missing} of {len(asked)} questions failed and are in no row: "
-            f"{output}/{FAILURES_FILE} names them."
-        )
-    console.print(scheduling_cost(timer), highlight=False)
-    console.print(f"Written: {output}. Next: ps-eval report {output} --output report.html", highlight=False)
 
 
 def _graded_texts(asked: list[Question], output: Path, rows: list[SummaryRow]) -> list[GradedText]:
@@ -204,9 +208,10 @@ def predicted_inputs(
 
 def inputs_from(predictor: CurvePredictor, questions: Sequence[str]) -> PolicyInputs:
     """What a predictor that is loaded tells about questions."""
-    curves = predictor.predict_curves(questions)
-    grid = uniform_budgets(predictor.window, curves.shape[1])
-    return PolicyInputs(len(questions), grid, predictions=curves, mean_curve=predictor.training_mean)
+    said = predictor.predict(questions)
+    return PolicyInputs(
+        len(said), said.budgets, predictions=said.curves, predicted_use=said.use, **means_of(predictor)
+    )
 
 
 def scheduling_cost(timer: PhaseTimer) -> str:

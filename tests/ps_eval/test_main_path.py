@@ -58,5 +58,7 @@ def test_questions_become_answers_under_predicted_budgets(random_reasoner: Path,
     assert all(row.mean_reasoning_tokens <= row.budget for row in rows)
 
     arguments = ["--table", str(table), "--predictor", str(predictor), "--output", str(tmp_path / "replay")]
-    assert ps_eval(["replay", *arguments, "--budgets", "32,64"]) == 0
+    replay = ["replay", *arguments, "--budgets", "32,64"]
+    assert ps_eval(replay) == 2  # on the questions that it learned from
+    assert ps_eval([*replay, "--allow-training-questions"]) == 0
     assert {row.policy for row in load_summary(tmp_path / "replay").rows} >= {"uniform", "hull", "oracle"}
