@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,15 +12,13 @@ import numpy.typing as npt
 
 from ps_alloc._checks import IntArray, numbers, real, whole
 from ps_alloc._choices import Choices, choices_of
+from ps_alloc.ledger import Ledger, over_share
 from ps_alloc.predictions import check_budgets, uniform_budgets
-from ps_alloc.price import HIGHEST_PRICE, LOWEST_PRICE, WARM_UP_GAIN, Move, PriceControl
+from ps_alloc.price import HIGHEST_PRICE, LOWEST_PRICE, WARM_UP_GAIN, Move
 
 STATE_VERSIONS = (1, 2)
 SETTINGS_OF_VERSION_1 = ("tokens_per_request", "window", "min_windows", "max_windows", "step")
 SETTINGS = (*SETTINGS_OF_VERSION_1, "tokens_per_second", "budgets", "burst", "max_move")
-USUAL_PRICE = 0.003
-# By default this many requests', or seconds', worth of tokens may be saved up and spent at once.
-BURST_REQUESTS, BURST_SECONDS = 200.0, 120.0
 
 
 class Grant(int):
@@ -40,7 +37,7 @@ class Grant(int):
     _open: bool
 
 
-class Pacer:
+class Pacer(Ledger):
     """Give each arriving request its tokens at once, so that spending keeps to a rate on average.
 
     Every request takes what maximises weight · accuracy − price · expected use. What it is expected to use is
@@ -94,10 +91,6 @@ class Pacer:
         Raises:
             ValueError: If an argument is out of range.
         """
-        if (tokens_per_request is None) == (tokens_per_second is None):
-            raise ValueError(
-                "a pacer must have either tokens_per_request or tokens_per_second, got both or none"
-            )
         self.window = whole("window", window, at_least=1)
         self.budgets = None if budgets is None else check_budgets(budgets)
         most = 2**40 if self.budgets is None else self.budgets.size
@@ -106,55 +99,16 @@ class Pacer:
         if self.max_windows is not None and self.max_windows < self.min_windows:
             raise ValueError(f"max_windows must be at least min_windows ({min_windows}), got {max_windows}")
         least = self._grid(self.min_windows)[-1] if self.min_windows else 0
-        self.step = real("step", step, low=0.0, high=10.0)
-        self.max_move = real("max_move", max_move, low=1.0, high=1e9)
-        price = USUAL_PRICE
-        if initial_price is not None:
-            price = real("initial_price", initial_price, low=LOWEST_PRICE, high=HIGHEST_PRICE)
-        self.tokens_per_request = self.tokens_per_second = None
-        if tokens_per_second is None:
-            self.tokens_per_request = real("tokens_per_request", tokens_per_request, low=0.0)
-            if self.tokens_per_request < max(1, least):
-                raise ValueError(
-                    f"tokens_per_request must pay for min_windows, {least} tokens, "
-                    f"and be at least 1, got {tokens_per_request}"
-                )
-            self.burst = self._burst(burst, self.tokens_per_request, BURST_REQUESTS)
-            unit = self.tokens_per_request
-        else:
-            self.tokens_per_second = real("tokens_per_second", tokens_per_second, above=0.0)
-            self.burst = self._burst(burst, self.tokens_per_second, BURST_SECONDS)
-            unit = self.burst / BURST_REQUESTS
-        # A second has no requests whose share could be known: there the price learns from the burst's ends.
-        warm_up = WARM_UP_GAIN if initial_price is None and tokens_per_second is None else 0.0
-        self._control = PriceControl(
-            math.log(price), unit, self.burst / 2, self.step, self.max_move, warm_up=warm_up
+        super().__init__(
+            tokens_per_request,
+            tokens_per_second,
+            least=int(least),
+            initial_price=initial_price,
+            step=step,
+            burst=burst,
+            max_move=max_move,
+            clock=clock,
         )
-        self._spent = 0.0
-        self._clock = clock
-        self._time = clock()
-        self._forgotten = 0.0
-        self._lock = threading.RLock()
-
-    @property
-    def price(self) -> float:
-        """Correct answers a token must buy at present."""
-        return self._control.price
-
-    @property
-    def n_requests(self) -> int:
-        """Requests (sequences) decided or charged so far, less those revoked."""
-        return self._control.n_requests
-
-    @property
-    def spent_tokens(self) -> float:
-        """Tokens booked so far: expected of open requests, used of settled ones."""
-        return self._spent
-
-    @property
-    def debt_tokens(self) -> float:
-        """Tokens spent above the rate, as far as they are remembered; negative: saved up."""
-        return self._control.debt
 
     def decide(
         self,
@@ -240,7 +194,7 @@ class Pacer:
             booked = grant.expected_used * grant.sequences
             self._spent += used - booked
             share = (self.tokens_per_request or 0.0) * grant.sequences
-            change = _over(used, share, grant.limited) - _over(booked, share, grant.limited)
+            change = over_share(used, share, grant.limited) - over_share(booked, share, grant.limited)
             self._control.correct(change, largest=float(int(grant)))
 
     def revoke(self, grant: Grant) -> None:
@@ -265,58 +219,6 @@ class Pacer:
         with self._lock:
             self._accrue()
             return int(choices.windows[choices.best(self.price, self._affordable)])
-
-    def charge(
-        self, tokens: float, requests: int = 1, *, priced: bool = False, limited: bool = False
-    ) -> float:
-        """Book requests whose tokens were decided elsewhere, such as without a curve.
-
-        Args:
-            tokens: What they got together.
-            requests: How many they were.
-            priced: They were what `quote` said: if not, they teach the price nothing but their debt.
-            limited: A client's limit decided: they earn no credit.
-
-        Returns:
-            Which share of them counts, after all bounds: for `refund`.
-
-        Raises:
-            ValueError: If a number is not in [0, 2**62], or `requests` not whole.
-        """
-        tokens, requests = real("tokens", tokens, low=0.0, high=2.0**62), whole("requests", requests)
-        with self._lock:
-            self._accrue()
-            over = _over(tokens, (self.tokens_per_request or 0.0) * requests, limited)
-            teaches = priced and not limited
-            move = self._control.book(over, requests, limited=limited, rises=teaches, falls=teaches)
-            self._spent += tokens
-        full = tokens - (self.tokens_per_request or 0.0) * requests
-        return min(max(move.debt / full, 0.0), 1.0) if full else 1.0
-
-    def refund(self, tokens: float, requests: int = 0, share: float = 1.0) -> None:
-        """Take back tokens that were charged but not used; later requests may spend them.
-
-        Args:
-            tokens: How many.
-            requests: How many requests came to nothing and count no more; 0 where they were served for less.
-            share: What `charge` returned for them: no more comes back than had counted.
-
-        Raises:
-            ValueError: If a number is out of range, or more than was booked so far.
-        """
-        tokens, requests = real("tokens", tokens, low=0.0, high=2.0**62), whole("requests", requests)
-        share = real("share", share, low=0.0, high=1.0)
-        with self._lock:
-            if tokens > self._spent or requests > self.n_requests:
-                raise ValueError(
-                    f"a refund must be of what was granted, {self._spent:g} tokens to "
-                    f"{self.n_requests} requests, got {tokens:g} tokens of {requests} requests"
-                )
-            back = Move(share * (tokens - (self.tokens_per_request or 0.0) * requests))
-            self._control.undo(back, requests)
-            if share:
-                self._control.undo_slow(requests)
-            self._spent -= tokens
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on elsewhere, as JSON can hold it (docs/formats.md)."""
@@ -394,7 +296,7 @@ class Pacer:
         grant.sequences, grant.limited, grant.price = sequences, limited, price
         grant._open = True
         grant._move = control.book(
-            _over(used, share, limited) * sequences,
+            over_share(used, share, limited) * sequences,
             sequences,
             limited=limited,
             rises=not limited and taken > 0,
@@ -407,36 +309,12 @@ class Pacer:
         self._spent += used * sequences
         return grant
 
-    def _burst(self, burst: float | None, rate: float, times: float) -> float:
-        return times * rate if burst is None else real("burst", burst, low=2 * rate)
-
     def _grid(self, num_windows: int) -> IntArray:
         return (
             uniform_budgets(self.window, num_windows) if self.budgets is None else self.budgets[:num_windows]
         )
 
-    @property
-    def _affordable(self) -> float:
-        """Tokens that a request may take at most where debt is deep; else infinity."""
-        control = self._control
-        if self.step == 0:
-            return math.inf
-        if self.tokens_per_second is not None:  # a bucket: what is in it
-            return control.horizon - control.debt
-        return control.unit / 2 if control.in_deep_debt else math.inf
-
-    def _accrue(self) -> None:
-        if self.tokens_per_second is not None:
-            now = self._clock()
-            self._forgotten += self._control.accrue(max(0.0, now - self._time) * self.tokens_per_second)
-            self._time = max(now, self._time)
-
     def _close(self, grant: Grant) -> None:
         if not isinstance(grant, Grant) or not grant._open:
             raise ValueError(f"a grant must be one of `decide`, settled or revoked once, got {grant!r:.60}")
         grant._open = False
-
-
-def _over(used: float, share: float, limited: bool) -> float:
-    """Tokens above the share; a client's own limit earns nobody credit."""
-    return max(0.0, used - share) if limited else used - share

@@ -47,6 +47,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.reporting.report:report_command",
         "Collect folders of results into one self-contained HTML page, and a Markdown file beside it.",
     ),
+    "assess": (
+        "ps_eval.assess.command:assess_command",
+        "Say what predicted budgets would bring on your own samples; the first command to run.",
+    ),
     "import-samples": (
         "ps_eval.logs.command:import_samples_command",
         "Make a curve table of samples: rows, or logs of Inspect, lm-eval-harness, OpenAI, vLLM, SGLang.",
@@ -62,6 +66,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ablate": (
         "ps_eval.diffusion.ablate:ablate_command",
         "Compare schedules of diffusion decoding: accuracy, cost and speed on the same questions.",
+    ),
+    "menu": (
+        "ps_eval.diffusion.menu:menu_command",
+        "Decode questions under every schedule of a menu: a table to learn choosing from.",
+    ),
+    "fit-menu": (
+        "ps_eval.diffusion.menu_commands:fit_menu_command",
+        "Learn from a menu table which schedule serves a question, and what it costs.",
+    ),
+    "replay-menu": (
+        "ps_eval.diffusion.menu_commands:replay_menu_command",
+        "Compare predicted schedules with the best static ones, on a menu table.",
     ),
     "import-paper": (
         "ps_eval.measuring.import_paper:import_paper",

@@ -57,6 +57,8 @@ class CurvePredictor(nn.Module, ModelHubMixin):
     architecture: ClassVar[str]
     mean_curve: Tensor
     """(W,) The training questions' mean curve: what is known of a question nobody looked at."""
+    training_use: Tensor
+    """(W,) Their mean use; only where the schema has use."""
 
     def __init__(self, schema: CurveSchema) -> None:
         super().__init__()
@@ -67,6 +69,8 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         self.training_texts: Sequence[str] | None = None
         """The questions it learned from, between a fit and `save_pretrained`: their hashes are kept."""
         self.register_buffer("mean_curve", torch.full((schema.num_windows,), 0.5))
+        if schema.has_use:
+            self.register_buffer("training_use", torch.tensor(schema.grid, dtype=torch.float32))
 
     @property
     def window(self) -> int:
@@ -86,6 +90,11 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         """(W,) `mean_curve` as an array."""
         mean: npt.NDArray[np.float32] = self.mean_curve.cpu().numpy()
         return mean
+
+    @property
+    def mean_use(self) -> npt.NDArray[np.float32] | None:
+        """(W,) the training questions' mean use; None where it was not known."""
+        return self.training_use.cpu().numpy() if self.schema.has_use else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -125,7 +134,7 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         raise NotImplementedError
 
     def predict(self, x: Any, *, ids: Sequence[str] | None = None, batch_size: int = 1024) -> Predictions:
-        """Predict accuracy on the predictor's grid of budgets, as `ps_alloc` takes it.
+        """Predict accuracy, and use where it was learned, on the predictor's grid, as `ps_alloc` takes them.
 
         Args:
             x: As for `predict_curves`.
@@ -135,8 +144,31 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         Raises:
             ValueError: If `x` cannot be read.
         """
-        curves = self.predict_curves(x, batch_size=batch_size)
-        return Predictions(curves, self.schema.grid, ids=None if ids is None else list(ids))
+        names = None if ids is None else list(ids)
+        if not self.schema.has_use:
+            curves = self.predict_curves(x, batch_size=batch_size)
+            return Predictions(curves, self.schema.grid, ids=names)
+        outputs = self.predict_outputs(x, batch_size=batch_size)
+        use = self.use_of(outputs)
+        assert use is not None
+        return Predictions(
+            self.curves_of(outputs).float().cpu().numpy(),
+            self.schema.grid,
+            use=use.float().cpu().numpy(),
+            ids=names,
+        )
+
+    def predict_outputs(self, x: Any, *, batch_size: int = 1024) -> Tensor:
+        """The network's outputs (N, K) of what `predict_curves` takes."""
+        raise NotImplementedError
+
+    def curves_of(self, outputs: Tensor) -> Tensor:
+        """Accuracy curves (B, W) in [0, 1] from outputs (B, K)."""
+        raise NotImplementedError
+
+    def use_of(self, outputs: Tensor) -> Tensor | None:
+        """Tokens expected to be used (B, W) from outputs (B, K); None where that was not learned."""
+        return None
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Let the language models that read questions compute in `dtype`; to be called before the first."""
@@ -160,13 +192,14 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         """Read what `save_weights` wrote; files may raise types of their own."""
         self.load_state_dict(load_file(folder / WEIGHTS_FILE))
 
-    def check_window(self, window: int, num_windows: int, what: str) -> None:
-        """Refuse a curve table cut into other windows than the predictor was trained on.
+    def check_grid(self, budgets: npt.NDArray[np.int64], what: str) -> None:
+        """Refuse a curve table of other budgets than the predictor was trained on.
 
         Raises:
-            ValueError: If the window's tokens or the number of windows differ; `what` names the table.
+            ValueError: If they differ; `what` names the table.
         """
-        if faults := self.schema.says_of(CurveSchema({}, num_windows, window), what):
+        other = CurveSchema({}, len(budgets), budgets=tuple(budgets.tolist()))
+        if faults := self.schema.says_of(other, what):
             raise ValueError("; ".join(faults))
 
     def _save_pretrained(self, save_directory: Path) -> None:

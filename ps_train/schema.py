@@ -34,6 +34,8 @@ class CurveSchema:
     """The model whose accuracy is predicted."""
     budgets: tuple[int, ...] = ()
     """(W,) tokens, rising; the multiples of `window` where it is not given."""
+    has_use: bool = False
+    """Whether it says how many tokens are really used; where the training table did not know, it does not."""
     identities: dict[str, str] = field(default_factory=dict)
     """`backbone`, `encoder` to the content they had in training (`ps_train.common.identity`), where known."""
     dtypes: dict[str, str] = field(default_factory=dict)
@@ -78,6 +80,16 @@ class CurveSchema:
     def input_size(self) -> int:
         """Width of the concatenated features."""
         return sum(self.features.values())
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of a network: a logit a budget, and as many hazards of use where it learns that."""
+        return self.num_windows * (1 + self.has_use)
+
+    @property
+    def on_grid(self) -> dict[str, Any]:
+        """How `ps_alloc` is told the grid: `window`, where the budgets are its multiples, or `budgets`."""
+        return {"budgets": self.grid} if self.window is None else {"window": self.window}
 
     @property
     def grid(self) -> npt.NDArray[np.int64]:

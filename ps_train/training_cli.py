@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import re
 import sys
@@ -65,8 +66,8 @@ def _in_short(message: str) -> str:
         what = f"{kind[1]} has no setting {name!r}" if kind else f"there is no setting {name!r}"
         if name in MOVED:
             return f"{what}: it is {MOVED[name]} now"
-        owner = next((cls for cls in (*MODULES, *DATA) if kind and cls.__name__ == kind[1]), None)
-        names = [] if owner is None else [*owner.__init__.__annotations__, "optimizer.lr"]
+        owners = [cls for cls in (*MODULES, *DATA) if not kind or cls.__name__ == kind[1]]
+        names = [known for cls in owners for known in inspect.signature(cls).parameters]
         close = difflib.get_close_matches(name, names, 1)
         return f"{what}: did you mean {close[0]!r}?" if close else what
     if found := re.search(r'Parser key "schedule":\s+Unable to load config .?\'?(\w+)', message):

@@ -12,8 +12,10 @@ from ps_alloc.files import atomic_path, check_output
 from ps_eval.diffusion.measure import Answered, answer_batch
 from ps_eval.diffusion.models import load_diffusion_model
 from ps_eval.diffusion.schedules import schedule_named
+from ps_eval.diffusion.spend import menu_chooser
 from ps_eval.progress import show_progress
 from ps_train.common.loading import torch_device, torch_dtype
+from ps_train.menu.ridge import MenuPredictor
 from ps_train.questions import load_questions
 
 
@@ -23,6 +25,8 @@ def diffuse_command(
     model: str,
     output: str,
     schedule: str = "static-dual",
+    predictor: str | None = None,
+    mean_cost: float | None = None,
     gen_length: int = 96,
     batch_size: int = 16,
     device: str = "auto",
@@ -36,6 +40,9 @@ def diffuse_command(
         model: The diffusion model: a folder or a Hugging Face name (LLaDA and Dream need no remote code).
         output: The JSONL file of answers, one question a line.
         schedule: A name of docs/diffusion.md's table, such as static-dual or all+correction.
+        predictor: What `ps-eval fit-menu` wrote: chooses a schedule for each question instead of `schedule`.
+        mean_cost: What a response may cost on average, in the rows or passes that the predictor counts; each
+            batch is allocated by itself.
         gen_length: Tokens decoded a response; a multiple of the block size wastes none.
         batch_size: Responses decoded at once.
         device: auto takes a GPU where there is one; else a torch device, such as cpu or cuda:1.
@@ -49,6 +56,11 @@ def diffuse_command(
     check_output(output, inputs=[questions])
     asked = load_questions(questions, limit)
     chosen = schedule_named(schedule)
+    if (predictor is None) != (mean_cost is None):
+        raise ValueError(f"predictor and mean_cost go together, got {predictor!r} and {mean_cost!r}")
+    choose = None
+    if predictor is not None and mean_cost is not None:
+        choose = menu_chooser(MenuPredictor.load(predictor), mean_cost)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     loaded = load_diffusion_model(model, dtype=torch_dtype(dtype), device=torch_device(device))
@@ -56,7 +68,7 @@ def diffuse_command(
     seconds = 0.0
     with show_progress("questions answered", len(asked)) as advance:
         for start in range(0, len(asked), batch_size):
-            batch, taken = answer_batch(loaded, asked[start : start + batch_size], chosen, gen_length)
+            batch, taken = answer_batch(loaded, asked[start : start + batch_size], chosen, gen_length, choose)
             answered += batch
             seconds += taken
             advance(len(batch))
@@ -68,6 +80,7 @@ def diffuse_command(
     Console().print(
         f"{output}: {n} answers, {100 * sum(a.correct for a in answered) / n:.1f}% correct; a response took "
         f"{1000 * seconds / n:.0f} ms, {sum(a.metrics['nfe'] for a in answered) / n:.1f} passes, "
+        f"{sum(a.metrics['rows'] for a in answered) / n:.1f} rows, "
         f"{sum(a.metrics['tokens'] for a in answered) / n:.1f} tokens",
         highlight=False,
     )

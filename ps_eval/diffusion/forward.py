@@ -47,7 +47,12 @@ class Reading:
 
 
 @torch.inference_mode()
-def read_pass(model: DiffusionModel, cache: RowCache, requests: Sequence[Request]) -> list[Reading]:
+def read_pass(
+    model: DiffusionModel,
+    cache: RowCache,
+    requests: Sequence[Request],
+    states: list[torch.Tensor] | None = None,
+) -> list[Reading]:
     """Run one pass for N sequences, each with rows of its own; padding repeats a row.
 
     Shadow rows (WINO, arXiv:2507.18578): for a doubted position a mask token is laid over it, which sees all
@@ -58,6 +63,8 @@ def read_pass(model: DiffusionModel, cache: RowCache, requests: Sequence[Request
         model: The model.
         cache: Its rows; sequence n of the cache is `requests[n]`.
         requests: N requests.
+        states: Receives the rows' states, (N, A + S, width): those that enter the first block, then each
+            block's output.
 
     Raises:
         ValueError: If a logit that is read is NaN, or all of a position's are infinite.
@@ -77,13 +84,16 @@ def read_pass(model: DiffusionModel, cache: RowCache, requests: Sequence[Request
     device = model.model.device
     attended = max(r.attended for r in requests)
     cache.target.aim(torch.from_numpy(rows).to(device), attended)
-    states = model.model.base_model(
+    output = model.model.base_model(
         input_ids=torch.from_numpy(tokens).to(device),
         position_ids=torch.from_numpy(columns).to(device),
         attention_mask=_mask(requests, overlays, rows.shape[1], shadows.shape[1], attended, device),
         past_key_values=cache,
         use_cache=True,
-    ).last_hidden_state
+        output_hidden_states=states is not None,
+    )
+    if states is not None:
+        states.extend(output.hidden_states)
 
     # The head runs only where a token is predicted: at masked positions, then at the shadows of doubted ones.
     sequences, places, standing = [], [], []
@@ -95,7 +105,7 @@ def read_pass(model: DiffusionModel, cache: RowCache, requests: Sequence[Request
         standing += [np.zeros(len(masked), np.int64), request.tokens[request.doubted]]
     where = (torch.from_numpy(np.concatenate(sequences)), torch.from_numpy(np.concatenate(places)))
     head = model.model.get_output_embeddings()
-    logits = head(states[where[0].to(device), where[1].to(device)]).float()
+    logits = head(output.last_hidden_state[where[0].to(device), where[1].to(device)]).float()
     token, confidence, entropy, probability = _statistics(
         logits, model.mask_id, torch.from_numpy(np.concatenate(standing)).to(device)
     )

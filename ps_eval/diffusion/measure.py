@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ps_eval.diffusion.calls import metrics
-from ps_eval.diffusion.generate import PolicyMaker, decode
+from ps_eval.diffusion.generate import Chooser, PolicyMaker, decode
 from ps_eval.diffusion.models import DiffusionModel
 from ps_eval.grading import extract_answer, is_correct
 from ps_train.common.prompts import encode_prompts
@@ -34,9 +34,13 @@ class Answered:
 
 
 def answer_batch(
-    model: DiffusionModel, questions: Sequence[Question], schedule: PolicyMaker, gen_length: int
+    model: DiffusionModel,
+    questions: Sequence[Question],
+    schedule: PolicyMaker,
+    gen_length: int,
+    choose: Chooser | None = None,
 ) -> tuple[list[Answered], float]:
-    """Decode one batch and grade it.
+    """Decode one batch and grade it; `choose` picks schedules instead of `schedule` (`decode`).
 
     Returns:
         One result a question, and the seconds that decoding took: of this process's CPU where the model is
@@ -50,7 +54,7 @@ def answer_batch(
     prompts = encode_prompts(model.tokenizer, [q.question for q in questions])
     clock = time.process_time if model.model.device.type == "cpu" else _accelerator_clock
     started = clock()
-    responses = decode(model, prompts, schedule, gen_length)
+    responses = decode(model, prompts, schedule, gen_length, choose)
     seconds = clock() - started
     answered = []
     for question, response in zip(questions, responses, strict=True):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 from ps_alloc.diffusion import (
     AdaptiveInferenceScheduler,
@@ -116,12 +117,37 @@ ABLATION = {
 SCHEDULES: dict[str, Schedule] = {**ABLATION, "ours": OURS, "ours-fast": replace(OURS, threshold=0.8)}
 
 
+# From few passes to many: what a menu offers each question. On the static frontier of the embedded model
+# (docs/diffusion.md), for passes or for rows.
+MENU = (
+    "tiers-b32-t0.5",
+    "tiers-b16-t0.5",
+    "tiers-b16-t0.7",
+    "tiers-b8-t0.7",
+    "tiers-b8-t0.9",
+    "tiers-b4-t0.97",
+    "dual-b16-t0.9",
+    "dual-b8-t0.9",
+)
+_STATIC_NAME = re.compile(r"(none|prefix|dual|tiers)-b(\d+)-t(0?\.\d+|1(?:\.0)?)")
+
+
 def schedule_named(name: str) -> Schedule:
-    """The schedule of that name.
+    """The schedule of that name: one of `SCHEDULES`, or a static one such as `dual-b8-t0.9`.
+
+    Static names are cache, block size and threshold; `tiers` refreshes as `ours` does.
 
     Raises:
         ValueError: If there is none.
     """
-    if name not in SCHEDULES:
-        raise ValueError(f"a schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
-    return SCHEDULES[name]
+    if name in SCHEDULES:
+        return SCHEDULES[name]
+    static = _STATIC_NAME.fullmatch(name)
+    if static is None or int(static.group(2)) < 1:
+        raise ValueError(
+            f"a schedule must be one of {', '.join(SCHEDULES)}, or static such as dual-b8-t0.9, got {name!r}"
+        )
+    cache, size, threshold = static.groups()
+    if cache == "tiers":
+        return replace(OURS, block_size=int(size), threshold=float(threshold))
+    return Schedule(int(size), float(threshold), cache=cast(Cache, cache))

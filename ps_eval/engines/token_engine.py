@@ -111,12 +111,8 @@ class TokenEngine(ABC):
 
         A question that leaves no room for its budget and its answer fails, before anything is generated.
         """
-        prompts = self._encode([r.question for r in requests])
         limits, streams = [r.max_tokens for r in requests], [r.stream for r in requests]
-        checked = [
-            self._unfit(prompt, limit, self._longest_answer(limit)) or prompt
-            for prompt, limit in zip(prompts, limits, strict=True)
-        ]
+        checked = self._checked(self._encode([r.question for r in requests]), limits)
         stops = self._reasoning_stops
         generated = self._continue(checked, limits, stops, sampling, streams, progress)
         return [ids if isinstance(ids, Failure) else self._as_reasoning(ids, stops) for ids in generated]
@@ -199,6 +195,13 @@ class TokenEngine(ABC):
         if not self.format.think_end or budget == 0:
             return forced
         return max(forced, self.format.max_answer_tokens)  # its end marker is within the budget
+
+    def _checked(self, prompts: Sequence[list[int]], budgets: Sequence[int]) -> list[list[int] | Failure]:
+        """The prompts, or why there is no room for a budget and an answer after them."""
+        return [
+            self._unfit(prompt, budget, self._longest_answer(budget)) or prompt
+            for prompt, budget in zip(prompts, budgets, strict=True)
+        ]
 
     def _unfit(self, prompt: list[int], budget: int, answer: int) -> Failure | None:
         if not prompt:

@@ -14,20 +14,18 @@ import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
-from ps_eval.engines.base import Answer, Failure, Progress, Reasoning, Sampling, uniforms
+from ps_eval.engines.base import Answer, Failure, Progress, Reasoning, Request, Sampling, uniforms
 from ps_eval.engines.causal_model import load_causal_model
+from ps_eval.engines.decoding import Until, decode
 from ps_eval.engines.formats import ReasoningFormat
+from ps_eval.engines.prefill import Prefill, PrefilledBatch, last_states
 from ps_eval.engines.reading import Rows
-from ps_eval.engines.sampling import Choose, chooser, greedy
+from ps_eval.engines.sampling import chooser, greedy
 from ps_eval.engines.self_check import check_reading
 from ps_eval.engines.token_engine import Stops, TokenEngine
-from ps_train.common.features import max_positions
+from ps_train.common.blocks import hidden_size, text_decoder
+from ps_train.common.features import check_layers, layer_name, max_positions
 from ps_train.common.prompts import PromptFormat
-
-COMPACT_BELOW = 0.8
-"""Rows that are done leave the batch when the rest is less than this share of it: leaving costs a copy."""
-MARKER_TOKENS = 8
-"""Tokens before the last that are searched for an end marker of several tokens, beside one a character."""
 
 
 class TransformersEngine(TokenEngine):
@@ -97,6 +95,79 @@ class TransformersEngine(TokenEngine):
             "quantization": str(self._quantization) if self._quantization else None,
             "batch_size": self.batch_size,
         }
+
+    @torch.inference_mode()
+    def prefill(self, questions: Sequence[str], layers: Sequence[int] = ()) -> Prefill:
+        """Read N prompts once, for a predictor and for the reasoning that follows.
+
+        Keeps the cache of all prompts until the result is let go.
+
+        Args:
+            questions: N question texts.
+            layers: Blocks whose states at each prompt's last token are wanted, from 1.
+
+        Raises:
+            ValueError: If a layer is out of range, or a prompt cannot be read whose states are wanted.
+        """
+        wanted = check_layers(text_decoder(self.model), layers) if layers else []
+        prompts = self._checked(self._encode(questions), [0] * len(questions))
+        readable = {row: prompt for row, prompt in enumerate(prompts) if not isinstance(prompt, Failure)}
+        unread = [prompt for prompt in prompts if isinstance(prompt, Failure)]
+        if wanted and unread:
+            raise ValueError(f"a prompt must be readable to have states, but: {unread[0].reason}")
+        width = hidden_size(self.model)
+        features = {layer_name(n): np.empty((len(questions), width), np.float32) for n in wanted}
+        order, lengths = list(readable), [len(prompt) for prompt in readable.values()]
+        batches: list[PrefilledBatch] = []
+        for batch in self._batches(lengths, [(length, 0) for length in lengths]):
+            numbers = [order[place] for place in batch]
+            rows = Rows(self.model)
+            with last_states(self.model, wanted) as states:
+                logits = rows.read_prompts([readable[number] for number in numbers], self._pad_id)
+            for layer in wanted:
+                features[layer_name(layer)][numbers] = states[layer].float().cpu().numpy()
+            batches.append(PrefilledBatch(numbers, rows, logits))
+        return Prefill(tuple(questions), features, batches)
+
+    def reason(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        progress: Progress | None = None,
+        prefilled: Prefill | None = None,
+    ) -> Sequence[Reasoning | Failure]:
+        """Reason about each question within its own budget, after prompts that `prefill` may have read.
+
+        Raises:
+            ValueError: If `prefilled` is of other questions.
+        """
+        if prefilled is None:
+            return super().reason(requests, sampling, progress)
+        prefilled.check([r.question for r in requests])
+        limits = np.array([r.max_tokens for r in requests])
+        checked = self._checked(self._encode(prefilled.questions), limits.tolist())
+        choose = chooser(sampling, [uniforms(sampling, r.stream, r.max_tokens) for r in requests])
+        stops = self._reasoning_stops
+        until = Until(stops, self._text)
+        generated: list[list[int]] = [[] for _ in requests]
+        asked = [not isinstance(c, Failure) and limit > 0 for c, limit in zip(checked, limits, strict=True)]
+        if progress and not all(asked):
+            progress(asked.count(False))
+        for batch in prefilled.batches:
+            places = [place for place, number in enumerate(batch.numbers) if asked[number]]
+            if not places:
+                continue
+            with torch.inference_mode():
+                rows, logits = batch.rows.fork(), batch.logits
+                if len(places) < len(batch.numbers):
+                    rows.keep(self._index(places))
+                    logits = logits[self._index(places)]
+                numbers = np.array(batch.numbers)[places]
+                decode(rows, logits, numbers, limits[numbers], until, choose, generated, progress)
+        return [
+            c if isinstance(c, Failure) else self._as_reasoning(ids, stops)
+            for c, ids in zip(checked, generated, strict=True)
+        ]
 
     def probe(
         self,
@@ -172,8 +243,8 @@ class TransformersEngine(TokenEngine):
         logits = rows.read(self._index([self.forced_prefix] * count))
         limit = self.format.max_forced_tokens
         generated: list[list[int]] = [[] for _ in range(count)]
-        stops = Stops(tuple(self._eos_ids))
-        self._decode(rows, logits, np.arange(count), np.full(count, limit), stops, greedy, generated, None)
+        until = Until(Stops(tuple(self._eos_ids)), self._text)
+        decode(rows, logits, np.arange(count), np.full(count, limit), until, greedy, generated)
         return [self._as_answer(Reasoning((), finished=False), ids, limit) for ids in generated]
 
     def _generate(
@@ -189,14 +260,14 @@ class TransformersEngine(TokenEngine):
         choose = chooser(
             sampling, [uniforms(sampling, stream, n) for stream, n in zip(streams, limits, strict=True)]
         )
-        lengths = [len(prompt) for prompt in prompts]
+        lengths, until = [len(prompt) for prompt in prompts], Until(stops, self._text)
         # Rows of like length share a batch: less padding, and they leave it together.
         for batch in self._batches(lengths, list(zip(limits, lengths, strict=True))):
             with torch.inference_mode():
                 rows = Rows(self.model)
                 logits = rows.read_prompts([prompts[row] for row in batch], self._pad_id)
                 allowed = np.array([limits[row] for row in batch])
-                self._decode(rows, logits, np.array(batch), allowed, stops, choose, generated, progress)
+                decode(rows, logits, np.array(batch), allowed, until, choose, generated, progress)
         return generated
 
     def _batches(self, lengths: Sequence[int], sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
@@ -213,53 +284,6 @@ class TransformersEngine(TokenEngine):
             batch.append(row)
         if batch:
             yield batch
-
-    def _decode(
-        self,
-        rows: Rows,
-        logits: torch.Tensor,
-        numbers: np.ndarray,
-        limits: np.ndarray,
-        stops: Stops,
-        choose: Choose,
-        generated: list[list[int]],
-        progress: Progress | None,
-    ) -> None:
-        """Decode B rows whose next logits are known, each up to its limit or a stop.
-
-        `generated[n]` gets the tokens of the row with number n.
-        """
-        device = logits.device
-        stop_ids = torch.tensor(stops.ids, device=device)
-        limit = torch.tensor(limits, device=device)
-        active = torch.ones(len(numbers), dtype=torch.bool, device=device)
-        step = 0
-        while True:
-            tokens = choose(logits, numbers, step)
-            step += 1
-            for number, token, is_active in zip(numbers, tokens.tolist(), active.tolist(), strict=True):
-                if is_active:
-                    generated[number].append(token)
-            done = active & (torch.isin(tokens, stop_ids) | (limit <= step))
-            if stops.text:
-                done |= active & torch.tensor(
-                    [self._just_wrote(generated[number], stops.text) for number in numbers], device=device
-                )
-            if progress and (num_done := int(done.sum())):
-                progress(num_done)
-            active = active & ~done
-            num_active = int(active.sum())
-            if num_active == 0:
-                return
-            if num_active < COMPACT_BELOW * len(numbers):
-                kept = active.nonzero().flatten()
-                rows.keep(kept)
-                tokens, limit, active = tokens[kept], limit[kept], active[kept]
-                numbers = numbers[kept.cpu().numpy()]
-            logits = rows.read(tokens[:, None])
-
-    def _just_wrote(self, ids: list[int], text: str) -> bool:
-        return text in self._text(ids[-len(text) - MARKER_TOKENS :])
 
     def _index(self, values: Sequence[Any]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.model.device)

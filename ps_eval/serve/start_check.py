@@ -16,9 +16,11 @@ from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.request_body import CompletionRequest
 from ps_eval.serve.settings import ServeSettings
 from ps_eval.serve.upstream import Upstream
+from ps_train.questions import load_questions
 
 logger = logging.getLogger("ps_eval.serve")
 QUESTION = "What is 17 + 25 - 8 ? Think step by step."
+"""Asked where there are no past questions of the user's own."""
 PROBE_TOKENS = 64
 ENOUGH_WORDS = 8
 """A reasoning of fewer words without a budget cannot show whether one is obeyed."""
@@ -121,7 +123,7 @@ async def _examine_budget(settings: ServeSettings, upstream: Upstream, verdict: 
     budget_field = fields_of(verdict.server, settings.budget_field)["chat"].path
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": QUESTION}],
+        "messages": [{"role": "user", "content": _question(settings)}],
         "max_tokens": PROBE_TOKENS,
         "temperature": 0,
     }
@@ -155,6 +157,12 @@ async def _examine_budget(settings: ServeSettings, upstream: Upstream, verdict: 
         verdict.notes.append(
             "the upstream does not count reasoning tokens apart: with --pace used all generated tokens count"
         )
+
+
+def _question(settings: ServeSettings) -> str:
+    if settings.past_questions is None:
+        return QUESTION
+    return load_questions(settings.past_questions)[0].question
 
 
 async def _ask(upstream: Upstream, method: str, path: str, body: bytes = b"") -> tuple[int, Any]:

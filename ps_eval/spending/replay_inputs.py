@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from ps_train.questions import Question
 def predict_table(
     predictor: str | Path, table: str | Path
 ) -> tuple[Predictions, dict[str, npt.NDArray[np.float32]]]:
-    """What a saved predictor says of a table's questions, and the (W,) `mean_curve` it learned from.
+    """What a saved predictor says of a table's questions, and the (W,) means it learned from.
 
     It reads the table's own hidden states where those it needs are there, else the questions' text.
 
@@ -34,13 +35,19 @@ def predict_table(
     states = [name for name in loaded.schema.features if name != TEXT]
     ready = bool(states) and set(states) <= set(feature_names(table))
     questions = CurveTable.load(table, features=states if ready else [])
-    loaded.check_window(questions.equal_window, questions.num_windows, str(table))
+    loaded.check_grid(questions.budgets, str(table))
     if ready:
         features = {**questions.features, TEXT: text_features(questions.questions)}
-        curves = loaded.predict_curves(features)
+        predictions = loaded.predict(features, ids=questions.ids)
     else:
-        curves = loaded.predict_curves(questions.questions)
-    return Predictions(curves, questions.budgets), {"mean_curve": loaded.training_mean}
+        predictions = loaded.predict(questions.questions, ids=questions.ids)
+    return predictions, means_of(loaded)
+
+
+def means_of(predictor: Any) -> dict[str, Any]:
+    """What a predictor's training questions were like: `mean_curve` (W,), and `mean_use` where known."""
+    use = predictor.mean_use if predictor.schema.has_use else None
+    return {"mean_curve": predictor.training_mean, **({} if use is None else {"mean_use": use})}
 
 
 def split_traces(folder: str | Path, table: CurveTable) -> tuple[CurveTable, CurveTable] | None:

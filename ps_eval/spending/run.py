@@ -24,6 +24,7 @@ from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.live import compare_live, read_answers, run_live
 from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
+from ps_eval.spending.replay_inputs import means_of
 from ps_eval.spending.result_screen import show_result
 from ps_train.load import load_predictor
 from ps_train.predictor import CurvePredictor
@@ -207,9 +208,10 @@ def predicted_inputs(
 
 def inputs_from(predictor: CurvePredictor, questions: Sequence[str]) -> PolicyInputs:
     """What a predictor that is loaded tells about questions."""
-    curves = predictor.predict_curves(questions)
-    grid = uniform_budgets(predictor.window, curves.shape[1])
-    return PolicyInputs(len(questions), grid, predictions=curves, mean_curve=predictor.training_mean)
+    said = predictor.predict(questions)
+    return PolicyInputs(
+        len(said), said.budgets, predictions=said.curves, predicted_use=said.use, **means_of(predictor)
+    )
 
 
 def scheduling_cost(timer: PhaseTimer) -> str:

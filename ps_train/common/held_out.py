@@ -12,8 +12,9 @@ from rich.table import Table
 
 from ps_alloc import allocate
 from ps_alloc.baselines import uniform
-from ps_train.curve.metrics import BUDGET_SHARES, flattened_pearson, per_window_pearson
+from ps_train.curve.metrics import flattened_pearson, per_window_pearson, sensible_budgets
 from ps_train.curve_table import score_windows
+from ps_train.schema import CurveSchema
 
 Curves = npt.NDArray[np.float32]
 NUM_RESAMPLES = 2000
@@ -30,7 +31,7 @@ def held_out_table(module: Any) -> Table | None:
         The table; None where the module predicts no curves, or nothing was held out.
     """
     curves = module.held_out_curves() if hasattr(module, "held_out_curves") else None
-    if curves is None or module.net.schema.window is None or not {"train", "val"} <= set(module.rows):
+    if curves is None or not {"train", "val"} <= set(module.rows):
         return None
     predicted, measured = curves
     train, val = module.rows["train"], module.rows["val"]
@@ -50,10 +51,9 @@ def held_out_table(module: Any) -> Table | None:
         title_justify="left",
         box=SIMPLE,
     )
-    for budget in (share * module.net.schema.budgets[-1] for share in BUDGET_SHARES):
+    for budget in sensible_budgets(module.net.schema):
         even, length, ours = (
-            spend(curves, measured, budget, module.net.schema.window)
-            for curves in (None, by_length, predicted)
+            spend(curves, measured, budget, module.net.schema) for curves in (None, by_length, predicted)
         )
         table.add_row(
             f"{budget:g}",
@@ -64,14 +64,16 @@ def held_out_table(module: Any) -> Table | None:
     return table
 
 
-def spend(curves: Curves | None, measured: Curves, budget: float, window: int) -> npt.NDArray[np.float64]:
+def spend(
+    curves: Curves | None, measured: Curves, budget: float, schema: CurveSchema
+) -> npt.NDArray[np.float64]:
     """(N,) what each question scores when all share `budget` mean tokens by `curves`; None: evenly."""
     n, num_windows = measured.shape
     total = int(budget * n)
     if curves is None:
-        windows = uniform(n, total, window=window, min_windows=1, max_windows=num_windows).windows
+        windows = uniform(n, total, **schema.on_grid, min_windows=1, max_windows=num_windows).windows
     else:
-        windows = allocate(curves, total, window=window).windows
+        windows = allocate(curves, total, **schema.on_grid).windows
     return score_windows(measured, windows)
 
 

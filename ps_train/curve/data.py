@@ -20,6 +20,7 @@ from ps_train.common.identity import model_identity
 from ps_train.common.rows import Rows, module_of
 from ps_train.common.split import refuse_overlap, split_faults, validation_rows
 from ps_train.common.text_features import text_features
+from ps_train.curve.use import use_targets
 from ps_train.curve_table import CurveTable
 from ps_train.feature_file import feature_names, load_features
 from ps_train.questions import load_questions
@@ -33,6 +34,10 @@ class CurveBatch(TypedDict, total=False):
     """(B, D) float32: the features, concatenated in the order asked for."""
     curves: Tensor
     """(B, W) float32: measured curves."""
+    use: Tensor
+    """(B, W) float32: tokens really used, where the table knows it."""
+    used_shares: Tensor
+    """(B, W) float32: the share of each segment of the grid that is used."""
     weights: Tensor
     """(B,) float32: traces behind each curve, in units of the table's mean; 1 for all if left out."""
     labels: Tensor
@@ -189,7 +194,7 @@ class CurveDataModule(pl.LightningDataModule):
         targets: dict[str, Any] = {"inputs": _stacked(features, ids, path)}
         if table is not None:
             targets |= {"curves": table.curves, "weights": checked_weights(table, path)}
-            targets |= labels_of(table, self.label_column, path)
+            targets |= use_targets(table) | labels_of(table, self.label_column, path)
         widths = {feature: values.shape[1] for feature, values in features.items()}
         schema = schema_of(table, widths, self.language_models, self._dtypes)
         return Rows(ids, texts, targets, schema, source={} if table is None else table.metadata)
@@ -313,6 +318,7 @@ def schema_of(
         **models,
         served_model="unknown" if table is None else table.metadata.get("model", "unknown"),
         budgets=() if table is None else tuple(table.budgets.tolist()),
+        has_use=table is not None and table.use is not None,
         identities=identities,
         dtypes=dict(dtypes or {}),
     )

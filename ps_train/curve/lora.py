@@ -16,13 +16,13 @@ from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextBatch
 from ps_train.common.text_predictor import TextPredictor
 from ps_train.curve.lora_net import CurveLoraNet
-from ps_train.curve.loss import CurveLoss, curve_logits, curve_loss
+from ps_train.curve.loss import CurveLoss, mean_outputs, outputs_loss
 from ps_train.curve.metrics import CurveQuality
-from ps_train.curve.predictions import Curves, as_curves, write_curves
+from ps_train.curve.predictions import Curves, as_curves, compared, said_by, write_curves
 
 
 class CurveLoRA(LoraModule):
-    """Trains a `CurveLoraNet`; the untrained one answers with the mean curve.
+    """Trains a `CurveLoraNet`; the untrained one answers with the training rows' means.
 
     Batches hold `input_ids` and `attention_mask` (B, L), `curves` (B, W), `rows` (B,) and, where traces are
     not equally many, `weights` (B,).
@@ -63,7 +63,9 @@ class CurveLoRA(LoraModule):
         """A network that knows the mean curve of the training rows."""
         net = CurveLoraNet(**self.net_arguments(rows))
         net.mean_curve.copy_(torch.tensor(rows.targets["curves"].mean(0)))
-        net.head.start_at(curve_logits(net.mean_curve))
+        if net.schema.has_use:
+            net.training_use.copy_(torch.tensor(rows.targets["use"].mean(0)))
+        net.head.start_at(mean_outputs(net))
         return net
 
     def adopt(self, net: TextPredictor) -> None:
@@ -72,20 +74,20 @@ class CurveLoRA(LoraModule):
         self.quality = CurveQuality.on_grid(net.schema, self.budgets)
 
     def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
-        """See `curve_loss`."""
-        return curve_loss(outputs, batch["curves"], self.curve_loss, batch.get("weights"))
+        """See `outputs_loss`."""
+        return outputs_loss(outputs, batch, self.curve_loss)
 
     def scored(self, outputs: Tensor, batch: TextBatch) -> tuple[Tensor, Tensor]:
-        """Predicted and measured curves."""
-        return outputs.sigmoid(), batch["curves"]
+        """Predicted and measured curves, and use where both know it."""
+        return compared(self.net, outputs, batch)
 
     def held_out_curves(self) -> tuple[Curves, Curves] | None:
         """Predicted and measured curves of the validation rows, as the weights make them."""
-        return as_curves(self.held_out)
+        return as_curves(self.held_out, self.net.schema.num_windows)
 
     def predictions(self, outputs: Tensor) -> Tensor:
-        """Curves (B, W)."""
-        return outputs.sigmoid()
+        """Curves (B, W), with use beside them where it is learned."""
+        return said_by(self.net, outputs)
 
     def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
         """Write `predictions.npz` and `predictions.npy`."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ps_train.common.heads import StateHead
 from ps_train.common.lora_backbone import LoraSettings
 from ps_train.common.text_batches import TextFormat
 from ps_train.common.text_predictor import TextPredictor
+from ps_train.curve.use import split_outputs, use_of
 from ps_train.predictor import CurveSchema
 
 
 class CurveLoraNet(TextPredictor):
-    """State of the last real token → W curve logits.
+    """State of the last real token → W curve logits and, where the table knows use, W hazards of it.
 
     Args:
         schema: What it predicts, and the language model that reads the questions.
@@ -41,7 +43,7 @@ class CurveLoraNet(TextPredictor):
         super().__init__(schema, lora, text)
         widths = [hidden_size] if hidden_size else list(hidden_sizes)
         self._head_settings = {"hidden_sizes": widths, "dropout": dropout}
-        self.head = StateHead(self.backbone.hidden_size, schema.num_windows, widths, dropout)
+        self.head = StateHead(self.backbone.hidden_size, schema.num_outputs, widths, dropout)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -49,5 +51,10 @@ class CurveLoraNet(TextPredictor):
         return {**super().settings, **self._head_settings}
 
     def curves_of(self, outputs: Tensor) -> Tensor:
-        """Logits (B, W) to probabilities."""
-        return outputs.sigmoid()
+        """Accuracy curves (B, W) in [0, 1] from the outputs' first half: curve logits."""
+        return split_outputs(outputs, self.schema.num_windows)[0].sigmoid()
+
+    def use_of(self, outputs: Tensor) -> Tensor | None:
+        """Tokens expected to be used (B, W) from their second half: hazards; None if not learned."""
+        hazards = split_outputs(outputs, self.schema.num_windows)[1]
+        return None if hazards is None else use_of(hazards, torch.from_numpy(self.schema.grid))

@@ -18,6 +18,7 @@ from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from ps_alloc import allocate
 from ps_alloc.allocate import Method
 from ps_alloc.baselines import uniform
+from ps_alloc.predictions import uniform_budgets
 from ps_train.curve_table import score_windows
 from ps_train.schema import CurveSchema
 
@@ -87,7 +88,8 @@ def allocation_gain(
     predicted: FloatArray,
     measured: FloatArray,
     *,
-    window: int,
+    window: int | None = None,
+    grid: npt.NDArray[np.int64] | None = None,
     budgets: Sequence[float],
     min_windows: int = 1,
     method: Method = "auto",
@@ -100,7 +102,8 @@ def allocation_gain(
     Args:
         predicted: The curves to allocate by.
         measured: The curves to score on.
-        window: Tokens a window.
+        window: Tokens a window; or
+        grid: (W,) the token budgets, where they are not the multiples of one.
         budgets: Mean tokens per query.
         min_windows: Windows that every query gets.
         method: The allocator's.
@@ -109,11 +112,12 @@ def allocation_gain(
         One gain a budget, as a fraction (0.1 is ten points).
     """
     n, num_windows = measured.shape
+    on_grid: dict[str, Any] = {"window": window} if grid is None else {"budgets": grid}
     gains = []
     for budget in budgets:
         total = int(budget * n)
-        spent = allocate(predicted, total, window=window, min_windows=min_windows, method=method).windows
-        even = uniform(n, total, window=window, min_windows=min_windows, max_windows=num_windows).windows
+        spent = allocate(predicted, total, **on_grid, min_windows=min_windows, method=method).windows
+        even = uniform(n, total, **on_grid, min_windows=min_windows, max_windows=num_windows).windows
         gains.append(accuracy_of(measured, spent) - accuracy_of(measured, even))
     return np.array(gains)
 
@@ -172,44 +176,76 @@ class CurveQuality(CurveRows):
     `mse`, `calibration_error`, `window_pearson` (mean over windows), `flattened_pearson`,
     `best_length_spearman`, `gain_<budget>` for each budget and their mean, `allocation_gain`.
 
+    Rows may hold use beside the curves (B, 2W); then also `use_error` (mean absolute error of the use under
+    each budget, as a share of the budget), `use_pearson` (of the use under the largest) and `use_bias` (the
+    predicted total under each budget over the measured one, less 1: the largest deviation).
+
     Args:
-        window: Tokens a window.
+        window: Tokens a window; or
         budgets: Mean tokens per query at which the allocation gain is measured.
         min_windows: Windows that every query gets.
+        grid: (W,) the token budgets, where they are not the multiples of one.
+        num_windows: W, where rows may hold use as well.
     """
 
     higher_is_better = None
 
-    def __init__(self, window: int, budgets: Sequence[float], min_windows: int = 1) -> None:
+    def __init__(
+        self,
+        window: int | None,
+        budgets: Sequence[float],
+        min_windows: int = 1,
+        grid: npt.NDArray[np.int64] | None = None,
+        num_windows: int | None = None,
+    ) -> None:
         super().__init__()
         self.window, self.budgets, self.min_windows = window, tuple(budgets), min_windows
+        self.grid, self.num_windows = grid, num_windows
 
     @classmethod
     def on_grid(cls, schema: CurveSchema, budgets: Sequence[float] | None) -> CurveQuality:
         """For a predictor's grid; where no budgets are given, 3, 6 and 10 sixteenths of its largest."""
-        chosen = [share * schema.budgets[-1] for share in BUDGET_SHARES] if budgets is None else budgets
-        assert schema.window is not None
-        return cls(schema.window, chosen)
+        chosen = sensible_budgets(schema) if budgets is None else budgets
+        grid = None if schema.window is not None else schema.grid
+        return cls(schema.window, chosen, grid=grid, num_windows=schema.num_windows)
 
     def compute(self) -> dict[str, Tensor]:
         """The figures over all rows of all processes; on the CPU, the same in each process."""
         _, predicted, measured = self.gathered()
+        width = predicted.shape[1] if self.num_windows is None else self.num_windows
         figures = curve_quality(
-            predicted, measured, window=self.window, budgets=self.budgets, min_windows=self.min_windows
+            predicted[:, :width],
+            measured[:, :width],
+            window=self.window,
+            grid=self.grid,
+            budgets=self.budgets,
+            min_windows=self.min_windows,
         )
+        if predicted.shape[1] > width:
+            grid = uniform_budgets(self.window or 0, width) if self.grid is None else self.grid
+            figures |= use_quality(predicted[:, width:], measured[:, width:], grid)
         return {name: torch.tensor(value) for name, value in figures.items()}
+
+
+def sensible_budgets(schema: CurveSchema) -> list[float]:
+    """Mean tokens per query to judge a predictor at: `BUDGET_SHARES`, none below the smallest budget."""
+    first, last = schema.budgets[0], schema.budgets[-1]
+    return sorted({max(share * last, float(first)) for share in BUDGET_SHARES})
 
 
 def curve_quality(
     predicted: FloatArray,
     measured: FloatArray,
     *,
-    window: int,
+    window: int | None = None,
+    grid: npt.NDArray[np.int64] | None = None,
     budgets: Sequence[float],
     min_windows: int = 1,
 ) -> dict[str, float]:
     """Every figure of this module by name; see `CurveQuality`."""
-    gains = allocation_gain(predicted, measured, window=window, budgets=budgets, min_windows=min_windows)
+    gains = allocation_gain(
+        predicted, measured, window=window, grid=grid, budgets=budgets, min_windows=min_windows
+    )
     return {
         "mse": mean_squared_error(predicted, measured),
         "calibration_error": calibration_error(predicted, measured),
@@ -218,4 +254,15 @@ def curve_quality(
         "best_length_spearman": best_length_spearman(predicted, measured),
         "allocation_gain": float(gains.mean()),
         **{f"gain_{budget:g}": float(gain) for budget, gain in zip(budgets, gains, strict=True)},
+    }
+
+
+def use_quality(predicted: FloatArray, measured: FloatArray, grid: npt.NDArray[np.int64]) -> dict[str, float]:
+    """How good predicted use (N, W) is on a grid (W,): the figures that `CurveQuality` names."""
+    totals = measured.mean(0, dtype=np.float64)
+    off = predicted.mean(0, dtype=np.float64) / np.maximum(totals, 1e-9) - 1
+    return {
+        "use_error": float((np.abs(predicted - measured) / grid).mean()),
+        "use_pearson": float(per_window_pearson(predicted[:, -1:], measured[:, -1:])[0]),
+        "use_bias": float(off[np.abs(off).argmax()]),
     }

@@ -12,10 +12,10 @@ from ps_train.common.optimization import OptimizerSettings, ScheduleSettings
 from ps_train.common.predictor_module import PredictorModule
 from ps_train.common.rows import Rows
 from ps_train.curve.data import CurveBatch
-from ps_train.curve.loss import CurveLoss, curve_loss
+from ps_train.curve.loss import CurveLoss, outputs_loss
 from ps_train.curve.metrics import CurveQuality
 from ps_train.curve.mlp_net import CurveNet
-from ps_train.curve.predictions import Curves, as_curves, write_curves
+from ps_train.curve.predictions import Curves, as_curves, compared, said_by, write_curves
 
 
 class CurveMLP(PredictorModule):
@@ -65,6 +65,8 @@ class CurveMLP(PredictorModule):
         if self.standardise:
             net.standardise(torch.from_numpy(rows.targets["inputs"]))
         net.mean_curve.copy_(torch.tensor(rows.targets["curves"].mean(0)))
+        if net.schema.has_use:
+            net.training_use.copy_(torch.tensor(rows.targets["use"].mean(0)))
         if self.start_at_mean:
             net.start_at_mean()
         return net
@@ -77,26 +79,26 @@ class CurveMLP(PredictorModule):
     def training_step(self, batch: CurveBatch, batch_idx: int) -> Tensor:
         """The members' summed loss, so that each trains as it would alone."""
         logits = self.net.member_logits(batch["inputs"]).float()
-        member_loss = curve_loss(logits, batch["curves"], self.curve_loss, batch.get("weights"))
+        member_loss = outputs_loss(logits, batch, self.curve_loss)  # type: ignore[arg-type]
         self.log("train/loss", member_loss.mean(), on_step=False, on_epoch=True, sync_dist=True)
         return member_loss.sum()
 
     def outputs(self, batch: CurveBatch, name: str) -> Tensor:
-        """The members' mean logits (B, W)."""
+        """The members' mean outputs (B, W or 2W)."""
         logits: Tensor = self.net(batch["inputs"])
         return logits.float()
 
     def scored(self, outputs: Tensor, batch: CurveBatch) -> tuple[Tensor, Tensor]:
-        """Predicted and measured curves."""
-        return outputs.sigmoid(), batch["curves"]
+        """Predicted and measured curves, and use where both know it."""
+        return compared(self.net, outputs, batch)
 
     def held_out_curves(self) -> tuple[Curves, Curves] | None:
         """Predicted and measured curves of the validation rows, as the weights make them."""
-        return as_curves(self.held_out)
+        return as_curves(self.held_out, self.net.schema.num_windows)
 
     def predictions(self, outputs: Tensor) -> Tensor:
-        """Curves (B, W)."""
-        return outputs.sigmoid()
+        """Curves (B, W), with use beside them where it is learned."""
+        return said_by(self.net, outputs)
 
     def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
         """Write `predictions.npz` and `predictions.npy`."""

@@ -8,6 +8,7 @@ from typing import Any
 from ps_train.common.rows import Rows
 from ps_train.common.text_data import TextDataModule
 from ps_train.curve.data import checked_weights, has_curves, labels_of, schema_of
+from ps_train.curve.use import use_targets
 from ps_train.curve_table import CurveTable
 from ps_train.questions import load_questions
 
@@ -40,6 +41,6 @@ class CurveTextDataModule(TextDataModule):
             return Rows([q.id for q in questions], [q.question for q in questions], schema=schema)
         table = CurveTable.load(path, features=[])
         targets: dict[str, Any] = {"curves": table.curves, "weights": checked_weights(table, path)}
-        targets |= labels_of(table, self.label_column, path)
+        targets |= use_targets(table) | labels_of(table, self.label_column, path)
         schema = schema_of(table, {}, {"backbone": self.backbone})
         return Rows(table.ids, table.questions, targets, schema, source=table.metadata)

@@ -7,11 +7,16 @@ exceeds the budget, never falls, and grows ever more slowly, whatever the networ
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:  # which brings pyarrow, and a predictor does without
+    from ps_train.curve_table import CurveTable
 
 SMALLEST = 1e-3
 """A mean hazard nearer to 0 or 1 than this starts the network here."""
@@ -29,13 +34,20 @@ def used_shares(use: npt.NDArray[np.floating], budgets: npt.NDArray[np.int64]) -
     return np.minimum.accumulate(np.clip(steps, 0.0, 1.0), axis=1).astype(np.float32)
 
 
-def hazard_loss(logits: Tensor, shares: Tensor, n_traces: Tensor) -> Tensor:
-    """Mean negative log-likelihood of where traces end; each row counts by its number of traces.
+def use_targets(table: CurveTable) -> dict[str, npt.NDArray[np.float32]]:
+    """`use` and `used_shares` (N, W) of a table; nothing where it does not know use."""
+    if table.use is None:
+        return {}
+    return {"use": table.use, "used_shares": used_shares(table.use, table.budgets)}
+
+
+def hazard_loss(logits: Tensor, shares: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean negative log-likelihood of where traces end; each row counts by its weight.
 
     Args:
         logits: (…, B, W) of the hazards.
         shares: (B, W) measured shares of each segment used, not rising.
-        n_traces: (B,) float, traces behind each row.
+        weights: (B,) as for `curve_loss`.
 
     Returns:
         (…), the mean over rows and segments. Segments that no trace of a row reaches count nothing.
@@ -43,8 +55,9 @@ def hazard_loss(logits: Tensor, shares: Tensor, n_traces: Tensor) -> Tensor:
     came = F.pad(shares[:, :-1], (1, 0), value=1.0)
     went_on, ended = shares, (came - shares).clamp(min=0.0)
     errors = -(went_on * F.logsigmoid(-logits) + ended * F.logsigmoid(logits))
-    weight = n_traces / n_traces.mean()
-    return (errors * weight[:, None]).mean((-2, -1))
+    if weights is not None:
+        errors = errors * weights[:, None]
+    return errors.mean((-2, -1))
 
 
 def use_of(logits: Tensor, budgets: Tensor) -> Tensor:

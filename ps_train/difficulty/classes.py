@@ -25,6 +25,8 @@ class ClassPredictor(CurvePredictor):
 
     class_curves: Tensor
     """(3, W) mean curve of each class's training questions."""
+    class_use: Tensor
+    """(3, W) their mean use; only where the schema has use."""
     thresholds: DifficultyThresholds | None
 
     def keep_classes(self, thresholds: DifficultyThresholds | Mapping[str, float] | None) -> None:
@@ -33,6 +35,8 @@ class ClassPredictor(CurvePredictor):
             DifficultyThresholds(**thresholds) if isinstance(thresholds, Mapping) else thresholds
         )
         self.register_buffer("class_curves", torch.full((NUM_CLASSES, self.schema.num_windows), 0.5))
+        if self.schema.has_use:
+            self.register_buffer("class_use", self.training_use.repeat(NUM_CLASSES, 1))
 
     @property
     def class_settings(self) -> dict[str, Any]:
@@ -66,3 +70,7 @@ class ClassPredictor(CurvePredictor):
         return torch.from_numpy(
             difficulty_curves(self.class_curves.cpu().numpy(), probabilities=probabilities)
         )
+
+    def use_of(self, outputs: Tensor) -> Tensor | None:
+        """The classes' mean use, mixed likewise; None where use was not known."""
+        return outputs.float().softmax(1) @ self.class_use if self.schema.has_use else None

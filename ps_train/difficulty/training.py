@@ -53,6 +53,13 @@ class DifficultyModule(PredictorModule):
         curves = rows.targets["curves"]
         net.mean_curve.copy_(torch.tensor(curves.mean(0)))
         net.class_curves.copy_(torch.tensor(fit_class_curves(curves, labels, NUM_CLASSES)))
+        if net.schema.has_use:
+            use = rows.targets["use"]
+            net.training_use.copy_(torch.tensor(use.mean(0)))
+            known = [
+                use[labels == c].mean(0) if (labels == c).any() else use.mean(0) for c in range(NUM_CLASSES)
+            ]
+            net.class_use.copy_(torch.tensor(np.array(known)))
         shares = np.bincount(labels, minlength=NUM_CLASSES) / len(labels)
         net.start_at_shares(torch.tensor(shares).float())
 

@@ -44,6 +44,12 @@ def test_a_price_that_is_far_off_is_learnt_and_costs_the_burst_at_most(price):
     assert np.max(np.cumsum(tokens - RATE)) <= 100 * RATE + 256
 
 
+def test_the_price_of_a_budget_that_bought_everything_is_a_start_too():
+    price = allocate(np.linspace(0.1, 0.9, W)[None], 10_000).price
+    assert price == 0
+    assert Pacer(RATE, initial_price=price).price == pytest.approx(1e-9)
+
+
 @pytest.mark.parametrize("rate", [40, 160])
 def test_a_cold_start_has_found_its_price_after_a_few_hundred_requests(rate):
     tokens = paced(Pacer(rate), stream("i.i.d.", np.random.default_rng(7))[:650])
@@ -115,6 +121,7 @@ def test_a_client_s_limit_is_never_exceeded_and_binds_only_where_it_is_too_low(l
     if free <= limit:
         assert grant == free
     assert grant.limited == (grant < free)
+    assert grant.expected_used == grant
 
 
 def test_several_at_once_are_decided_as_if_one_after_another():
@@ -207,13 +214,12 @@ def test_settling_moves_the_debt_by_what_was_used_more_or_less():
 
 
 def test_debt_from_elsewhere_is_paid_back_and_nobody_is_starved_meanwhile():
-    pacer = Pacer(RATE)
-    for _ in range(5000):
+    pacer = Pacer(RATE, burst=50 * RATE)
+    for _ in range(1000):
         pacer.charge(256)
-    curves = np.concatenate([stream("i.i.d.", np.random.default_rng(seed)) for seed in range(4)])[:40_000]
-    tokens = paced(pacer, curves)
-    assert pacer.spent_tokens / 45_000 == pytest.approx(RATE, rel=0.005)
-    assert tokens[-10_000:].mean() == pytest.approx(RATE, rel=0.005)
+    tokens = paced(pacer, stream("i.i.d.", np.random.default_rng(0))[:9000])
+    assert pacer.spent_tokens / 10_000 == pytest.approx(RATE, rel=0.01)
+    assert tokens[-3000:].mean() == pytest.approx(RATE, rel=0.02)
     assert tokens.min() >= 16
 
 
@@ -221,7 +227,7 @@ def test_debt_from_elsewhere_is_paid_back_and_nobody_is_starved_meanwhile():
 def test_what_was_saved_in_quiet_times_is_not_spent_all_at_once(kind):
     curve = {"flat": FLAT, "nearly flat": FLAT + 1e-5 * np.arange(W), "zero": 0 * FLAT}[kind]
     pacer = Pacer(RATE)
-    for _ in range(20_000):
+    for _ in range(3000):
         pacer.decide(curve)
     assert pacer.debt_tokens >= -100 * RATE
     tokens = paced(pacer, stream("i.i.d.", np.random.default_rng(1))[:900])
@@ -569,7 +575,7 @@ def test_threads_share_a_pacer_without_losing_a_request():
         ({"budgets": GRID, "min_windows": 6}, "min_windows must be at least 0 and at most 5, got 6"),
         ({"min_windows": 3, "max_windows": 2}, r"max_windows must be at least min_windows \(3\), got 2"),
         ({"step": -1.0}, r"step must lie in \[0, 10\], got -1.0"),
-        ({"initial_price": 0.0}, r"initial_price must lie in \[1e-09, 1\], got 0.0"),
+        ({"initial_price": -0.1}, r"initial_price must lie in \[0, 1\], got -0.1"),
         ({"burst": 100}, "burst must be finite and at least 128, got 100"),
         ({"max_move": 0}, r"max_move must lie in \[1, 1e\+09\], got 0"),
     ],

@@ -19,8 +19,10 @@ sys.path.append(str(ROOT / "benchmarks"))
 from gateway_process import GatewayProcess, running_gateway  # noqa: E402
 
 from ps_train.embedded.problem_families import make_problems  # noqa: E402
+from ps_train.questions import save_questions  # noqa: E402
 
 THINK_END = 4
+CHAT = "/v1/chat/completions"
 QUESTIONS = [problem.question for problem in make_problems(24, seed=31)]
 PREDICTOR = ("--predictor", str(ROOT / "checkpoints" / "tiny-predictor"), "--predict-timeout", "60")
 
@@ -29,7 +31,8 @@ PREDICTOR = ("--predictor", str(ROOT / "checkpoints" / "tiny-predictor"), "--pre
 def gateway(vllm_server: VLLMServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     log = tmp_path_factory.mktemp("gateway") / "log"
     flags = ("--upstream", vllm_server.url, "--tokens-per-request", "48", "--initial-price", "0.0076")
-    with running_gateway(log, *flags, *PREDICTOR) as process:
+    reasoner = ("--reasoning-format", str(ROOT / "checkpoints" / "tiny-reasoner"))
+    with running_gateway(log, *flags, *reasoner, *PREDICTOR) as process:
         yield process
 
 
@@ -140,3 +143,71 @@ def test_two_phases_give_what_the_native_budget_gives(
             assert (
                 abs(usage["completion_tokens"] - native["usage"]["completion_tokens"]) <= 1
             )  # the last <eos>
+
+
+def test_the_check_at_the_start_sees_that_budgets_are_obeyed_and_that_they_are_not(
+    vllm_server: VLLMServer, tmp_path: Path
+) -> None:
+    save_questions(tmp_path / "past.jsonl", [p.as_question("past") for p in make_problems(1, seed=8)])
+    flags = ("--upstream", vllm_server.url, "--tokens-per-request", "48", *PREDICTOR)
+    flags += ("--past-questions", str(tmp_path / "past.jsonl"))
+    with running_gateway(tmp_path / "log", *flags) as obeyed:
+        assert obeyed.metric("ps_gateway_enforced") == 1
+        assert "the upstream obeys budgets (vllm)" in obeyed.log.read_text()
+    flags += ("--budget-field", "a_field_of_nobody")
+    with pytest.raises(RuntimeError, match="takes a_field_of_nobody but does not obey it"):
+        running_gateway(tmp_path / "log", *flags).__enter__()
+    with running_gateway(tmp_path / "log", *flags, "--trust") as trusting:
+        assert trusting.metric("ps_gateway_enforced") == 0
+    with pytest.raises(RuntimeError, match="upstream must be given without /v1"):
+        running_gateway(tmp_path / "log", *flags, "--upstream", vllm_server.url + "/v1").__enter__()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_chats_in_two_phases_are_those_of_native_budgets(
+    vllm_server: VLLMServer, two_phase: GatewayProcess, stream: bool
+) -> None:
+    same = 0
+    for number, question in enumerate(QUESTIONS[:20]):
+        for budget in (3, 16, 40):
+            own = chat(vllm_server.model, question, thinking_token_budget=budget, seed=number)
+            (native,) = json.loads(post(vllm_server.url, CHAT, own)[2])["choices"]
+            status, _, content = post(two_phase.url, CHAT, {**own, "stream": stream})
+            assert status == 200
+            if stream:
+                lines = [line[6:] for line in content.decode().split("\n\n") if line]
+                deltas = [json.loads(line)["choices"][0]["delta"] for line in lines if line != "[DONE]"]
+                reasoning = "".join(delta.get("reasoning", "") for delta in deltas)
+                answer = "".join(delta.get("content", "") for delta in deltas)
+            else:
+                message = json.loads(content)["choices"][0]["message"]
+                reasoning, answer = message["reasoning"] or "", message["content"] or ""
+            expected = native["message"]
+            # Without a reasoning parser, native content is all of it.
+            texts = (expected.get("reasoning") or "", expected["content"] or "")
+            whole = f"{reasoning}</think>{answer}"
+            same += texts == (reasoning, answer) or texts == ("", whole)
+    assert same == 60
+
+
+def test_no_answer_is_empty_because_thinking_took_all_of_max_tokens(
+    vllm_server: VLLMServer, gateway: GatewayProcess
+) -> None:
+    questions = [problem.question for problem in make_problems(100, seed=77)]
+    bodies = [completion(vllm_server.model, q, max_tokens=m) for m in (32, 48, 64) for q in questions]
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda body: post(gateway.url, "/v1/completions", body), bodies))
+    texts = [json.loads(content)["choices"][0]["text"] for _, _, content in answers]
+    assert sum(not text.partition("</think>")[2].strip() for text in texts) == 0
+    assert gateway.metric('ps_gateway_empty_answers_total{route="completions"}') == 0
+
+
+def test_efforts_and_switches_of_the_client(vllm_server: VLLMServer, gateway: GatewayProcess) -> None:
+    before = gateway.metric("ps_gateway_thinking_off_total")
+    body = chat(vllm_server.model, QUESTIONS[0], chat_template_kwargs={"enable_thinking": False})
+    assert post(gateway.url, CHAT, body)[1]["x-ps-budget"] == "0"
+    assert gateway.metric("ps_gateway_thinking_off_total") == before + 1
+    status, headers, _ = post(gateway.url, CHAT, chat(vllm_server.model, QUESTIONS[0], thinking_budget=5))
+    assert (status, headers["x-ps-budget"]) == (200, "5")
+    status, _, content = post(gateway.url, "/sleep", {})
+    assert (status, json.loads(content)["error"]["code"]) == (403, 403)

@@ -1,0 +1,134 @@
+"""`ps-eval menu`: every schedule on every question, as a menu table to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from ps_eval.diffusion.ablate import Cells, measure
+from ps_eval.diffusion.models import DiffusionModel, load_diffusion_model
+from ps_eval.diffusion.opening import open_responses
+from ps_eval.diffusion.row_cache import RowCache
+from ps_eval.diffusion.schedules import MENU, schedule_named
+from ps_eval.grading import load_grader
+from ps_eval.progress import show_progress
+from ps_eval.run_folder import remember_settings
+from ps_train.common.loading import torch_device, torch_dtype
+from ps_train.common.prompts import encode_prompts
+from ps_train.menu.table import MenuTable
+from ps_train.questions import Question, load_questions
+
+CELLS_FOLDER, SETTINGS_FILE = "cells", "menu_settings.json"
+
+
+def menu_command(
+    *,
+    questions: str,
+    model: str,
+    output: str,
+    schedules: list[str] = list(MENU),  # noqa: B006 (jsonargparse shows it; never changed)
+    gen_length: int = 96,
+    batch_size: int = 32,
+    device: str = "auto",
+    dtype: str = "float32",
+    limit: int | None = None,
+) -> None:
+    """Decode questions under every schedule of a menu: a table to learn choosing from.
+
+    Stop it at any moment and run it again: what is decoded is kept, schedule by schedule and batch by batch.
+
+    Args:
+        questions: JSONL, CSV or Parquet of id, question, answer.
+        model: The diffusion model: a folder or a Hugging Face name.
+        output: The menu table's folder.
+        schedules: Names of docs/diffusion.md, or static ones such as dual-b8-t0.9.
+        gen_length: Tokens decoded a response.
+        batch_size: Responses decoded at once.
+        device: auto takes a GPU where there is one; else a torch device, such as cpu or cuda:1.
+        dtype: The type to compute in: float32, bfloat16 or float16.
+        limit: Only the first questions.
+
+    Raises:
+        ValueError: If the questions or the model cannot be read, a schedule is unknown, or the folder was
+            begun with other settings.
+    """
+    asked = load_questions(questions, limit)
+    chosen = {name: schedule_named(name) for name in schedules}
+    if len(chosen) < 2 or len(chosen) != len(schedules):
+        raise ValueError(f"schedules must be at least two different ones, got {schedules}")
+    folder = Path(output)
+    settings = {
+        "model": str(model),
+        "gen_length": gen_length,
+        "schedules": {name: asdict(schedule) for name, schedule in chosen.items()},
+        "grader": load_grader().identity,
+    }
+    remember_settings(folder / SETTINGS_FILE, settings)
+    loaded = load_diffusion_model(model, dtype=torch_dtype(dtype), device=torch_device(device))
+    chunks = [asked[i : i + batch_size] for i in range(0, len(asked), batch_size)]
+    with show_progress("batches decoded", len(chunks) * len(chosen)) as advance:
+        cells = measure(loaded, chunks, chosen, gen_length, folder / CELLS_FOLDER, advance)
+    table = as_table(asked, cells, prompt_states(loaded, asked, gen_length), settings)
+    table.save(folder)
+    lines = [
+        f"  {name:<18}{100 * table.accuracy[:, s].mean():5.1f}% right, "
+        f"{table.passes[:, s].mean():5.1f} passes, "
+        f"{table.rows[:, s].sum() / table.tokens[:, s].sum():5.1f} rows a token"
+        for s, name in enumerate(table.schedules)
+    ]
+    Console().print("\n".join([f"{output}: {len(table)} questions", *lines]), highlight=False)
+    Console().print(
+        f"next: ps-eval fit-menu --table {output} --output {folder / 'predictor'}", highlight=False
+    )
+
+
+def as_table(
+    questions: Sequence[Question],
+    cells: Cells,
+    features: dict[str, npt.NDArray[np.float32]],
+    settings: dict[str, object],
+) -> MenuTable:
+    """Cells of `measure` as columns of a table."""
+
+    def column(key: str) -> npt.NDArray[np.float32]:
+        parts = [[x for cell in cells[name] for x in cell["metrics"][key]] for name in cells]
+        return np.array(parts, np.float32).T
+
+    correct = [[x for cell in cells[name] for x in cell["correct"]] for name in cells]
+    return MenuTable(
+        ids=[q.id for q in questions],
+        questions=[q.question for q in questions],
+        answers=[q.answer for q in questions],
+        schedules=list(cells),
+        accuracy=np.array(correct, np.float32).T,
+        rows=column("rows"),
+        passes=column("nfe"),
+        tokens=column("tokens"),
+        features=features,
+        metadata={key: str(settings[key]) for key in ("model", "gen_length", "grader")},
+    )
+
+
+def prompt_states(
+    model: DiffusionModel, questions: Sequence[Question], gen_length: int, batch_size: int = 64
+) -> dict[str, npt.NDArray[np.float32]]:
+    """States of each prompt in the first pass of its decoding (`Opening.features`).
+
+    Raises:
+        ValueError: If the model has no tokenizer.
+    """
+    if model.tokenizer is None:
+        raise ValueError("reading questions needs a model with a tokenizer, got one without")
+    prompts = encode_prompts(model.tokenizer, [q.question for q in questions])
+    layers = model.model.config.num_hidden_layers
+    parts = []
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        cache = RowCache(layers, max(map(len, batch)) + gen_length)
+        parts.append(open_responses(model, batch, gen_length, cache).features)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

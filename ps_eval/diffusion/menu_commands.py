@@ -1,0 +1,143 @@
+"""`ps-eval fit-menu` and `replay-menu`: learn which schedule serves a question, and what that is worth."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ps_alloc.files import write_json
+from ps_eval.diffusion.spend import SpendRow, compare
+from ps_eval.experiments.record import percent, points
+from ps_train.menu.ridge import MenuPredictor
+from ps_train.menu.table import MenuTable
+
+RESULT_FILE = "menu_replay.json"
+
+
+def fit_menu_command(*, table: str, output: str, cost: str = "rows", seed: int = 0) -> None:
+    """Learn from a menu table which schedule serves a question, and what it costs.
+
+    Args:
+        table: The menu table of the questions to learn from.
+        output: The predictor's folder.
+        cost: What a budget will count: rows or passes.
+        seed: Of the folds by which the penalty is chosen.
+
+    Raises:
+        ValueError: If the table cannot be read, or `cost` is neither.
+    """
+    learned = MenuTable.load(table)
+    predictor = MenuPredictor.fit(
+        learned.features,
+        learned.accuracy,
+        learned.cost(cost),
+        options=learned.schedules,
+        cost_name=cost,
+        model=learned.metadata.get("model", "unknown"),
+        seed=seed,
+    )
+    predictor.save(output)
+    Console().print(
+        f"{output}: learned from {len(learned)} questions, penalty {predictor.penalty:g}\n"
+        f"next: ps-eval replay-menu --table TEST_TABLE --predictor {output}",
+        highlight=False,
+    )
+
+
+def replay_menu_command(
+    *,
+    table: str,
+    predictor: str,
+    train: str | None = None,
+    mean_costs: list[float] = [],  # noqa: B006 (jsonargparse shows it; never changed)
+    output: str | None = None,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    as_json: bool = False,
+) -> None:
+    """Predicted schedules beside the best static ones, on the questions of a menu table.
+
+    Args:
+        table: Menu table of questions that the predictor did not learn from.
+        predictor: What `fit-menu` wrote.
+        train: Its training table: adds the policy that knows only a question's length.
+        mean_costs: Rows or passes a response; by default from the cheapest to the dearest schedule.
+        output: Folder for the result as JSON.
+        n_resamples: Bootstrap resamples of the questions.
+        seed: Of the resamples.
+        as_json: Print the result as JSON.
+
+    Raises:
+        ValueError: If a file cannot be read, or the tables have other schedules than the predictor.
+    """
+    learned, measured = MenuPredictor.load(predictor), MenuTable.load(table)
+    for name, other in {
+        "table": measured,
+        **({} if train is None else {"train": MenuTable.load(train)}),
+    }.items():
+        if other.schedules != learned.options:
+            raise ValueError(
+                f"{name} must have the predictor's schedules {learned.options}, got {other.schedules}"
+            )
+    accuracy, cost = (a.astype(np.float64) for a in (measured.accuracy, measured.cost(learned.cost_name)))
+    prediction = learned.predict(measured.features)
+    policies = {"predicted": (prediction.accuracy, prediction.cost)}
+    if train is not None:
+        policies["question length"] = by_length(MenuTable.load(train), measured, learned.cost_name)
+    policies["oracle (flatters itself)"] = (accuracy, cost)
+    budgets = mean_costs or [float(c) for c in np.linspace(cost.mean(0).min(), cost.mean(0).max(), 9)[1:-1]]
+    rows = compare(accuracy, cost, policies, budgets, n_resamples=n_resamples, seed=seed)
+    content = {
+        "cost": learned.cost_name,
+        "n": len(measured),
+        "rows": [{**asdict(row), "gain": row.gain} for row in rows],
+        "static": [
+            {"schedule": name, "cost": float(cost[:, s].mean()), "accuracy": float(accuracy[:, s].mean())}
+            for s, name in enumerate(measured.schedules)
+        ],
+    }
+    if output is not None:
+        write_json(Path(output) / RESULT_FILE, content)
+    if as_json:
+        _print_json(content)
+    else:
+        _print(rows, learned.cost_name, len(measured))
+
+
+def by_length(train: MenuTable, test: MenuTable, cost_name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean accuracy and cost of training questions of about the same length, in tenths: each (N, S)."""
+    known, new = (np.array([len(q.split()) for q in t.questions]) for t in (train, test))
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, 11)[1:-1]))
+    group, asked = np.searchsorted(edges, known, "right"), np.searchsorted(edges, new, "right")
+
+    def means(values: np.ndarray) -> np.ndarray:
+        rows = [
+            values[group == g].mean(0) if (group == g).any() else values.mean(0)
+            for g in range(len(edges) + 1)
+        ]
+        return np.array(rows, np.float64)[asked]
+
+    return means(train.accuracy), means(train.cost(cost_name))
+
+
+def _print(rows: list[SpendRow], cost_name: str, n: int) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("policy")
+    for column in (f"{cost_name}, run", "accuracy %", "best static %", "gain, points [95%]"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        gain = f"{points(row.gain)} [{points(row.gain_low)}, {points(row.gain_high)}]"
+        table.add_row(row.policy, f"{row.cost:.1f}", percent(row.accuracy), percent(row.static), gain)
+    Console().print(f"{n} questions; static schedules are mixed by lot where that is better", highlight=False)
+    Console().print(table)
+
+
+def _print_json(content: object) -> None:
+    sys.stdout.write(json.dumps(content) + "\n")

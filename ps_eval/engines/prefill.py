@@ -1,0 +1,76 @@
+"""Prompts read once for two purposes: their hidden states for a predictor, their cache for the reasoning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ps_eval.engines.reading import Rows
+from ps_train.common.blocks import text_decoder, transformer_blocks
+from ps_train.common.features import Features
+
+
+@dataclass(frozen=True)
+class PrefilledBatch:
+    """Prompts that were read together."""
+
+    numbers: list[int]
+    """Of the questions."""
+    rows: Rows
+    """What the model remembers of them; it is forked for every reasoning."""
+    logits: torch.Tensor
+    """(B, V): of their first tokens of reasoning."""
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Questions whose prompts an engine has read: `engine.reason(…, prefilled=…)` goes on from there."""
+
+    questions: tuple[str, ...]
+    """N of them, in the order in which they must be reasoned about."""
+    features: Features
+    """`layer_<n>` to float32 (N, D), as `ps_train.common.features.extract_features` gives them."""
+    batches: list[PrefilledBatch]
+    """All that could be read: not the questions that have no tokens or no room."""
+
+    def check(self, questions: Sequence[str]) -> None:
+        """Refuse other questions, or the same in another order.
+
+        Raises:
+            ValueError: If they differ.
+        """
+        if tuple(questions) != self.questions:
+            raise ValueError(
+                f"prefilled must be of the questions asked, in their order: {len(self.questions)} were read, "
+                f"{len(questions)} are asked"
+            )
+
+
+@contextmanager
+def last_states(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """Within it, each forward pass leaves its last column's states: layer number to (B, D).
+
+    The last block's state is taken after the final norm, as transformers reports it.
+    """
+    decoder: Any = text_decoder(model)
+    blocks = transformer_blocks(decoder)
+    states: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
+            states[layer] = hidden[:, -1]
+
+        return hook
+
+    with ExitStack() as stack:
+        for layer in layers:
+            module = decoder if layer == len(blocks) else blocks[layer - 1]
+            stack.callback(module.register_forward_hook(keep(layer)).remove)
+        yield states

@@ -1,0 +1,61 @@
+"""A prompt read once: its states for the predictor, its cache for the reasoning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ps_eval.engines.base import Failure, Request, Sampling, stream_of
+from ps_eval.engines.transformers import TransformersEngine
+from ps_train.common.features import extract_features
+from ps_train.common.loading import load_backbone
+from ps_train.questions import Question
+
+SAMPLING = Sampling(temperature=0.8, top_p=0.95, seed=3)
+
+
+def requests(questions: list[Question], budgets: list[int]) -> list[Request]:
+    return [Request(q.question, b, stream_of(q.id)) for q, b in zip(questions, budgets, strict=True)]
+
+
+def test_the_states_are_those_of_a_separate_forward_pass(
+    engine: TransformersEngine, questions: list[Question]
+) -> None:
+    texts = [q.question for q in questions]
+    model, tokenizer = load_backbone(engine.name)
+    expected = extract_features(model, texts, [1, 2], tokenizer=tokenizer)
+    found = engine.prefill(texts, [2, 1]).features
+    assert list(found) == list(expected) == ["layer_1", "layer_2"]
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5)
+
+
+def test_reasoning_goes_on_from_it_to_the_same_tokens_as_often_as_wanted(
+    engine: TransformersEngine, questions: list[Question]
+) -> None:
+    prefilled = engine.prefill([q.question for q in questions], [1])
+    for budgets in ([60] * 12, [0, 1, 7, 16, 33, 64, 2, 0, 100, 5, 48, 3]):
+        done: list[int] = []
+        found = engine.reason(requests(questions, budgets), SAMPLING, done.append, prefilled=prefilled)
+        assert found == engine.reason(requests(questions, budgets), SAMPLING)
+        assert sum(done) == len(questions)
+
+
+def test_a_question_without_room_fails_alone(engine: TransformersEngine, questions: list[Question]) -> None:
+    prefilled = engine.prefill([q.question for q in questions])
+    asked = requests(questions, [5000] + [20] * 11)
+    found = engine.reason(asked, SAMPLING, prefilled=prefilled)
+    assert isinstance(found[0], Failure)
+    assert found == engine.reason(asked, SAMPLING)
+
+
+def test_other_questions_and_layers_that_are_not_there_are_refused(
+    engine: TransformersEngine, questions: list[Question]
+) -> None:
+    prefilled = engine.prefill([q.question for q in questions[:3]])
+    with pytest.raises(ValueError, match="of the questions asked, in their order: 3 were read, 2 are asked"):
+        engine.reason(requests(questions[:2], [4, 4]), SAMPLING, prefilled=prefilled)
+    with pytest.raises(ValueError, match=r"layers must be between 1 and 2, got \[3\]"):
+        engine.prefill(["a"], [3])
+    with pytest.raises(ValueError, match="a prompt must be readable to have states, but: the model has room"):
+        engine.prefill(["eggs " * 2000], [1])

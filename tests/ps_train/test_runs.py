@@ -1,0 +1,250 @@
+"""What runs leave behind, what they refuse, and how they go on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from small_runs import MODULES, write_config, write_tables
+from tiny_curves import make_table
+from torch.utils.data import DataLoader
+
+from ps_train.cli import main
+from ps_train.common.rows import Rows
+from ps_train.curve.data import CurveDataModule
+from ps_train.curve.mlp import CurveMLP
+from ps_train.curve.mlp_net import CurveNet
+from ps_train.predictor import load_predictor
+from ps_train.question_hashes import load_question_hashes, seen_in_training
+from ps_train.schema import CurveSchema
+
+
+class OwnNet(CurveNet):
+    """An architecture from outside the packages."""
+
+    architecture = "test_runs:OwnNet"
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
+    folder = tmp_path_factory.mktemp("fitted")
+    write_tables(folder)
+    assert main(["fit", "--config", write_config(folder, "curve_mlp", backbone)]) == 0
+    return folder
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    return capsys.readouterr().err
+
+
+def epochs_logged(run: Path) -> list[int]:
+    with (run / "log" / "fit" / "metrics.csv").open() as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file) if row.get("val/mse")]
+
+
+def test_trials_and_runs_without_a_step_leave_a_predictor_alone(fitted, capsys):
+    config, weights = str(fitted / "curve_mlp.yaml"), fitted / "run" / "predictor" / "model.safetensors"
+    before = weights.read_bytes()
+    assert main(["fit", "--config", config, "--trainer.fast_dev_run", "true"]) == 0
+    assert "nothing exported: a trial of one batch" in capsys.readouterr().out
+    assert main(["fit", "--config", config, "--trainer.limit_train_batches", "0"]) == 0
+    assert "nothing exported: no step was trained" in capsys.readouterr().out
+    assert weights.read_bytes() == before
+
+
+def test_each_subcommand_has_a_log_and_a_refused_run_touches_none(fitted, capsys):
+    config, run = str(fitted / "curve_mlp.yaml"), fitted / "run"
+    fit_log = (run / "log" / "fit" / "metrics.csv").read_bytes()
+    assert main(["test", "--config", config, "--model.predictor", str(run / "predictor")]) == 0
+    test_log = (run / "log" / "test" / "metrics.csv").read_bytes()
+    assert refusal(capsys, "test", "--config", config)
+    assert refusal(capsys, "fit", "--config", config, "--data.train", str(fitted / "nothing"))
+    assert (run / "log" / "fit" / "metrics.csv").read_bytes() == fit_log
+    assert (run / "log" / "test" / "metrics.csv").read_bytes() == test_log
+
+
+def test_a_fit_goes_on_exactly_with_dropout_and_keeps_its_log(fitted, backbone, tmp_path, capsys):
+    write_tables(tmp_path)
+    dropped = {"dropout": 0.5, "schedule": {"shape": "constant"}}
+    checkpoints = [{"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": {}}]
+    checkpoints[0]["init_args"] = {"monitor": "val/mse", "save_last": True}
+    trainer = {"max_epochs": 4, "callbacks": checkpoints}
+    config = write_config(tmp_path, "curve_mlp", backbone, trainer=trainer, **dropped)
+    assert main(["fit", "--config", config, "--trainer.default_root_dir", str(tmp_path / "whole")]) == 0
+    parts = ["fit", "--config", config, "--trainer.default_root_dir", str(tmp_path / "parts")]
+    assert main([*parts, "--trainer.max_epochs", "2"]) == 0
+    last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["epoch"] == 1
+    message = refusal(capsys, *parts, "--ckpt_path", str(last), "--model.optimizer.lr", "0.5")
+    assert "a fit that goes on keeps its settings: optimizer must be" in message
+    assert main([*parts, "--ckpt_path", str(last)]) == 0
+    one, two = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "parts")
+    )
+    torch.testing.assert_close(two, one, rtol=0, atol=0)
+    assert epochs_logged(tmp_path / "parts") == epochs_logged(tmp_path / "whole") == [0, 1, 2, 3]
+    assert {path.name for path in last.parent.iterdir() if path.name.startswith("last")} == {"last.ckpt"}
+
+
+def test_a_predictor_meets_no_other_features_order_budgets_or_model(fitted, capsys, tmp_path):
+    config, run = str(fitted / "curve_mlp.yaml"), fitted / "run"
+    test = ["test", "--config", config, "--model.predictor", str(run / "predictor")]
+    message = refusal(capsys, *test, "--data.features", "[layer_3]")
+    assert "must have the predictor's features layer_2 (12), got layer_3 (12)" in message
+    other = replace(make_table(10, seed=5), metadata={"model": "another/model"})
+    other.save(tmp_path / "other")
+    message = refusal(capsys, *test, "--data.test", str(tmp_path / "other"))
+    assert "must be of the model whose accuracy is predicted, made-up, got another/model" in message
+    message = refusal(capsys, "validate", "--config", config)
+    assert "a trained predictor is needed: give --ckpt_path or --model.predictor" in message
+    schema = CurveSchema({"layer_2": 3, "text": 22}, 4, 16, identities={"backbone": "a"})
+    turned = replace(schema, features={"text": 22, "layer_2": 3})
+    assert "in its order ['layer_2', 'text'], got ['text', 'layer_2']" in schema.says_of(turned, "x")[0]
+    assert "whose files are others" in schema.says_of(replace(schema, identities={"backbone": "b"}), "x")[0]
+    assert not schema.says_of(replace(schema, identities={}), "x")
+    read = replace(schema, dtypes={"backbone": "float32"})
+    (fault,) = read.says_of(replace(schema, dtypes={"backbone": "bfloat16"}), "x")
+    assert "in float32 as in training, got bfloat16" in fault
+
+
+def test_features_that_are_not_named_are_the_predictors_own(fitted, tmp_path):
+    """Or the table's deepest layer, where nothing was learned yet."""
+    data = CurveDataModule(test=str(fitted / "mlp_test"))
+    module = CurveMLP(predictor=str(fitted / "run" / "predictor"))
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.test(module, data, verbose=False)
+    assert data.features == ["layer_2"]
+    fresh = CurveDataModule(train=str(fitted / "mlp_train"))
+    fresh.setup("fit")
+    assert list(fresh.schema().features) == ["layer_3"]
+
+
+def test_training_questions_are_remembered_as_hashes_and_refused_in_test(fitted, capsys):
+    folder = fitted / "run" / "predictor"
+    questions = make_table(40, seed=1).questions
+    assert len(load_question_hashes(folder)) == 40
+    assert seen_in_training(folder, [*questions[:3], "something else"]) == 3
+    config = json.loads((folder / "config.json").read_text())
+    assert config["training"]["served_model"] == "made-up"
+    assert config["training"]["budgets"] == list(range(16, 129, 16))
+    test = ["--data.test", str(fitted / "mlp_train")]
+    message = refusal(capsys, "fit", "--config", str(fitted / "curve_mlp.yaml"), *test)
+    assert "data.test must not hold training questions, but 40 of 40 are" in message
+
+
+def test_plain_data_loaders_of_batches_are_enough(fitted):
+    """No data module: the rows are attached by hand, batches are dictionaries."""
+    table = make_table(40, seed=1)
+    targets = {"inputs": table.features["layer_2"], "curves": table.curves}
+    rows = Rows(table.ids, table.questions, targets, CurveSchema({"layer_2": 12}, 8, 16))
+    held = {**{name: torch.tensor(values) for name, values in targets.items()}, "rows": torch.arange(40)}
+    batches = [
+        {name: values[part] for name, values in held.items()} for part in (slice(0, 20), slice(20, 40))
+    ]
+    module = CurveMLP([8])
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, **quiet)
+    with pytest.raises(ValueError, match=r"call module.attach_rows\('train', rows\)"):
+        trainer.fit(CurveMLP([8]), DataLoader(batches, batch_size=None), DataLoader(batches, batch_size=None))
+    module.attach_rows("train", rows)
+    trainer.fit(module, DataLoader(batches, batch_size=None), DataLoader(batches, batch_size=None))
+    assert trainer.callback_metrics["val/mse"] < 0.2
+    (figures,) = trainer.test(module, DataLoader(batches, batch_size=None), verbose=False)
+    assert figures["test/mse"] == pytest.approx(float(trainer.callback_metrics["test/mse"]))
+
+
+def test_former_flags_are_refused_with_their_new_names(fitted, capsys):
+    fit = ["fit", "--config", str(fitted / "curve_mlp.yaml")]
+    for flag, now in (
+        ("--model.lr=0.1", "model.optimizer.lr"),
+        ("--model.weight_decay=0.1", "model.optimizer.weight_decay"),
+        ("--model.schedule=cosine", "model.schedule.shape cosine"),
+        ("--data.cache=x", "data.extraction.cache"),
+    ):
+        assert f"{now} now" in refusal(capsys, *fit, flag)
+    assert "no setting 'num_member': did you mean 'num_members'?" in refusal(
+        capsys, *fit, "--model.num_member=2"
+    )
+    assert "did you mean CurveMLP?" in refusal(capsys, "fit", "--model", "CurveMPL")
+    assert "no command 'fti': did you mean fit?" in refusal(capsys, "fti")
+
+
+def test_presets_are_found_by_name_from_any_folder(fitted, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train = ["--data.train", str(fitted / "mlp_train"), "--trainer.max_epochs", "1"]
+    train += ["--trainer.enable_progress_bar", "false", "--data.batch_size", "16"]
+    for preset in ("curve_mlp", "paper_mlp", "difficulty_mlp"):
+        root = ["--trainer.default_root_dir", str(tmp_path / preset)]
+        assert main(["fit", "--config", preset, *train, *root, "--trainer.accelerator", "cpu"]) == 0
+        printed = capsys.readouterr().out
+        assert f"wrote {tmp_path / preset / 'predictor'}" in printed
+        assert "next:  ps-eval answer --questions" in printed
+        assert "4 held-out questions" in printed
+    message = refusal(capsys, "fit", "--config", "no")
+    assert "--config must be a file or one of ['curve_lora', 'curve_mlp'" in message
+    assert main([]) == 0
+    assert "First:  ps-train fit --config curve_mlp" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("ps-train ")
+
+
+def test_an_architecture_of_ones_own_loads_where_it_is_allowed(tmp_path):
+    net = OwnNet(CurveSchema({"layer_2": 3}, 4, 16), [2])
+    net.save_pretrained(tmp_path / "own")
+    with pytest.raises(ValueError, match="is code of your own, test_runs:OwnNet: it runs only where"):
+        load_predictor(tmp_path / "own")
+    features = {"layer_2": np.zeros((2, 3))}
+    loaded = load_predictor(tmp_path / "own", allow_code=True)
+    assert type(loaded).__name__ == "OwnNet"
+    np.testing.assert_array_equal(loaded.predict_curves(features), net.predict_curves(features))
+    assert loaded.predict(features, ids=["a", "b"]).budgets.tolist() == [16, 32, 48, 64]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "schema",
+            {"features": ["layer_2"], "num_windows": 8, "window": 16},
+            "schema.features must be",
+        ),
+        ("schema", {"features": {}, "num_windows": "8", "window": 16}, "schema.num_windows must be a whole"),
+        (
+            "schema",
+            {"features": {}, "num_windows": 2, "budgets": [32, 16]},
+            "schema.budgets must be 2",
+        ),
+        ("settings", {"hidden_sizes": 7}, "settings in .* must be those of a curve_mlp, but"),
+        ("settings", {"hidden_sizes": [2], "width": 7}, "settings in .* must be those of a curve_mlp, but"),
+    ],
+)
+def test_odd_values_in_a_config_are_named(field, value, message, fitted, tmp_path):
+    config = json.loads((fitted / "run" / "predictor" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, field: value}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=message):
+        load_predictor(tmp_path)
+
+
+def test_traces_must_be_counted(fitted, tmp_path, capsys):
+    table = make_table(40, seed=1)
+    replace(table, n_traces=np.where(np.arange(40) == 7, 0, 50).astype(np.int32)).save(tmp_path / "t")
+    fit = ["fit", "--config", str(fitted / "curve_mlp.yaml"), "--data.train", str(tmp_path / "t")]
+    assert "n_traces" in refusal(capsys, *fit, "--data.test", "null")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MODULES)
+def test_processes_that_are_spawned_export_as_well(kind, backbone, tmp_path):
+    write_tables(tmp_path)
+    config = write_config(tmp_path, kind, backbone, trainer={"strategy": "ddp_spawn", "devices": 2})
+    assert main(["fit", "--config", config]) == 0
+    assert load_predictor(tmp_path / "run" / "predictor")
