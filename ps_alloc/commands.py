@@ -44,6 +44,7 @@ def allocate_command(parsed: argparse.Namespace) -> None:
     ).format(**summary)
     if allocation.method != parsed.method:
         text += f"{parsed.guard}: no clear gain was validated at this budget, so all get the same\n"
+    text += f"next: ps-eval run --questions … --model … --allocations {parsed.output}\n"
     print_result(parsed, summary, text)
 
 
@@ -61,11 +62,12 @@ def calibrate_command(parsed: argparse.Namespace) -> None:
             predictions.budgets, calibrator.slopes.tolist(), calibrator.shifts.tolist(), strict=True
         )
     ]
+    following = f"next: ps-alloc guard --calibration {parsed.output} … on further questions\n"
     table = "".join("{budget:>8} {slope:>8.3f} {shift:>8.3f}\n".format(**row) for row in rows)
     print_result(
         parsed,
         {"output": parsed.output, "rows": rows},
-        f"  tokens    slope    shift\n{table}{parsed.output}\n",
+        f"  tokens    slope    shift\n{table}{parsed.output}\n{following}",
     )
 
 
@@ -96,7 +98,9 @@ def guard_command(parsed: argparse.Namespace) -> None:
     for row in rows:
         verdict = "" if row["allowed"] else "   uniform: no clear gain"
         text += "{budget:>8g} {gain:>+8.4f} {error:>8.4f}".format(**row) + verdict + "\n"
-    print_result(parsed, {"output": parsed.output, "rows": rows}, f"{text}{parsed.output}\n")
+    calibration = f" --calibration {parsed.calibration}" if parsed.calibration else ""
+    text += f"{parsed.output}\nnext: ps-alloc greedy --guard {parsed.output}{calibration} …\n"
+    print_result(parsed, {"output": parsed.output, "rows": rows}, text)
 
 
 def bench_command(parsed: argparse.Namespace) -> None:

@@ -28,7 +28,9 @@ def test_greedy_writes_the_allocation_of_the_budget(tmp_path, predictions, capsy
     expected = allocate(CURVES, 40 * 96)
     np.testing.assert_array_equal(Allocation.load(output).windows, expected.windows)
     assert json.loads((tmp_path / "a.json").read_text())["budget"] == 96
-    assert "40 queries, 3840 of 3840 tokens" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "40 queries, 3840 of 3840 tokens" in text
+    assert text.endswith(f"next: ps-eval run --questions … --model … --allocations {output}\n")
 
 
 def test_greedy_passes_its_options_on(tmp_path, predictions):
@@ -205,11 +207,12 @@ def test_a_calibration_and_a_guard_go_from_command_to_command(tmp_path, capsys):
 
     outcomes = ("--outcomes", str(tmp_path / "measured.npy"))
     calibration = ("--calibration", str(tmp_path / "c.json"))
-    assert run("calibrate", "wrong", "c.json", *outcomes, "--n-traces", "100").count("\n") == 18
+    assert run("calibrate", "wrong", "c.json", *outcomes, "--n-traces", "100").count("\n") == 19
     expected = PlattCalibrator.fit(wrong, curves, 100)
     np.testing.assert_array_equal(PlattCalibrator.load(tmp_path / "c.json").slopes, expected.slopes)
     table = run("guard", "wrong", "g.json", *outcomes, "--budgets", "160,224")
     assert table.count("uniform: no clear gain") == 2
+    assert table.endswith(f"g.json\nnext: ps-alloc greedy --guard {tmp_path}/g.json …\n")
     table = run("guard", "good", "good-g.json", *outcomes, "--budgets", "96,128")
     assert "uniform" not in table
     assert Guard.load(tmp_path / "good-g.json").budgets.tolist() == [96, 128]
