@@ -26,6 +26,7 @@ from ps_eval.serve.exchange import Exchange
 from ps_eval.serve.lanes import Lanes, one_lane
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.pacer_state import StateFile
+from ps_eval.serve.page import Page
 from ps_eval.serve.relay import Bodies, Reply, is_event_stream, while_connected
 from ps_eval.serve.request_body import CompletionRequest
 from ps_eval.serve.routes import RouteTable
@@ -74,6 +75,7 @@ class Gateway:
         limits: Limits | None = None,
         state: StateFile | None = None,
         decisions: DecisionLog | None = None,
+        page: Page | None = None,
         think_end: str = "</think>",
         cors_origins: Sequence[str] = (),
         on_start: Sequence[Callable[[Gateway], None]] = (),
@@ -90,6 +92,7 @@ class Gateway:
             limits: What the gateway bears.
             state: Where the prices are kept.
             decisions: Where every decision is written.
+            page: What people see at /ps/.
             think_end: Ends the reasoning within a completion's text.
             cors_origins: Origins whose pages may ask.
             on_start: Called on the event loop when it serves.
@@ -103,6 +106,7 @@ class Gateway:
         self._observe = observe
         self._state = state
         self._decisions = decisions
+        self._page = page
         self._think_end = think_end
         self._cors = list(cors_origins)
         self._on_start = on_start
@@ -113,6 +117,11 @@ class Gateway:
         """Requests whose head is there and whose end is not, booked and logged."""
         self._upstream_state, self._upstream_seen = "unreachable", 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def observing(self) -> bool:
+        """Whether bodies go on unchanged."""
+        return self._observe
 
     @property
     def budgets(self) -> Budgets:
@@ -127,6 +136,8 @@ class Gateway:
             AppRoute("/ready", self._ready, methods=["GET"]),
             AppRoute("/metrics", self._metrics, methods=["GET"]),
             AppRoute("/ps/feedback", self._feedback, methods=["POST"]),
+            *([] if self._page is None else self._page.routes(self)),
+            AppRoute("/ps/{path:path}", self._unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
             AppRoute("/{path:path}", _Endpoint(self)),
         ]
         cors = Middleware(
@@ -232,6 +243,9 @@ class Gateway:
             return JSONResponse(invalid(str(error)).content(), 400)
         return JSONResponse({"status": "ok"})
 
+    async def _unknown(self, request: Request) -> Response:
+        return JSONResponse(Refusal(404, "invalid", "the gateway has nothing there").content(), 404)
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request from its head to the end, whatever happens on the way."""
         reply = Reply(
@@ -254,6 +268,8 @@ class Gateway:
             access.info("request", extra={"fields": exchange.logged()})
         if self._decisions is not None and exchange.grant is not None:
             self._decisions.decided(exchange)
+        if self._page is not None:
+            self._page.seen.ended(exchange)
 
     async def _outcome(self, exchange: Exchange, receive: Receive) -> str:
         reply, entered = exchange.reply, False
