@@ -95,7 +95,8 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
         if size >= core.size or core_loss[size] >= gap - tolerance or not complete:
             break
         work_limit -= work
-    if not complete and core_span is None:  # rows of equal loss in order of the break: changes up and down lie side by side
+    if not complete and core_span is None:
+        # Rows of equal loss in order of the break: changes up and down then lie side by side.
         near = np.lexsort((_distance(seg_row, order, taken, choice.size)[core], core_loss))
         again = base_choice.copy()
         better, _, _ = fill_slack(

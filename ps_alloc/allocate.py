@@ -20,6 +20,7 @@ from ps_alloc.kernels.myopic import myopic, raise_in_turn
 Method = Literal["auto", "hull", "myopic", "uniform"]
 Leftover = Literal["spread", "keep", "all"]
 Invalid = Literal["raise", "clip", "uniform"]
+METHODS, LEFTOVERS, INVALID = get_args(Method), get_args(Leftover), get_args(Invalid)
 
 
 def allocate(
@@ -81,9 +82,9 @@ def allocate(
         ValueError: If an argument is out of range or out of shape, a curve holds NaN or a value outside [0,
             1], or the budget cannot pay for every query's `min_windows`.
     """
-    one_of("method", method, get_args(Method))
-    one_of("leftover", leftover, get_args(Leftover))
-    one_of("invalid", invalid, get_args(Invalid))
+    one_of("method", method, METHODS)
+    one_of("leftover", leftover, LEFTOVERS)
+    one_of("invalid", invalid, INVALID)
     if overspend_rate is not None:
         return allocate_with_reserve(
             curves,
