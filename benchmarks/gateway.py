@@ -168,6 +168,21 @@ def untrained(feature: str, folder: Path) -> str:
     return str(folder / feature)
 
 
+def light(folder: Path) -> str:
+    """A light predictor's folder, of made-up curves: only its cost is measured."""
+    from ps_train.curve_table import CurveTable
+    from ps_train.embedded.problem_families import make_problems
+    from ps_train.light.fit import fit_light
+
+    questions = [problem.question for problem in make_problems(400, seed=9)]
+    needed = np.array([len(question.split()) for question in questions], np.float64)[:, None] * 1.5
+    budgets = 16 * np.arange(1, 17)
+    curves = (1 / (1 + (needed / budgets) ** 4)).astype(np.float32)
+    ids, traces = [str(i) for i in range(400)], np.full(400, 8, np.int32)
+    fit_light(CurveTable(ids, questions, ["1"] * 400, curves, traces, budgets)).save(folder / "light")
+    return str(folder / "light")
+
+
 def report(name: str, rounds: dict[str, list[Round]]) -> None:
     direct = rounds["direct"]
     print(f"\n{name}: {sum(len(r.latencies) for r in direct)} requests an arm in {len(direct)} rounds")
@@ -201,8 +216,9 @@ def main() -> None:
     parser.add_argument(
         "--predictors",
         nargs="*",
-        default=["checkpoints/tiny-predictor", "checkpoints/tiny-predictor:bfloat16", "layer_2:bfloat16"],
-        help="an arm each: FOLDER or FOLDER:DTYPE; layer_N: untrained, reads the tiny reasoner's block N",
+        default=["light", "checkpoints/tiny-predictor:bfloat16", "layer_2:bfloat16"],
+        help="an arm each: FOLDER or FOLDER:DTYPE; layer_N: untrained, reads the tiny reasoner's block N; "
+        "light: hashed n-grams, numpy alone",
     )
     parser.add_argument("--max-batch", type=int, default=8, help="most questions predicted together")
     parser.add_argument("--upstream", help="a server that runs already; it must serve `tiny-reasoner`")
@@ -244,6 +260,8 @@ def main() -> None:
             path, _, dtype = name.partition(":")
             if path.startswith("layer_"):
                 path = untrained(path, folder)
+            if path == "light":
+                path = light(folder)
             own = ["--predictor", path, "--initial-price", "0.0076"] if name else []
             own += ["--max-batch", str(arguments.max_batch)] if name else []
             own += ["--predictor-dtype", dtype] if dtype else []
@@ -268,7 +286,7 @@ def main() -> None:
                         rounds[arm].append(found)
             server_name = "vLLM" if arguments.vllm or arguments.upstream else "synthetic server"
             report(f"{server_name}, {'streamed' if stream else 'whole'} answers", rounds)
-        reasons = ("unreadable", "timeout", "queue_full", "error")
+        reasons = ("unreadable", "timeout", "overdue", "queue_full", "error")
         names = [f'ps_gateway_fallbacks_total{{reason="{reason}"}}' for reason in reasons]
         fallbacks = sum(gateway.metric(name) for gateway in gateways for name in names)
         print(f"\nrequests without a prediction where there was a predictor: {fallbacks:.0f}")

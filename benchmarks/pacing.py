@@ -4,8 +4,8 @@ rate.
     python benchmarks/pacing.py
 
 Streams of 12,000 S-shaped curves at 96 tokens a request, whose mix of easy and hard requests stays, drifts,
-jumps or swings. The offline optimum sees the whole stream and spends what the policy spent. Then what bad
-neighbours leave to the others.
+jumps or swings. The offline optimum sees the whole stream and spends what the policy spent. Then long
+budgets, and what bad neighbours leave to the others.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ps_alloc import Pacer, allocate
 
 N, W, RATE = 12_000, 16, 96
+GRID = 256 * 2 ** np.arange(10)  # to 131,072 tokens
 
 
 def stream(kind: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -41,6 +42,33 @@ def paced(curves: npt.NDArray[np.float64], **settings: float) -> npt.NDArray[np.
 def batched(curves: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.int64]:
     parts = [curves[begin : begin + size] for begin in range(0, len(curves), size)]
     return np.concatenate([allocate(part, RATE * len(part)).windows for part in parts])
+
+
+def long_stream(rng: np.random.Generator) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Accuracy and expected use of requests whose lengths are log-normal, over four orders of magnitude."""
+    middle = rng.lognormal(8, 1.2, (8000, 1))
+    spread = np.exp(0.7 * rng.normal(size=400))
+    use = np.stack([np.minimum(middle * spread, budget).mean(axis=1) for budget in GRID], axis=1)
+    ended = np.stack([(middle * spread <= budget).mean(axis=1) for budget in GRID], axis=1)
+    return rng.uniform(0.2, 1, (8000, 1)) * ended, use
+
+
+def long_budgets(rate: int) -> None:
+    """How a real reasoner's budgets are paced: a geometric grid, priced by expected use."""
+    curves, use = long_stream(np.random.default_rng(0))
+    past, past_use = (part[:1000] for part in long_stream(np.random.default_rng(1)))
+    price = allocate(past, rate * 1000, budgets=GRID, use=past_use).price
+    for name, start in (("cold", None), ("price of 1,000 requests of another day", price)):
+        pacer = Pacer(rate, budgets=GRID, initial_price=start)
+        grants = [pacer.decide(curve, use=used) for curve, used in zip(curves, use, strict=True)]
+        windows = np.array([grant.windows for grant in grants])
+        used = np.array([grant.expected_used for grant in grants])
+        offline = allocate(curves, int(used.sum()), budgets=GRID, use=use, leftover="keep").expected_accuracy
+        kept = curves[np.arange(len(curves)), windows - 1].mean() / (offline or 1.0)
+        debt = np.max(np.cumsum(used / rate - 1))
+        print(
+            f"| {rate:,} | Pacer, {name} | {kept:.4f} | {used.mean() / rate:.4f} | {debt:.0f} |", flush=True
+        )
 
 
 def quiet(pacer: Pacer) -> None:
@@ -102,6 +130,11 @@ def main() -> None:
         for name, shares in kept.items():
             numbers = f"{np.mean(shares):.4f} | {np.mean(spent[name]):.4f} | {np.max(debt[name]):.0f}"
             print(f"| {kind} | {name} | {numbers} |", flush=True)
+
+    print("\n| mean tokens used | policy | value / offline optimum | used / allowed | worst overspend |")
+    print("|---|---|---|---|---|")
+    for rate in (1000, 2000, 4000):
+        long_budgets(rate)
 
     print("\n| what came before | the next 900 requests, mean | the next 40,000 | the price moved by |")
     print("|---|---|---|---|")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc._checks import FloatArray, IntArray, check_values
-from ps_alloc._menus import Menus, Solution, solve
+from ps_alloc._menus import Menus, Solution, chosen_windows, solve
 from ps_alloc._problem import NO_ROWS, Limits
 from ps_alloc.kernels.curves import curve_menus, first_invalid, first_invalid_use
 from ps_alloc.kernels.menus import climb, envelopes
@@ -183,7 +183,9 @@ def _solve_rows(
     *items, of_item = curve_menus(*rows, settings)
     menus = Menus(*items)
     solution = solve(menus, budget, core_span)
-    windows[rows.ids if rows.ids.size else slice(None)] = of_item[solution.choice]
+    where = rows.ids if rows.ids.size else slice(None)
+    least = settings[0] if settings[0].size == 1 else settings[0][where]
+    windows[where] = chosen_windows(menus, solution.choice, of_item, least)
     return float(menus.value[solution.choice].sum()), solution
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc._checks import FloatArray, IntArray
-from ps_alloc._menus import Menus, steepest_first
+from ps_alloc._menus import Menus, chosen_windows, steepest_first
 from ps_alloc._problem import NO_ROWS, Limits
 from ps_alloc.kernels.curves import curve_menus, mean_accuracy, raise_evenly, raise_one_each
 from ps_alloc.kernels.menus import envelopes, take_what_fits
@@ -46,7 +46,7 @@ def spend_everything(
     order = steepest_first(seg_slope)
     budget = left + int(menus.cost[menus.start[:-1]].sum())
     choice, left = take_what_fits(menus.start, menus.cost, seg_row, seg_item, order, budget)
-    windows[:] = of_item[choice]
+    windows[:] = chosen_windows(menus, choice, of_item, windows)
     left = raise_evenly(windows, limits.most, *limits.costs.arrays, left)
     raise_one_each(windows, limits.most, *limits.costs.arrays, left)
 

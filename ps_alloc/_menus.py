@@ -113,6 +113,11 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
     return Solution(choice, price, 0.0 if complete and core_span is None else gap, price)
 
 
+def chosen_windows(menus: Menus, choice: IntArray, of_item: IntArray, least: IntArray) -> IntArray:
+    """(R,) windows of chosen items, from what `curve_menus` returned; `least` has one element or R."""
+    return of_item[choice] if of_item.size else choice - menus.start[:-1] + least
+
+
 def _distance(seg_row: IntArray, order: IntArray, taken: int, n_rows: int) -> IntArray:
     """(N,). How far from the break, counted in segments, each row's nearest segment lies."""
     away = np.abs(np.arange(order.size) - taken)

@@ -71,9 +71,14 @@ def curve_menus(
         settings: As everywhere.
 
     Returns:
-        (R + 1,) starts, (M,) costs, (M,) weighted values, (M,) windows.
+        (R + 1,) starts, (M,) costs, (M,) weighted values, and (M,) windows: empty where all windows have
+        items, so that item j of a row is `least + j` windows.
     """
     least, most, weight, base, rate, grid = settings
+    # Where costs can stand still, of windows that cost the same only the best has an item.
+    flat = use.shape[0] > 0
+    for k in range(curves.shape[1]):
+        flat |= grid[k] == grid[k + 1]
     size = 0
     for r in range(len(curves)):
         i = ids[r] if ids.size > 0 else r
@@ -81,21 +86,27 @@ def curve_menus(
     start = np.zeros(len(curves) + 1, np.int64)
     cost = np.empty(size, np.int64)
     value = np.empty(size, np.float64)
-    windows = np.empty(size, np.int64)
+    windows = np.empty(size if flat else 0, np.int64)
     end = 0
     for r in range(len(curves)):
         i = ids[r] if ids.size > 0 else r
-        low, high, w = at(least, i), at(most, i), at(weight, i)
-        for k in range(low, high + 1):
-            c, v = cost_at(use, rate, grid, r, i, k), w * accuracy_at(curves, base, r, i, k)
-            if k > low and c == cost[end - 1]:
-                if v <= value[end - 1]:
-                    continue
-                end -= 1
-            cost[end], value[end], windows[end] = c, v, k
-            end += 1
+        low, high, w, step = at(least, i), at(most, i), at(weight, i), at(rate, i)
+        if not flat:
+            for k in range(low, high + 1):
+                cost[end + k - low] = grid[k] * step
+                value[end + k - low] = w * accuracy_at(curves, base, r, i, k)
+            end += high + 1 - low
+        else:
+            for k in range(low, high + 1):
+                c, v = cost_at(use, rate, grid, r, i, k), w * accuracy_at(curves, base, r, i, k)
+                if k > low and c == cost[end - 1]:
+                    if v <= value[end - 1]:
+                        continue
+                    end -= 1
+                cost[end], value[end], windows[end] = c, v, k
+                end += 1
         start[r + 1] = end
-    return start, cost[:end], value[:end], windows[:end]
+    return start, cost[:end], value[:end], windows[: end if flat else 0]
 
 
 @kernel

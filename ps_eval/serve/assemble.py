@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from ps_alloc import Pacer, allocate
 from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.adapters import Field, Server, fields_of
@@ -155,6 +153,8 @@ def two_phase_of(settings: ServeSettings, upstream: Upstream) -> TwoPhase | None
         return None
     tokenizer = None
     if settings.reasoning_format is not None and (Path(settings.reasoning_format) / "config.json").is_file():
+        from transformers import AutoTokenizer
+
         tokenizer = AutoTokenizer.from_pretrained(settings.reasoning_format)
     return TwoPhase(upstream, reasoning_format(settings), tokenizer)
 
@@ -175,7 +175,9 @@ def _loaded(
     predictor = load_predictor(folder, **({} if backbone is None else {"backbone": backbone}))
     if not is_light(folder):
         import torch
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # of loading its language model
         torch.set_num_threads(settings.predictor_threads)
         predictor.compute_in(getattr(torch, settings.predictor_dtype))
     forecaster = Forecaster(predictor, with_use=settings.pace == "used")

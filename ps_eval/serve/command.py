@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from transformers.utils.logging import disable_progress_bar
 
 from ps_eval.serve import logs
 from ps_eval.serve.adapters import Server
@@ -55,7 +54,6 @@ def serve_command(**settings: Any) -> None:
 
 def _serve(settings: ServeSettings) -> None:
     logs.set_up(format=settings.log_format, level=settings.log_level, access=settings.access_log)
-    disable_progress_bar()  # of loading the predictor's language model
     limits = Limits(int(settings.max_body_mb * 2**20), settings.max_in_flight, settings.timeout)
     connections = ConnectionLimits(
         int(settings.max_header_kb * 1024), settings.head_seconds, settings.max_connections

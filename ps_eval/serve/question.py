@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal
 
 from ps_eval.serve.bodies import Message
 from ps_eval.serve.request_body import CompletionRequest, Prompt
+
+if TYPE_CHECKING:  # a gateway with a light predictor needs neither transformers nor torch
+    from transformers import PreTrainedTokenizerBase
 
 Mode = Literal["last", "first", "conversation"]
 SENTINELS = ("QUESTION", "ANSWER", "FOLLOWUP")

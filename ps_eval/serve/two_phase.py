@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from transformers import PreTrainedTokenizerBase
 
 from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.budgets import Grant
@@ -23,6 +22,9 @@ from ps_eval.serve.sequence import Piece, Sequence
 from ps_eval.serve.two_phase_reply import ChatWriter, CompletionWriter, Writer
 from ps_eval.serve.upstream import Upstream
 from ps_eval.serve.usage import Usage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 UNSUPPORTED = {
     "echo": "the prompt is sent twice",
