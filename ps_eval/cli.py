@@ -47,6 +47,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.reporting.report:report_command",
         "Collect folders of results into one self-contained HTML page, and a Markdown file beside it.",
     ),
+    "assess": (
+        "ps_eval.assess.command:assess_command",
+        "Say what predicted budgets would bring on your own samples; the first command to run.",
+    ),
     "import-samples": (
         "ps_eval.logs.command:import_samples_command",
         "Make a curve table of samples: rows, or logs of Inspect, lm-eval-harness, OpenAI, vLLM, SGLang.",

@@ -101,7 +101,8 @@ def batch_samples(row: Mapping[str, Any]) -> Iterator[Sample]:
 def _messages(output: Any) -> Iterator[Any]:
     for item in output if isinstance(output, list) else ():
         if isinstance(item, Mapping) and item.get("type") == "message":
-            yield from item.get("content") if isinstance(item.get("content"), list) else ()
+            content = item.get("content")
+            yield from content if isinstance(content, list) else ()
 
 
 def is_benchmark(content: Any) -> bool:

@@ -76,7 +76,7 @@ def _read_file(path: Path, reading: Reading, columns: Mapping[str, str], numbers
         start = file.read(4)
     if start == b"PK\x03\x04":
         for where, evaluation, sample in read_eval_archive(path):
-            _keep(reading, where, lambda s=sample, e=evaluation: inspect_sample(e, s))  # type: ignore[misc]
+            _keep(reading, where, lambda s=sample, e=evaluation: inspect_sample(e, s))
         return "Inspect log"
     if path.suffix.lower() in TABLE_SUFFIXES or start == b"PAR1":
         rows = ((where, row) for where, _, row in read_rows(path))

@@ -1,4 +1,4 @@
-"""What a report shows of a folder: a run, a replay, an experiment, a sweep or an ablation."""
+"""What a report shows of a folder: a run, a replay, an experiment, a sweep, an ablation or an assessment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ps_eval.experiments.record import RECORD_FILE, Claim, ExperimentRecord, Res
 from ps_eval.reporting.summary import SUMMARY_FILE, RunInfo, Summary, SummaryRow, build, load_summary
 from ps_eval.reporting.words import MEANINGS, label
 
-SWEEP_FILE, ABLATION_FILE = "sweep.json", "ablation.json"
+SWEEP_FILE, ABLATION_FILE, ASSESSMENT_FILE = "sweep.json", "ablation.json", "assessment.json"
 MOST_ROWS = 12
 """Longer tables are folded."""
 
@@ -68,6 +68,7 @@ def read_section(folder: Path) -> Section:
         SUMMARY_FILE: _summary,
         SWEEP_FILE: _sweep,
         ABLATION_FILE: _ablation,
+        ASSESSMENT_FILE: _assessment,
     }
     for name, reader in readers.items():
         if (folder / name).is_file():
@@ -142,6 +143,47 @@ def _ablation(folder: Path) -> Section:
         pictures=sorted(folder.glob("*.png")),
         run=build(RunInfo, content["run"], "run"),
     )
+
+
+def _assessment(folder: Path) -> Section:
+    content = read_json(folder / ASSESSMENT_FILE)
+    rows: list[Mapping[str, Any]] = content["rows"]
+    levels = sorted({float(row["mean_used"]) for row in rows})
+    cells = {(row["policy"], float(row["mean_used"])): _assessed(row) for row in rows}
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    run = build(RunInfo, content["run"], "run")
+    return Section(
+        title=folder.name,
+        question=f"{content['name']}: {content['n_questions']} questions, {content['n_samples']} samples, "
+        f"{content['mean_tokens']:,.0f} tokens each without a limit. Would predicted budgets pay?",
+        headline=content["verdict"],
+        command=_again("assess", run.config),
+        tables=[],
+        pictures=sorted(folder.glob("*.png")),
+        grids=[
+            Grid(
+                title="Accuracy in % at equal tokens used, gain over uniform in points (bold: clear of 0)",
+                corner="mean tokens used",
+                columns=[f"{level:,.0f}" for level in levels],
+                rows=[
+                    (
+                        label(policy),
+                        MEANINGS.get(policy, ""),
+                        [cells.get((policy, u), Cell("–")) for u in levels],
+                    )
+                    for policy in policies
+                ],
+            )
+        ],
+        run=run,
+    )
+
+
+def _assessed(row: Mapping[str, Any]) -> Cell:
+    if row["gain"] is None:
+        return Cell(percent(float(row["accuracy"])))
+    clear = row["gain_low"] > 0 or row["gain_high"] < 0
+    return Cell(percent(float(row["accuracy"])), points(float(row["gain"])), clear=clear)
 
 
 def _short(value: object) -> str:
@@ -221,10 +263,13 @@ def _every_row(rows: Sequence[SummaryRow]) -> ResultTable:
 def _command(summary: Summary) -> str:
     """The command as its settings tell it: `ps-eval run` knows a model, `replay` a table, `demo` neither."""
     config = {name: value for name, value in summary.run.config.items() if value is not None}
-    name = "run" if "model" in config else "replay" if "table" in config else "demo"
+    return _again("run" if "model" in config else "replay" if "table" in config else "demo", config)
+
+
+def _again(name: str, config: Mapping[str, Any]) -> str:
     flags = []
     for flag, value in config.items():
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        if text:
+        if text and value is not None:
             flags.append(f"--{flag} {shlex.quote(text)}")
     return " ".join([f"ps-eval {name}", *flags])

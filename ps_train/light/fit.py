@@ -92,7 +92,7 @@ def fit_light(
         budgets=table.budgets.tolist(),
         numbers=list(numbers),
         served_model=metadata.get("model", "unknown"),
-        rising=metadata.get("answer") == "strict",
+        rising=metadata.get("answer") == "strict" and float(metadata.get("guess", 0)) == 0,
         has_use=use is not None,
     )
     record = {

@@ -118,8 +118,9 @@ def test_the_command_takes_several_folders(
     assert main(["report", str(experiment), str(replayed), "--output", f"{tmp_path}/out"]) == 0
     assert (tmp_path / "out" / "report.html").is_file()
     assert main(["report", str(tmp_path / "table"), "--output", f"{tmp_path}/other"]) == 2
-    expected = "a run must be a folder with experiment.json, summary.json, sweep.json or ablation.json, got"
-    assert expected in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "a run must be a folder with experiment.json, summary.json, sweep.json, " in said
+    assert "or assessment.json, got" in said
     assert not (tmp_path / "other").exists()
 
 

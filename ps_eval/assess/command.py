@@ -1,0 +1,278 @@
+"""`ps-eval assess`: the first command to run: would predicted budgets pay for me?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ps_alloc.files import write_json
+from ps_alloc.predictions import check_budgets
+from ps_eval.assess.assessment import ASSESSMENT_FILE, Assessment, assess
+from ps_eval.assess.picture import plot_frontiers
+from ps_eval.assess.words import label
+from ps_eval.logs.command import summary, told
+from ps_eval.logs.prepare import Prepared, describe, pairs, prepare, select
+from ps_eval.logs.sample import Sample
+from ps_eval.logs.table import choose_grid, to_table
+from ps_eval.reporting.report import write_report
+from ps_eval.reporting.summary import PhaseTimer, collect_run_info
+from ps_train.curve_table import CURVES_FILE, CurveTable
+from ps_train.light.command import named_numbers
+from ps_train.light.fit import fit_light
+
+PREDICTOR_FOLDER = "predictor"
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One task, model and setting."""
+
+    name: str
+    table: CurveTable
+    samples: list[Sample] | None
+    cap: int | None
+    scout: npt.NDArray[np.float64] | None = None
+
+
+def assess_command(
+    sources: tuple[str, ...],
+    *,
+    questions: str | None = None,
+    output: str = "runs/assess",
+    used: tuple[float, ...] = (),
+    guess: float | None = None,
+    price_per_million: float | None = None,
+    budget: int | None = None,
+    numbers: tuple[str, ...] = (),
+    scout: tuple[str, ...] = (),
+    scout_price: float = 0.1,
+    where: tuple[str, ...] = (),
+    columns: tuple[str, ...] = (),
+    grader: str = "math",
+    tokenizer: str | None = None,
+    right: float | None = None,
+    grid: tuple[int, ...] = (),
+    folds: int = 10,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Say what predicted budgets would bring on your own samples: accuracy at equal tokens, tokens saved.
+
+    The light text predictor is cross-validated by question. Writes `assessment.json`, a picture, the report
+    page, and the predictor fitted on everything.
+
+    Args:
+        sources: Files of samples, as for `ps-eval import-samples`, or one curve table.
+        questions: The questions' texts (choices, answers) by id, where the samples lack them.
+        output: Folder to write into; of several models or settings, a folder each below it.
+        used: Mean tokens really used at which to compare, such as 1000,2000,4000.
+        guess: Accuracy of an unfinished answer: 0.25 where one of four choices is picked blindly.
+        price_per_million: What a million generated tokens cost, to say savings in money.
+        budget: The most tokens an answer may take today, where the samples were made under such a limit.
+        numbers: Further columns of numbers that the prediction may read, such as prompt_tokens.
+        scout: Samples of a cheaper model among the sources, as for `where`: the tokens of one of its samples
+            are read beside the text, and charged.
+        scout_price: What a token of the scout costs, where one of the model's own costs 1.
+        where: Of samples of several tasks, models or settings, those to assess: model=NAME,setting=NAME.
+        columns: Columns that are not found by their names, such as tokens=n_tok,correct=ok.
+        grader: Grades the responses of samples that have none.
+        tokenizer: Counts tokens where a log has texts alone.
+        right: Share of finished answers that are right, where nothing says it of each.
+        grid: Token budgets; by default about 16 that span the samples.
+        folds: Folds of the cross-validation.
+        n_resamples: Bootstrap resamples of the questions.
+        seed: Seed of folds and bootstrap.
+        json: Print one JSON object and nothing else.
+
+    Raises:
+        ValueError: If nothing can be read, or there are too few questions, or no texts.
+    """
+    config = dict(locals())
+    timer = PhaseTimer()
+    console = Console(stderr=json)
+    with timer.phase("read"):
+        if len(sources) == 1 and (Path(sources[0]) / CURVES_FILE).is_file():
+            subjects = [_of_table(sources[0], guess, budget)]
+        else:
+            found = prepare(
+                sources,
+                questions=questions,
+                columns=columns,
+                where=() if scout else where,
+                numbers=numbers,
+                grader=grader,
+                tokenizer=tokenizer,
+                right=right,
+            )
+            for line in told(found):
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
+            subjects = list(_of_samples(found, where, scout, guess or 0.0, grid, budget, grader, used))
+    records = []
+    for subject in subjects:
+        folder = Path(output) if len(subjects) == 1 else Path(output) / _file_name(subject.name)
+        with timer.phase("assess"):
+            result = assess(
+                subject.table,
+                subject.samples,
+                used=used,
+                guess=guess if guess is not None else float(subject.table.metadata.get("guess", 0)),
+                numbers=named_numbers(subject.table, numbers, subject.name),
+                scout=subject.scout,
+                scout_price=scout_price,
+                cap=subject.cap,
+                n_folds=folds,
+                n_resamples=n_resamples,
+                seed=seed,
+            )
+        record = _with_money(result, price_per_million)
+        records.append({"group": subject.name, **record})
+        with timer.phase("fit"):
+            columns_read = dict(named_numbers(subject.table, numbers, subject.name))
+            if subject.scout is not None:
+                columns_read["scout_tokens"] = subject.scout
+            fit_light(subject.table, numbers=columns_read, seed=seed).save(folder / PREDICTOR_FOLDER)
+        plot_frontiers(result.points, folder / "frontiers.png")
+        run = collect_run_info(config, seed, timer.seconds)
+        write_json(folder / ASSESSMENT_FILE, {"name": subject.name, **record, "run": run.__dict__})
+        show(result, subject, record, used, console)
+    write_report([_folder(output, subjects, s) for s in subjects], output)
+    console.print(f"wrote {output}: report.html, and {PREDICTOR_FOLDER}/", highlight=False, soft_wrap=True)
+    if json:
+        whole: dict[str, Any] = records[0] if len(records) == 1 else {"groups": records}
+        sys.stdout.write(_dumps(whole) + "\n")
+
+
+def _folder(output: str, subjects: Sequence[_Subject], subject: _Subject) -> Path:
+    return Path(output) if len(subjects) == 1 else Path(output) / _file_name(subject.name)
+
+
+def _of_table(path: str, guess: float | None, budget: int | None) -> _Subject:
+    table = CurveTable.load(path, features=[])
+    if guess is not None and table.metadata.get("guess") not in (None, f"{guess:g}"):
+        raise ValueError(f"guess must be the table's own, {table.metadata['guess']}, got {guess:g}")
+    return _Subject(table.metadata.get("model", path), table, None, budget)
+
+
+def _of_samples(
+    found: Prepared,
+    where: Sequence[str],
+    scout: Sequence[str],
+    guess: float,
+    grid: Sequence[int],
+    budget: int | None,
+    grader: str,
+    used: Sequence[float],
+) -> Iterator[_Subject]:
+    wanted = pairs(where, "where").items()
+    first: dict[str, float] = {}
+    if scout:
+        for sample in sorted(select(found.reading, scout), key=lambda sample: sample.sample):
+            first.setdefault(sample.question_id, float(sample.tokens))
+    any_left = False
+    for group, samples in found.groups.items():
+        if wanted - set(group) or (scout and not set(pairs(scout, "scout").items()) - set(group)):
+            continue
+        any_left = True
+        budgets = check_budgets(grid) if grid else _grid_for(samples, used)
+        table = to_table(
+            samples, budgets=budgets, guess=guess, metadata={"source": "samples", "grader": grader}
+        )
+        cut = np.array([sample.tokens for sample in samples if not sample.finished])
+        cap = budget if budget is not None else int(np.median(cut)) if len(cut) else None
+        known = np.array([first.get(name, np.nan) for name in table.ids]) if scout else None
+        yield _Subject(describe(group), table, samples, cap, known)
+    if not any_left:
+        there = "; ".join(describe(group) for group in list(found.groups)[:12])
+        raise ValueError(f"where must name samples that are there ({there}), got {', '.join(where)}")
+
+
+def _grid_for(samples: Sequence[Sample], used: Sequence[float]) -> npt.NDArray[np.int64]:
+    """The samples' own grid, with budgets below it where less is to be used."""
+    tokens = np.array([sample.tokens for sample in samples], np.int64)
+    grid = choose_grid(tokens, np.array([sample.finished for sample in samples], np.bool_))
+    lower = [int(level) for level in used if 1 <= level < grid[0]]
+    return np.unique(np.concatenate([np.array(lower, np.int64), grid]))
+
+
+def _with_money(result: Assessment, price: float | None) -> dict[str, Any]:
+    record = result.record()
+    if price is not None:
+        if not price >= 0:
+            raise ValueError(f"price_per_million must be at least 0, got {price}")
+        record["price_per_million"] = price
+        for row in record["rows"]:
+            share = row["saved_tokens_share"]
+            if share is not None:
+                row["saved_per_thousand_questions"] = share * row["mean_used"] * price / 1000
+    return record
+
+
+def show(
+    result: Assessment, subject: _Subject, record: dict[str, Any], used: Sequence[float], console: Console
+) -> None:
+    """Print a table of policies × tokens used, what is saved, and the verdict."""
+    console.print(
+        f"\n{subject.name}: {summary(subject.table)}" if subject.table.use is not None else subject.name,
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+    levels = sorted({row.used for row in result.rows})
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="accuracy in % [95%] at equal tokens used")
+    table.add_column("mean tokens used", no_wrap=True)
+    for level in levels:
+        table.add_column(f"{level:,.0f}", justify="right", no_wrap=True)
+    cells = {(row.policy, row.used): row for row in result.rows}
+    for policy in dict.fromkeys(row.policy for row in result.rows):
+        shown = []
+        for level in levels:
+            row = cells.get((policy, level))
+            shown.append(
+                "–"
+                if row is None
+                else f"{100 * row.accuracy:.1f}\n[{100 * row.low:.0f}, {100 * row.high:.0f}]"
+            )
+        table.add_row(label(policy), *shown)
+    money = {
+        row["mean_used"]: row.get("saved_per_thousand_questions")
+        for row in record["rows"]
+        if row["policy"] == result.policy
+    }
+    saved = ["–" if (share := result.saved.get(level)) is None else f"{share:.0%}" for level in levels]
+    table.add_row("tokens saved, equal accuracy", *saved)
+    if "price_per_million" in record:
+        table.add_row(
+            "money saved, 1,000 answers",
+            *("–" if money.get(level) is None else f"{money[level]:.2f}" for level in levels),
+        )
+    console.print(table)
+    if beyond := [level for level in used if level > result.mean_tokens]:
+        console.print(
+            f"nothing at {', '.join(f'{level:,.0f}' for level in beyond)}: without any limit, "
+            f"{result.mean_tokens:,.0f} mean tokens are used",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(result.verdict, highlight=False, soft_wrap=True, markup=False)
+
+
+def _file_name(name: str) -> str:
+    return (
+        "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name).strip("-.")
+        or "samples"
+    )
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False)

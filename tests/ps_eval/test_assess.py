@@ -1,0 +1,302 @@
+"""`ps-eval assess`: says yes where texts tell how long answers take, and no where nothing is to be gained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ps_eval.assess.assessment import assess
+from ps_eval.assess.folds import by_mean, cross_validate, make_folds
+from ps_eval.assess.points import mixed_points, split_oracle_points, uniform_points
+from ps_eval.assess.verdict import judge, saved_share
+from ps_eval.cli import main
+from ps_eval.logs.sample import Sample
+from ps_eval.logs.table import to_table
+from ps_eval.reporting.frontier import EqualUse, Point
+from ps_eval.reporting.report import write_report
+from ps_train import load_predictor
+from ps_train.curve_table import CurveTable
+from tests.ps_eval.log_files import write_jsonl
+from tests.ps_train.light_tables import EASY, FILLER, HARD
+
+DATA = Path(__file__).parents[3] / "shared/data/frontier_samples"
+
+
+def make_samples(n: int = 100, *, told: bool = True, spread: float = 2.5, seed: int = 0) -> list[Sample]:
+    """Answers to hard questions are long; `told`: the words say which are hard."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for number in range(n):
+        hard = rng.random()
+        words = HARD + EASY if not told else HARD if rng.random() < hard else EASY
+        text = " ".join(rng.choice(words, 7)) + " " + " ".join(rng.choice(FILLER, 6)) + f" {number}"
+        length = 5.5 + spread * (hard if not told else np.mean([w in HARD for w in text.split()]) * 13 / 7)
+        for sample in range(6):
+            tokens = int(np.exp(rng.normal(length, 0.25))) + 1
+            right = float(rng.random() < 0.9)
+            samples.append(Sample(f"q{number}", tokens, right, sample=sample, question=text))
+    return samples
+
+
+def rows(samples: list[Sample], **more) -> list[dict]:
+    return [
+        {
+            "question_id": s.question_id,
+            "question": s.question,
+            "sample": s.sample,
+            "tokens": s.tokens,
+            "correct": s.correct,
+            "finished": s.finished,
+            **more,
+        }
+        for s in samples
+    ]
+
+
+def at(result, policy: str, level: float) -> EqualUse:
+    return next(row for row in result.rows if row.policy == policy and row.used == level)
+
+
+@pytest.fixture(scope="module")
+def telling():
+    samples = make_samples()
+    return samples, assess(to_table(samples), samples, n_resamples=400)
+
+
+def test_where_texts_tell_the_length_it_pays(telling) -> None:
+    _, result = telling
+    assert result.pays
+    assert result.verdict.startswith("yes: at ")
+    assert "fewer tokens" in result.verdict
+    assert result.saved_tokens_share > 0.1
+    for level in {row.used for row in result.rows}:
+        predicted, uniform = (at(result, name, level).accuracy for name in ("predicted", "uniform"))
+        assert predicted > uniform + 0.02
+        assert predicted < at(result, "oracle", level).high + 0.02
+        assert result.saved[level] > 0.05
+    assert result.n_questions == 100
+    assert result.n_samples == 600
+
+
+def test_where_texts_tell_nothing_it_does_not() -> None:
+    samples = make_samples(told=False)
+    result = assess(to_table(samples), samples, n_resamples=400)
+    assert not result.pays
+    assert result.verdict.startswith("no: the questions' texts do not tell well enough how long")
+    # The question's own samples tell it: the oracle sees what the texts do not say.
+    level = sorted(result.saved)[2]
+    assert at(result, "oracle", level).gains["uniform"][0] > 0.05
+
+
+def test_where_accuracy_does_not_depend_on_the_budget_it_does_not() -> None:
+    samples = make_samples()
+    table = to_table(samples)
+    share = np.random.default_rng(0).random((len(table), 1))
+    flat = CurveTable(
+        table.ids, table.questions, table.answers, np.tile(share, (1, len(table.budgets))).astype(np.float32),
+        table.n_traces, table.budgets, {"answer": "forced"}, use=table.use,
+    )  # fmt: skip
+    result = assess(flat, n_resamples=200)
+    assert not result.pays
+    assert "accuracy hardly depends on the budget" in result.verdict
+    assert result.saved_tokens_share == 0
+
+
+def test_where_answers_finish_anyway_it_does_not(tmp_path, capsys) -> None:
+    samples = make_samples(spread=1.0)
+    for sample in samples[::40]:
+        sample.tokens, sample.finished, sample.correct = 4096, False, 0.0
+    path = write_jsonl(tmp_path / "s.jsonl", rows(samples))
+    args = ["assess", str(path), "--output", str(tmp_path / "out"), "--n-resamples", "100", "--json"]
+    assert main(args) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["verdict"].startswith(
+        "no: your model finishes within its budget of 4,096 tokens on 98% of the answers"
+    )
+    assert content["pays"] is False
+
+
+def test_the_object_is_what_was_promised(tmp_path, capsys) -> None:
+    path = write_jsonl(tmp_path / "s.jsonl", rows(make_samples()))
+    out = tmp_path / "out"
+    args = ["assess", str(path), "--output", str(out), "--n-resamples", "100", "--json", "--used", "300,600"]
+    assert main([*args, "--price-per-million", "10", "--guess", "0.1"]) == 0
+    captured = capsys.readouterr()
+    content = json.loads(captured.out)
+    assert {"rows", "verdict", "saved_tokens_share", "n_questions", "n_samples"} <= content.keys()
+    assert {row["policy"] for row in content["rows"]} == {"uniform", "mix", "length", "predicted", "oracle"}
+    for row in content["rows"]:
+        assert row["mean_used"] in (300, 600)
+        assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
+    money = [row["saved_per_thousand_questions"] for row in content["rows"] if row["policy"] == "predicted"]
+    assert money[0] > 0
+    assert "tokens saved, equal accuracy" in captured.err
+    # The predictor fitted on everything, and the page.
+    assert load_predictor(out / "predictor").predict(["sum of the list"]).curves.shape[1] > 4
+    page = (out / "report.html").read_text()
+    assert "yes: at" in page
+    assert write_report([out], tmp_path / "again").is_file()
+
+
+def test_a_curve_table_is_assessed_as_well(tmp_path, capsys) -> None:
+    to_table(make_samples()).save(tmp_path / "table")
+    args = ["assess", str(tmp_path / "table"), "--output", str(tmp_path / "out"), "--n-resamples", "100"]
+    assert main([*args, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["verdict"].startswith("yes: at")
+    assert main([*args, "--guess", "0.25"]) == 2
+    assert "guess must be the table's own, 0, got 0.25" in capsys.readouterr().err
+
+
+def test_several_models_are_assessed_one_by_one_and_one_may_scout_for_another(tmp_path, capsys) -> None:
+    slow, quick = make_samples(told=False), make_samples(told=False)
+    for sample in quick:
+        sample.tokens = max(sample.tokens // 5, 1)
+    both = [*rows(slow, model="slow"), *rows(quick, model="quick")]
+    path = write_jsonl(tmp_path / "s.jsonl", both)
+    args = ["assess", str(path), "--output", str(tmp_path / "out"), "--n-resamples", "100", "--json"]
+    assert main(args) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert [group["group"] for group in groups] == ["model=slow", "model=quick"]
+    assert (tmp_path / "out/model-slow/predictor/config.json").is_file()
+    used = ["--used", "700"]
+    assert main([*args, *used, "--scout", "model=quick", "--scout-price", "0.1"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    accuracy = {row["policy"]: row["accuracy"] for row in content["rows"]}
+    assert accuracy["predicted_scout"] > accuracy["predicted"] + 0.03
+    assert main([*args, *used, "--scout", "model=quick", "--scout-price", "2"]) == 0
+    dear = {row["policy"]: row["accuracy"] for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert dear["predicted_scout"] < accuracy["predicted_scout"] - 0.03
+    assert dear["predicted"] == accuracy["predicted"]
+
+
+def test_no_question_is_predicted_from_itself_or_its_copy() -> None:
+    texts = ["the same", "other", "THE  same", "third", *map(str, range(40))]
+    folds = make_folds(texts, 10, seed=0)
+    assert folds[0] == folds[2]
+    assert set(folds) == set(range(10))
+    # Lengths hang on nothing, but every question has a copy: only leakage could tell them.
+    rng = np.random.default_rng(0)
+    samples = []
+    for number in range(60):
+        tokens = int(np.exp(rng.uniform(5, 9)))
+        text = " ".join(rng.choice(FILLER, 12))
+        samples += [Sample(f"{copy}-{number}", tokens, 1.0, question=text) for copy in "ab"]
+    table = to_table(samples)
+    said = cross_validate(table, make_folds(table.questions, 10, 0))
+    column = len(table.budgets) // 2
+    assert abs(np.corrcoef(said.use[:, column], table.use[:, column])[0, 1]) < 0.35
+
+
+def test_the_oracle_sees_no_luck_where_all_questions_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    samples = [
+        Sample(str(q), int(np.exp(rng.normal(7, 0.7))), float(rng.random() < 0.6), sample=s)
+        for q in range(400)
+        for s in range(4)
+    ]
+    table = to_table(samples)
+    folds = make_folds(table.ids, 10, 0)
+    points = {
+        "uniform": uniform_points(table),
+        "mix": mixed_points(table, by_mean(table, folds), 0.0),
+        "oracle": split_oracle_points(table, samples, 0.0),
+    }
+    lines = {
+        name: sorted((float(p.used.mean()), float(p.scores.mean())) for p in mine)
+        for name, mine in points.items()
+    }
+    for level in (500, 700, 900):
+        uniform, mix, oracle = (np.interp(level, *zip(*line, strict=True)) for line in lines.values())
+        assert oracle < mix + 0.02
+        # All or nothing beats a little for everyone, and needs no knowledge.
+        assert mix > uniform
+
+
+def line(*pairs: tuple[float, float]) -> list[Point]:
+    return [Point(np.array([accuracy]), np.array([used])) for used, accuracy in pairs]
+
+
+def test_savings_are_read_at_equal_accuracy() -> None:
+    points = {
+        "uniform": line((100, 0.2), (200, 0.4), (400, 0.6)),
+        "predicted": line((0, 0), (100, 0.4), (300, 0.6)),
+    }
+    assert saved_share(points, "predicted", 200) == pytest.approx(0.5, abs=0.01)
+    assert saved_share(points, "predicted", 300) == pytest.approx(1 - 200 / 300, abs=0.01)
+    assert saved_share(points, "predicted", 90) is None
+    # A plateau of the even spread costs what its first point costs.
+    flat = {"uniform": line((100, 0.5), (800, 0.5)), "predicted": line((0, 0), (100, 0.5))}
+    assert saved_share(flat, "predicted", 800) == pytest.approx(0, abs=0.01)
+    low = {"uniform": line((100, 0.5), (800, 0.7)), "predicted": line((0, 0), (100, 0.6))}
+    assert saved_share(low, "predicted", 800) is None
+
+
+def test_a_single_clear_level_of_many_is_not_enough() -> None:
+    def row(used: float, gain: float, low: float) -> EqualUse:
+        return EqualUse(
+            "replay",
+            "predicted",
+            used,
+            0.5 + gain,
+            0.4,
+            0.6,
+            {"uniform": [gain, low, 1.0], "mix": [gain, low, 1.0]},
+        )
+
+    settings = {
+        "policy": "predicted",
+        "uniform_accuracy": [0.1, 0.9],
+        "cap": None,
+        "finished": 1.0,
+        "saved": {1: 0.1},
+    }
+    assert not judge([row(1, 0.04, 0.01), row(2, 0.01, -0.04), row(3, 0.0, -0.05)], **settings)[0]
+    assert judge([row(1, 0.04, 0.01), row(2, 0.03, 0.01), row(3, 0.0, -0.05)], **settings)[0]
+    # Gains so small that nobody would notice.
+    assert not judge([row(1, 0.004, 0.001), row(2, 0.004, 0.001)], **settings)[0]
+    assert (
+        "Only if you spent less would it pay: +4.0 points"
+        in (judge([row(1, 0.04, 0.01)], **{**settings, "cap": 5000, "finished": 0.97})[1])
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"used": [0]}, "used must be positive mean tokens, got 0"),
+        ({"guess": 2}, r"guess must be an accuracy in \[0, 1\], got 2"),
+        ({"scout_price": -1}, "scout_price must be at least 0, got -1"),
+        ({"cap": 0}, "budget must be at least 1 token, got 0"),
+        ({"n_folds": 1}, "folds must be from 2 to the number of questions, got 1"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        assess(to_table(make_samples(30)), **settings)
+
+
+def test_too_few_questions_and_missing_texts_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 25 questions, got 10"):
+        assess(to_table(make_samples(10)))
+    samples = make_samples(30)
+    for sample in samples:
+        sample.question = ""
+    with pytest.raises(ValueError, match="must have their questions' texts"):
+        assess(to_table(samples))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data/frontier_samples is not here")
+@pytest.mark.parametrize("model", ["deepseek/deepseek-reasoner", "openai/gpt-5-mini-2025-08-07"])
+def test_on_real_reasoners_the_text_closes_most_of_the_gap_to_the_oracle(model, tmp_path, capsys) -> None:
+    where = f"task=GPQA Diamond,model={model}" + (",setting=reasoning_effort=high" if "mini" in model else "")
+    files = [str(DATA / "samples.parquet"), "--questions", str(DATA / "questions.parquet")]
+    args = ["--where", where, "--used", "2000", "--output", str(tmp_path), "--json"]
+    assert main(["assess", *files, *args]) == 0
+    accuracy = {row["policy"]: row["accuracy"] for row in json.loads(capsys.readouterr().out)["rows"]}
+    gap = accuracy["oracle"] - accuracy["uniform"]
+    assert accuracy["predicted"] - accuracy["uniform"] >= 0.6 * gap
