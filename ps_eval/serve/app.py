@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -111,7 +112,8 @@ class Gateway:
         self._cors = list(cors_origins)
         self._on_start = on_start
         self._bodies = Bodies(self.limits.max_body_bytes)
-        self._parsing = asyncio.Semaphore(1)
+        # One thread: what holds the interpreter for long does so once at a time, and in one heap.
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="read")
         self._in_flight = 0
         self.open_requests = 0
         """Requests whose head is there and whose end is not, booked and logged."""
@@ -165,6 +167,7 @@ class Gateway:
                 self.save()
             await self.lanes.stop()
             await self.upstream.stop()
+            self._reading.shutdown(wait=False, cancel_futures=True)
             if self._decisions is not None:
                 await asyncio.to_thread(self._decisions.close)
 
@@ -345,8 +348,7 @@ class Gateway:
 
         if len(body) <= INLINE_BYTES:
             return parse()
-        async with self._parsing:
-            return await asyncio.to_thread(parse)
+        return await asyncio.get_running_loop().run_in_executor(self._reading, parse)
 
     async def _complete(self, exchange: Exchange, body: bytes) -> str:
         request = await self._parsed(exchange, body)
@@ -413,7 +415,11 @@ class Gateway:
             head = reply.head(response, added)
         await reply.whole(response.status, head, content)
         large = len(content) > INLINE_BYTES
-        exchange.observed = await asyncio.to_thread(watch.whole, content) if large else watch.whole(content)
+        if large:
+            loop = asyncio.get_running_loop()
+            exchange.observed = await loop.run_in_executor(self._reading, watch.whole, content)
+        else:
+            exchange.observed = watch.whole(content)
         return response.status
 
     def _settle(self, exchange: Exchange, grant: Grant) -> None:
