@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from transformers.utils import logging as transformers_logging
 
 from ps_alloc import Allocation
 from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import RequestsFailedError, Sampling
 from ps_eval.engines.pool import EnginePool
+from ps_eval.engines.shared_prefill import shared_prefill
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.run_folder import report_failures
 from ps_eval.run_settings import RunSettings, predictor_identity
@@ -22,11 +25,12 @@ from ps_eval.spending.asked import as_questions, questions_identity
 from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.policies import PolicyInputs, allocate_policy
 from ps_eval.spending.response_file import Job
-from ps_eval.spending.responses import Outcome, as_they_end
+from ps_eval.spending.responses import answered, as_they_end
 from ps_eval.spending.run import inputs_from
 from ps_eval.spending.stream import Stream
 from ps_eval.spending.target import tokens_for_accuracy
-from ps_train.predictor import load_predictor
+from ps_train.common.features import Features
+from ps_train.load import load_predictor
 from ps_train.questions import Question
 
 
@@ -111,7 +115,7 @@ class Scheduler:
 
     def predict(self, questions: Sequence[str | Question]) -> PolicyInputs:
         """What the predictor says of questions."""
-        return inputs_from(self.predictor, [q.question for q in as_questions(questions)])
+        return self._inputs(as_questions(questions))
 
     def budgets(
         self,
@@ -139,7 +143,22 @@ class Scheduler:
                 text.
         """
         asked = as_questions(questions)
-        inputs = self.predict(asked)
+        spend = {"mean_tokens": mean_tokens, "total_tokens": total_tokens, "accuracy": accuracy}
+        return self._decide(asked, self._inputs(asked), policy, **spend)  # type: ignore[arg-type]
+
+    def _inputs(self, asked: Sequence[Question], features: Features | None = None) -> PolicyInputs:
+        return inputs_from(self.predictor, [q.question for q in asked], features)
+
+    def _decide(
+        self,
+        asked: Sequence[Question],
+        inputs: PolicyInputs,
+        policy: str,
+        *,
+        mean_tokens: float | None,
+        total_tokens: int | None,
+        accuracy: float | None,
+    ) -> Allocation:
         given = {"mean_tokens": mean_tokens, "total_tokens": total_tokens, "accuracy": accuracy}
         named = {name: value for name, value in given.items() if value is not None}
         if len(named) != 1:
@@ -202,12 +221,15 @@ class Scheduler:
         settings = self.run_settings(
             {"questions": questions_identity(asked), "policy": policy, **spend, "keeps_reasoning": reasoning}
         )
-        with AnswerFile.opened(output, settings) as file:
+        with AnswerFile.opened(output, settings) as file, ExitStack() as stack:
             decided = None if file.path is None else beside(file.path, "budgets.json")
             if decided is not None and decided.is_file():
                 allocation = Allocation.load(decided)  # to the token what was decided, whatever rounds now
             else:
-                allocation = self.budgets(asked, policy=policy, **spend)  # type: ignore[arg-type]
+                features = stack.enter_context(
+                    shared_prefill(self.predictor, self.pool, [q.question for q in asked])
+                )
+                allocation = self._decide(asked, self._inputs(asked, features), policy, **spend)  # type: ignore[arg-type]
                 if decided is not None:
                     allocation.save(decided)
             budgets = dict(zip([q.id for q in asked], allocation.tokens.tolist(), strict=True))
@@ -244,32 +266,18 @@ class Scheduler:
         """
         jobs = [Job(q, (budgets[q.id],), None) for q in questions]
         failures: dict[str, str] = {}
+        marker = str(self.pool.settings.get("think_end", ""))
         with closing(as_they_end(jobs, self.pool, self.sampling, progress)) as ended:
             for found in ended:
                 failures |= {job.question.id: o.failure for job, o in found if o.failure is not None}
-                file.append([self._answered(j.question, o, reasoning) for j, o in found if o.failure is None])
+                file.append(
+                    [
+                        answered(job.question, outcome, self.grader, marker, reasoning)
+                        for job, outcome in found
+                        if outcome.failure is None
+                    ]
+                )
         return failures
-
-    def _answered(self, question: Question, outcome: Outcome, keep_reasoning: bool) -> Answered:
-        responded = outcome.responded
-        assert responded is not None  # it did not fail
-        (response,) = responded.responses
-        thought = response.reasoning if responded.thought is None else responded.thought.text
-        graded = bool(question.answer)
-        marker = str(self.pool.settings.get("think_end", ""))
-        return Answered(
-            id=question.id,
-            question=question.question,
-            text=response.text.rpartition(marker)[2].strip() if marker else response.text,
-            reasoning=thought if keep_reasoning else None,
-            answer=self.grader.extract(response.text),
-            budget=response.budget,
-            reasoning_tokens=response.reasoning_tokens,
-            answer_tokens=response.answer_tokens,
-            forced=response.forced,
-            reference=question.answer if graded else None,
-            correct=self.grader(response.text, question.answer) if graded else None,
-        )
 
     def stream(
         self, *, mean_tokens: float, past_questions: Sequence[str | Question] = (), step: float = 0.01
@@ -284,9 +292,15 @@ class Scheduler:
         price = None
         if past_questions:
             price = self.budgets(past_questions, mean_tokens=mean_tokens).price
-        return Stream(self.predict, self.predictor.window, mean_tokens, self._min_windows, price, step)
+        return Stream(self.predict, grid_of(self.predictor), mean_tokens, self._min_windows, price, step)
 
     def run_settings(self, more: Mapping[str, Any]) -> RunSettings:
         """All that this scheduler's answers depend on, with the caller's own."""
         more = {**more, "min_windows": self._min_windows}
         return RunSettings(self.pool.settings, self.sampling, self.grader.identity, self._identity, more)
+
+
+def grid_of(predictor: Any) -> npt.NDArray[np.int64]:
+    """The (W,) token budgets that a predictor speaks of."""
+    grid: npt.NDArray[np.int64] = getattr(predictor, "budgets", None)
+    return predictor.schema.grid if grid is None else grid  # type: ignore[no-any-return]
