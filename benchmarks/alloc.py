@@ -24,7 +24,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc import _hull, allocate
+from ps_alloc import _hull, allocate, frontier
 
 MEAN_WINDOWS = 6
 
@@ -225,6 +225,43 @@ def copy_ratios(shapes: list[tuple[str, int, int]], repeats: int) -> None:
         print(copy_row(*shape, repeats), flush=True)
 
 
+def grids_and_use(million: int, repeats: int) -> None:
+    """Any token grid, costs that are expected use, and the whole frontier; the inputs are curves and use."""
+    print("\n| | copyto of the inputs | seconds | ratio |")
+    print("|---|---|---|---|")
+    curves = synthetic_curves(million, 16)
+    rng = np.random.default_rng(1)
+    share = rng.random((million, 16), dtype=np.float32).cumsum(axis=1, dtype=np.float32)
+    use = np.minimum(share * 16, 16 * np.arange(1, 17, dtype=np.float32))
+    few = np.ascontiguousarray(curves[: million // 2, :7])
+    grid = 512 * 2 ** np.arange(7)
+    total = million * MEAN_WINDOWS * 16
+    cases: list[tuple[str, list[Any], Callable[[], Any], Callable[[], Any] | None]] = [
+        (f"{million:,} × 16, use (N, W)", [curves, use], lambda: allocate(curves, total, use=use), None),
+        (
+            f"{million // 2:,} × 7, budgets 512 … 32,768",
+            [few],
+            lambda: allocate(few, len(few) * 3_000, budgets=grid),
+            None,
+        ),
+        (
+            f"{million:,} × 16, frontier, against one allocate",
+            [curves],
+            lambda: frontier(curves),
+            lambda: allocate(curves, total),
+        ),
+    ]
+    for name, inputs, ours, base in cases:
+        copies = [np.empty_like(array) for array in inputs]
+
+        def copy(inputs: Any = inputs, copies: Any = copies) -> None:
+            for array, to in zip(inputs, copies, strict=True):
+                np.copyto(to, array)
+
+        ratio, theirs, seconds = paired(base or copy, ours, repeats)
+        print(f"| {name} | {pretty(theirs)} | {pretty(seconds)} | **{ratio:.2f}** |", flush=True)
+
+
 def row(name: str, n: int, theirs: float, ours: float, ratio: float) -> str:
     return f"| {name} | {n:,} | {pretty(theirs)} | {pretty(ours)} | **{ratio:.0f}** |"
 
@@ -373,6 +410,7 @@ def main() -> None:
         arguments.repeats,
     )
     latencies()
+    grids_and_use(million, arguments.repeats)
     other_ways(million, 5)
     memory(million)
     cold_start()

@@ -53,6 +53,8 @@ class HullResult(NamedTuple):
     """Windows of every query, and the sums that describe them."""
 
     windows: IntArray
+    cost: int
+    """Summed units."""
     value: float
     """Summed weighted accuracy."""
     price: float
@@ -99,20 +101,22 @@ def allocate_hull(
     windows = np.empty(len(curves), np.int32)
     if len(curves) <= DIRECT_ROWS:
         _check(limits, rows)
-        value, solution = _solve_rows(rows, settings, limits.budget, windows, core_span=None)
-        return HullResult(windows.astype(np.int64), value, solution.price, solution.gap)
+        cost, value, solution = _solve_rows(rows, settings, limits.budget, windows, core_span=None)
+        return HullResult(windows.astype(np.int64), cost, value, solution.price, solution.gap)
     for widening in (1.0, 4.0, 16.0):
         rest, decided = _narrow(rows, limits, settings, windows, widening * MARGIN)
-        value, solution = 0.0, Solution(NO_ROWS, 0.0, 0.0, np.inf)
+        cost, value, solution = 0, 0.0, Solution(NO_ROWS, 0.0, 0.0, np.inf)
         if len(rest.curves):
-            value, solution = _solve_rows(rest, settings, limits.budget - decided.cost, windows, CORE_SPAN)
+            left = limits.budget - decided.cost
+            cost, value, solution = _solve_rows(rest, settings, left, windows, CORE_SPAN)
         # The price of the rest must be one at which the others were decided: their losses are 0 only there.
         price = min(max(solution.price, decided.low), decided.high)
         if abs(min(max(price, solution.price), solution.highest_price) - price) <= 1e-12 * price:
             gap = decided.gap + solution.gap
-            return HullResult(windows.astype(np.int64), decided.value + value, price, gap)
-    value, solution = _solve_rows(rows, settings, limits.budget, windows, CORE_SPAN)
-    return HullResult(windows.astype(np.int64), value, solution.price, solution.gap)
+            cost, value = decided.cost + cost, decided.value + value
+            return HullResult(windows.astype(np.int64), cost, value, price, gap)
+    cost, value, solution = _solve_rows(rows, settings, limits.budget, windows, CORE_SPAN)
+    return HullResult(windows.astype(np.int64), cost, value, solution.price, solution.gap)
 
 
 def _narrow(
@@ -178,15 +182,16 @@ def _check(limits: Limits, rows: Rows) -> None:
 
 def _solve_rows(
     rows: Rows, settings: tuple[Any, ...], budget: int, windows: npt.NDArray[np.int32], core_span: int | None
-) -> tuple[float, Solution]:
-    """Solve rows by their menus and write their windows; return their value and the solution."""
+) -> tuple[int, float, Solution]:
+    """Solve rows by their menus and write their windows; return their cost, their value and the solution."""
     *items, of_item = curve_menus(*rows, settings)
     menus = Menus(*items)
     solution = solve(menus, budget, core_span)
     where = rows.ids if rows.ids.size else slice(None)
     least = settings[0] if settings[0].size == 1 else settings[0][where]
     windows[where] = chosen_windows(menus, solution.choice, of_item, least)
-    return float(menus.value[solution.choice].sum()), solution
+    cost, value = int(menus.cost[solution.choice].sum()), float(menus.value[solution.choice].sum())
+    return cost, value, solution
 
 
 def _bracket(

@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 WORK_LIMIT = 20_000_000
 EXACT_ROWS = 128
 EXACT_WORK_LIMIT = 200_000_000
-SCALE_WORK_LIMIT = 100_000  # at scale a bound of a step in a million queries is not worth waiting for
+SCALE_WORK_LIMIT = 25_000  # at scale a bound of a step in a million queries is not worth waiting for
 # States alive at once, about 100 bytes each; four times as many are remembered, 24 bytes each.
 STATE_LIMIT = 1_500_000
 THIN_STATES = 20_000  # of a last try where a limit was reached
@@ -95,7 +95,8 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
         if size >= core.size or core_loss[size] >= gap - tolerance or not complete:
             break
         work_limit -= work
-    if not complete:  # rows of equal loss in order of the break: changes up and down lie side by side
+    if not complete and core_span is None:
+        # Rows of equal loss in order of the break: changes up and down then lie side by side.
         near = np.lexsort((_distance(seg_row, order, taken, choice.size)[core], core_loss))
         again = base_choice.copy()
         better, _, _ = fill_slack(

@@ -20,6 +20,7 @@ from ps_alloc.kernels.myopic import myopic, raise_in_turn
 Method = Literal["auto", "hull", "myopic", "uniform"]
 Leftover = Literal["spread", "keep", "all"]
 Invalid = Literal["raise", "clip", "uniform"]
+METHODS, LEFTOVERS, INVALID = get_args(Method), get_args(Leftover), get_args(Invalid)
 
 
 def allocate(
@@ -81,9 +82,9 @@ def allocate(
         ValueError: If an argument is out of range or out of shape, a curve holds NaN or a value outside [0,
             1], or the budget cannot pay for every query's `min_windows`.
     """
-    one_of("method", method, get_args(Method))
-    one_of("leftover", leftover, get_args(Leftover))
-    one_of("invalid", invalid, get_args(Invalid))
+    one_of("method", method, METHODS)
+    one_of("leftover", leftover, LEFTOVERS)
+    one_of("invalid", invalid, INVALID)
     if overspend_rate is not None:
         return allocate_with_reserve(
             curves,
@@ -130,15 +131,15 @@ def allocate(
             if method == "uniform"
             else _myopic(values, limits, weight, base, leftover)
         )
-        expected = mean_accuracy(values, windows, weight, base)
+        expected, units = mean_accuracy(values, windows, weight, base), costs.of(windows)
     else:
-        windows, expected, price, gap = _hull_and_leftover(values, limits, weight, base, leftover)
+        windows, units, expected, price, gap = _hull_and_leftover(values, limits, weight, base, leftover)
         price = float(np.ldexp(price * costs.unit, exponent))
     return Allocation(
         windows=windows,
         window=None if budgets is not None else int(costs.budgets[0]),
         total_tokens=limits.total_tokens,
-        spent_tokens=costs.tokens(windows),
+        spent_tokens=-(-units // costs.unit),
         method="hull" if method == "auto" else method,
         expected_accuracy=float(expected),
         price=price,
@@ -156,15 +157,15 @@ def allocate(
 
 def _hull_and_leftover(
     curves: npt.NDArray[np.floating], limits: Limits, weight: FloatArray, base: FloatArray, leftover: Leftover
-) -> tuple[IntArray, float, float, float]:
-    """Windows, mean accuracy, price a unit, and bound of the mean."""
+) -> tuple[IntArray, int, float, float, float]:
+    """Windows, their cost in units, mean accuracy, price a unit, and bound of the mean."""
     costs, n_queries = limits.costs, limits.n_queries
-    windows, value, price, gap = _hull.allocate_hull(curves, limits, weight, base)
+    windows, spent, value, price, gap = _hull.allocate_hull(curves, limits, weight, base)
     if costs.unit > 1:  # what rounding to whole units may hide
         gap += price * n_queries
     total_weight = float(weight.sum()) * (n_queries / weight.size)
     expected, gap = value / total_weight, gap / total_weight
-    left = limits.budget - costs.of(windows)
+    left = limits.budget - spent
     lost = 0.0
     if leftover != "keep" and left > 0 and left >= cheapest_step(limits):
         settings = limits.settings(weight, base)
@@ -174,11 +175,13 @@ def _hull_and_leftover(
             spend_everything(curves, limits, settings, windows, left)
             expected = mean_accuracy(curves, windows, weight, base)
         lost = max(0.0, before - expected)
+        spent = costs.of(windows)
     if lost > 1e-12 or (gap > 0.0 and n_queries <= _hull.DIRECT_ROWS):
         kept = expected
         windows, expected = at_least_uniform(curves, limits, weight, base, windows, expected)
+        spent = costs.of(windows)
         lost -= expected - kept
-    return windows, float(expected), price, max(0.0, gap + lost) if lost > 1e-12 or gap > 0.0 else gap
+    return windows, spent, float(expected), price, max(0.0, gap + lost) if lost > 1e-12 or gap > 0.0 else gap
 
 
 def _myopic(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ps_alloc import Allocation
 from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import RequestsFailedError, Sampling
 from ps_eval.engines.pool import EnginePool
+from ps_eval.engines.shared_prefill import shared_prefill
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.run_folder import report_failures
 from ps_eval.run_settings import RunSettings, predictor_identity
@@ -26,6 +27,7 @@ from ps_eval.spending.responses import Outcome, as_they_end
 from ps_eval.spending.run import inputs_from
 from ps_eval.spending.stream import Stream
 from ps_eval.spending.target import tokens_for_accuracy
+from ps_train.common.features import Features
 from ps_train.predictor import load_predictor
 from ps_train.questions import Question
 
@@ -111,7 +113,7 @@ class Scheduler:
 
     def predict(self, questions: Sequence[str | Question]) -> PolicyInputs:
         """What the predictor says of questions."""
-        return inputs_from(self.predictor, [q.question for q in as_questions(questions)])
+        return self._inputs(as_questions(questions))
 
     def budgets(
         self,
@@ -139,7 +141,22 @@ class Scheduler:
                 text.
         """
         asked = as_questions(questions)
-        inputs = self.predict(asked)
+        spend = {"mean_tokens": mean_tokens, "total_tokens": total_tokens, "accuracy": accuracy}
+        return self._decide(asked, self._inputs(asked), policy, **spend)  # type: ignore[arg-type]
+
+    def _inputs(self, asked: Sequence[Question], features: Features | None = None) -> PolicyInputs:
+        return inputs_from(self.predictor, [q.question for q in asked], features)
+
+    def _decide(
+        self,
+        asked: Sequence[Question],
+        inputs: PolicyInputs,
+        policy: str,
+        *,
+        mean_tokens: float | None,
+        total_tokens: int | None,
+        accuracy: float | None,
+    ) -> Allocation:
         given = {"mean_tokens": mean_tokens, "total_tokens": total_tokens, "accuracy": accuracy}
         named = {name: value for name, value in given.items() if value is not None}
         if len(named) != 1:
@@ -202,12 +219,15 @@ class Scheduler:
         settings = self.run_settings(
             {"questions": questions_identity(asked), "policy": policy, **spend, "keeps_reasoning": reasoning}
         )
-        with AnswerFile.opened(output, settings) as file:
+        with AnswerFile.opened(output, settings) as file, ExitStack() as stack:
             decided = None if file.path is None else beside(file.path, "budgets.json")
             if decided is not None and decided.is_file():
                 allocation = Allocation.load(decided)  # to the token what was decided, whatever rounds now
             else:
-                allocation = self.budgets(asked, policy=policy, **spend)  # type: ignore[arg-type]
+                features = stack.enter_context(
+                    shared_prefill(self.predictor, self.pool, [q.question for q in asked])
+                )
+                allocation = self._decide(asked, self._inputs(asked, features), policy, **spend)  # type: ignore[arg-type]
                 if decided is not None:
                     allocation.save(decided)
             budgets = dict(zip([q.id for q in asked], allocation.tokens.tolist(), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Literal
 
 import numpy as np
@@ -64,25 +64,30 @@ def make_difficulty_command(
     train_table: str | None = None,
     percentiles: tuple[float, float] = (20.0, 80.0),
 ) -> None:
-    """Write the difficulty class of each question of a curve table, as difficulty data (.jsonl).
+    """Write the difficulty class of each question of a curve table: as a curve table, or as a list (.jsonl).
+
+    A curve table is the same with the column `difficulty`, to train on: `--data.label_column difficulty`.
 
     Classes are cut by percentiles of the accuracy at the end of the training questions' curves.
 
     Args:
         table: Curve table.
-        output: The file to write.
+        output: The curve table's folder to write, or a file ending in .jsonl.
         train_table: Curve table of the training questions, whose thresholds are used: needed for questions
             that are not to be trained on. By default the table itself.
         percentiles: Up to the first a question is hard, from the second on easy.
     """
-    measured = CurveTable.load(table, features=[])
+    measured = CurveTable.load(table)
     training = measured if train_table is None else CurveTable.load(train_table, features=[])
     thresholds = DifficultyThresholds.fit(training.curves, percentiles)
     labels = thresholds.labels(measured.curves)
-    with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for name, question, label in zip(measured.ids, measured.questions, labels, strict=True):
-            record = {"id": name, "query": question, "difficulty": int(label), **asdict(thresholds)}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    if output.endswith(".jsonl"):
+        with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for name, question, label in zip(measured.ids, measured.questions, labels, strict=True):
+                record = {"id": name, "query": question, "difficulty": int(label), **asdict(thresholds)}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    else:
+        replace(measured, extra={**measured.extra, "difficulty": labels.astype(np.int8)}).save(output)
     counts = ", ".join(
         f"{np.count_nonzero(labels == number)} {name}" for number, name in enumerate(CLASS_NAMES)
     )

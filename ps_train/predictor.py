@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from ps_alloc import Predictions
 from ps_alloc.files import atomic_path, read_json, write_json
 from ps_train.common.heads import keeping_type
+from ps_train.common.model_card import model_card
 from ps_train.question_hashes import HASHES_FILE, save_question_hashes
 from ps_train.schema import CurveSchema as CurveSchema
 
@@ -201,6 +202,10 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         other = CurveSchema({}, len(budgets), budgets=tuple(budgets.tolist()))
         if faults := self.schema.says_of(other, what):
             raise ValueError("; ".join(faults))
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The README beside the weights."""
+        return ModelCard(model_card(self.config))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         config = self.config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import pickle
 import re
 import sys
 import warnings
@@ -161,6 +162,10 @@ def run(args: list[str] | None) -> None:
         )
     except MisconfigurationException as error:
         raise ValueError(" ".join(str(error).split())) from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            "ckpt_path must be a checkpoint that this command wrote: nothing in it is unpickled"
+        ) from error
 
 
 def quiet() -> None:

@@ -128,21 +128,26 @@ def _emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, u
     nothing = ir.Constant(FLOATS, [float("-inf")] * LANES)
 
     integer = width.type
-    blocks = builder.udiv(builder.add(width, ir.Constant(integer, LANES - 1)), ir.Constant(integer, LANES))
-    with cgutils.for_range(builder, blocks) as loop:
-        column = builder.mul(loop.index, ir.Constant(integer, LANES))
+    lanes = ir.Constant(integer, LANES)
+    full = builder.udiv(width, lanes)
+
+    def block(column: ir.Value, ragged: bool) -> None:
+        """Sixteen columns from `column` on; of a ragged block some lie behind the rows' ends."""
         columns = _columns(builder, values, width, column)
         costs = _columns(builder, use, width, column) if used else []
         flags = builder.load(outside)
         for j, value in enumerate(columns):
             here = builder.add(column, ir.Constant(integer, j))
-            inside = _splat(builder, builder.icmp_unsigned("<", here, width), FLAGS)
             k = _splat(
                 builder, builder.trunc(builder.add(here, ir.Constant(integer, 1)), ir.IntType(32)), INTS
             )
             limit = _splat(builder, builder.load(builder.gep(grid, [here]), align=4), FLOATS)
             bits = builder.bitcast(value, INTS)
             bad = builder.icmp_unsigned(">", bits, ir.Constant(INTS, [ONE_BITS] * LANES))
+            inside = None
+            if ragged:  # what lies behind a row's end belongs to the next row
+                inside = _splat(builder, builder.icmp_unsigned("<", here, width), FLAGS)
+                value = builder.select(inside, value, nothing)
             cost = limit
             if used:
                 cost = costs[j]
@@ -151,22 +156,26 @@ def _emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, u
                     builder.fcmp_ordered(">=", cost, last), builder.fcmp_ordered("<=", cost, limit)
                 )
                 bad = builder.or_(bad, builder.not_(rises))
-                builder.store(builder.select(inside, cost, last), before)
-            flags = builder.or_(flags, builder.and_(bad, inside))
-            # What lies behind a row's end belongs to the next row.
-            value = builder.select(inside, value, nothing)
+                builder.store(cost if inside is None else builder.select(inside, cost, last), before)
+            flags = builder.or_(flags, bad if inside is None else builder.and_(bad, inside))
             for which, step in enumerate((low_step, high_step)):
                 reduced = builder.fsub(value, builder.fmul(step, cost))
                 so_far = builder.load(best[which])
                 if which == 0:
                     takes = builder.fcmp_ordered(">=", reduced, builder.fsub(so_far, tolerance))
-                    takes = builder.and_(takes, inside)
+                    takes = takes if inside is None else builder.and_(takes, inside)
                 else:
                     takes = builder.fcmp_ordered(">", reduced, builder.fadd(so_far, tolerance))
                 better = builder.fcmp_ordered(">", reduced, so_far)
                 builder.store(builder.select(better, reduced, so_far), best[which])
                 builder.store(builder.select(takes, k, builder.load(windows[which])), windows[which])
         builder.store(flags, outside)
+
+    with cgutils.for_range(builder, full) as loop:
+        block(builder.mul(loop.index, lanes), ragged=False)
+    whole = builder.mul(full, lanes)
+    with builder.if_then(builder.icmp_unsigned("<", whole, width)):
+        block(whole, ragged=True)
     for array, slot in zip(arrays[7:], windows, strict=True):
         pointer = builder.bitcast(array.data, INTS.as_pointer())
         builder.store(builder.load(slot), pointer, align=4)

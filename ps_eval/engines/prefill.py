@@ -30,26 +30,31 @@ class PrefilledBatch:
 
 @dataclass(frozen=True)
 class Prefill:
-    """Questions whose prompts an engine has read: `engine.reason(…, prefilled=…)` goes on from there."""
+    """Questions whose prompts an engine has read: `engine.reason(…, prefilled=…)` goes on from there.
+
+    As often as wanted, with any of the questions, in any order, each several times or not at all.
+    """
 
     questions: tuple[str, ...]
-    """N of them, in the order in which they must be reasoned about."""
+    """N of them."""
     features: Features
     """`layer_<n>` to float32 (N, D), as `ps_train.common.features.extract_features` gives them."""
     batches: list[PrefilledBatch]
     """All that could be read: not the questions that have no tokens or no room."""
 
-    def check(self, questions: Sequence[str]) -> None:
-        """Refuse other questions, or the same in another order.
-
-        Raises:
-            ValueError: If they differ.
-        """
-        if tuple(questions) != self.questions:
-            raise ValueError(
-                f"prefilled must be of the questions asked, in their order: {len(self.questions)} were read, "
-                f"{len(questions)} are asked"
-            )
+    def places(self, questions: Sequence[str]) -> dict[int, list[tuple[int, int]]]:
+        """Where questions were read: batch → (place among `questions`, row of the batch) of its own."""
+        where = {
+            self.questions[number]: (b, row)
+            for b, batch in enumerate(self.batches)
+            for row, number in enumerate(batch.numbers)
+        }
+        found: dict[int, list[tuple[int, int]]] = {}
+        for place, question in enumerate(questions):
+            if question in where:
+                batch, row = where[question]
+                found.setdefault(batch, []).append((place, row))
+        return found
 
 
 @contextmanager

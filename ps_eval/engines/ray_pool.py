@@ -17,7 +17,9 @@ from ray.exceptions import RayError
 
 from ps_eval.engines import engine_class, load_engine
 from ps_eval.engines.base import Engine
+from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.engines.pool import EnginePool, Result, Task
+from ps_train.common.prompts import PromptFormat
 
 # Ray Data counts results in blocks: a task a block, so that one is done when it is done.
 TASKS_A_BLOCK = 1
@@ -91,7 +93,16 @@ class RayEnginePool(EnginePool):
         self._engine = {"name": engine, "model": str(model), "batch_size": batch_size, **engine_options}
         self.kind, self.name, self.repeatable = inside.kind, str(model), inside.repeatable
         self.batch_size = batch_size
-        self.settings = {"engine": self.kind, "model": self.name, **engine_options}
+        format, prompt = engine_options.get("format"), engine_options.get("prompt")
+        self.settings = {
+            "engine": self.kind,
+            "model": self.name,
+            **ReasoningFormat.of(format, engine_options.get("tokenizer", model)).as_dict(),
+            "prompt": PromptFormat.of(prompt).as_dict(),
+            # What the workers make of the rest, such as a dtype of `auto`, only they know.
+            "options": {k: v for k, v in engine_options.items() if k not in ("format", "prompt")},
+            "batch_size": batch_size,
+        }
 
     def map(
         self, function: Callable[[Engine, Task], Result], tasks: Sequence[Task]

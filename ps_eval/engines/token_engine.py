@@ -134,7 +134,7 @@ class TokenEngine(ABC):
 
     def prompt_of(self, question: str) -> str:
         """See `Engine.prompt_of`."""
-        (ids,) = encode_prompts(self.tokenizer, [question])
+        (ids,) = self._encode([question])
         return str(self.tokenizer.decode(ids))
 
     def text_of(self, reasoning: Reasoning) -> str:

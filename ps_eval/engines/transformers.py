@@ -85,6 +85,8 @@ class TransformersEngine(TokenEngine):
         self.room = max_positions(self.model)
         self._pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         self._ways = check_reading(self.model, self.name)
+        self.prefilled: Prefill | None = None
+        """What `reason` goes on from where it is given nothing else."""
 
     def _numerics(self) -> dict[str, Any]:
         model = self.model
@@ -136,34 +138,50 @@ class TransformersEngine(TokenEngine):
         progress: Progress | None = None,
         prefilled: Prefill | None = None,
     ) -> Sequence[Reasoning | Failure]:
-        """Reason about each question within its own budget, after prompts that `prefill` may have read.
+        """Reason about each question within its own budget; see `Engine.reason`.
 
-        Raises:
-            ValueError: If `prefilled` is of other questions.
+        Goes on from the prompts that `prefilled` holds, and reads the others.
         """
-        if prefilled is None:
-            return super().reason(requests, sampling, progress)
-        prefilled.check([r.question for r in requests])
-        limits = np.array([r.max_tokens for r in requests])
-        checked = self._checked(self._encode(prefilled.questions), limits.tolist())
-        choose = chooser(sampling, [uniforms(sampling, r.stream, r.max_tokens) for r in requests])
+        prefilled = prefilled or self.prefilled
+        places = prefilled.places([r.question for r in requests]) if prefilled else {}
+        known = {place for mine in places.values() for place, _ in mine}
+        fresh = [place for place in range(len(requests)) if place not in known]
+        results: dict[int, Reasoning | Failure] = {}
+        if fresh:
+            found = super().reason([requests[place] for place in fresh], sampling, progress)
+            results |= dict(zip(fresh, found, strict=True))
+        for batch, mine in places.items():
+            assert prefilled is not None
+            asked = [(requests[place], row) for place, row in mine]
+            found = self._reason_on(prefilled.batches[batch], asked, sampling, progress)
+            results |= dict(zip([place for place, _ in mine], found, strict=True))
+        return [results[place] for place in range(len(requests))]
+
+    @torch.inference_mode()
+    def _reason_on(
+        self,
+        batch: PrefilledBatch,
+        asked: Sequence[tuple[Request, int]],
+        sampling: Sampling,
+        progress: Progress | None,
+    ) -> list[Reasoning | Failure]:
+        """Reasonings from rows of a batch that was read, each row as often as it is asked for."""
+        limits = [request.max_tokens for request, _ in asked]
+        checked = self._checked(self._encode([request.question for request, _ in asked]), limits)
+        choose = chooser(sampling, [uniforms(sampling, r.stream, r.max_tokens) for r, _ in asked])
         stops = self._reasoning_stops
-        until = Until(stops, self._text)
-        generated: list[list[int]] = [[] for _ in requests]
-        asked = [not isinstance(c, Failure) and limit > 0 for c, limit in zip(checked, limits, strict=True)]
-        if progress and not all(asked):
-            progress(asked.count(False))
-        for batch in prefilled.batches:
-            places = [place for place, number in enumerate(batch.numbers) if asked[number]]
-            if not places:
-                continue
-            with torch.inference_mode():
-                rows, logits = batch.rows.fork(), batch.logits
-                if len(places) < len(batch.numbers):
-                    rows.keep(self._index(places))
-                    logits = logits[self._index(places)]
-                numbers = np.array(batch.numbers)[places]
-                decode(rows, logits, numbers, limits[numbers], until, choose, generated, progress)
+        generated: list[list[int]] = [[] for _ in asked]
+        going = [n for n, limit in enumerate(limits) if limit > 0 and not isinstance(checked[n], Failure)]
+        if progress and len(going) < len(asked):
+            progress(len(asked) - len(going))
+        for start in range(0, len(going), self.batch_size):
+            numbers = np.array(going[start : start + self.batch_size])
+            chosen = self._index([asked[n][1] for n in numbers])
+            rows = batch.rows.fork()
+            rows.keep(chosen)
+            allowed = np.array(limits)[numbers]
+            until = Until(stops, self._text)
+            decode(rows, batch.logits[chosen], numbers, allowed, until, choose, generated, progress)
         return [
             c if isinstance(c, Failure) else self._as_reasoning(ids, stops)
             for c, ids in zip(checked, generated, strict=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ps_eval.experiments.predictors import Predicted, predict_with
+from ps_eval.experiments.predictors import Predicted, check_sources, predict_with
 from ps_eval.experiments.record import points
 from ps_eval.reporting.summary import SummaryRow
 from ps_eval.spending.question_length import length_curves
@@ -41,6 +41,7 @@ class Contest:
         overrides: Sequence[str] | None,
     ) -> Contest:
         """Load the tables `train` and `test` of a folder; load or train the predictors (`predict_with`)."""
+        check_sources(predictors.values())
         folder = Path(tables)
         train, test = (CurveTable.load(folder / split, features=[]) for split in ("train", "test"))
         predicted = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,23 @@ class Predicted(NamedTuple):
     """(N, W)."""
     mean_curve: npt.NDArray[np.float32]
     """(W,) mean curve of its training questions."""
+
+
+def check_sources(sources: Iterable[str]) -> None:
+    """Refuse predictor folders and configs that are not there, before any predictor is trained for long.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    for source in sources:
+        trained = source.endswith((".yaml", ".yml"))
+        if not (Path(source) if trained else Path(source) / "config.json").is_file():
+            what = (
+                "a config to train from"
+                if trained
+                else "a predictor's folder; docs/lora.md says how to train it"
+            )
+            raise ValueError(f"predictors must be there, but {source} is not: {what}")
 
 
 def predict_with(

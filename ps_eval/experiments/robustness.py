@@ -266,9 +266,9 @@ def _gains(case: Case, budgets: Sequence[int], window: int) -> Array:
         allocations = (
             allocate(raw, total, window=window, method="myopic"),
             allocate(raw, total, window=window, leftover="keep"),
-            allocate(raw, total, window=window),
-            allocate(calibrated, total, window=window),
-            guard.allocate(calibrated, total, window=window),
+            allocate(raw, total, window=window, leftover="all"),
+            allocate(calibrated, total, window=window, leftover="all"),
+            guard.allocate(calibrated, total, window=window, leftover="all"),
         )
         even = allocate(case.test, total, window=window, method="uniform").accuracy_on(case.test)
         columns.append([allocation.accuracy_on(case.test) - even for allocation in allocations])

@@ -19,7 +19,9 @@ from ps_eval.run_settings import RunSettings
 from ps_train.curve_table import CurveTable
 from ps_train.questions import Question
 
-KEPT_APART = ("budgets", "questions_per_chunk")
+NUMERICS = ("dtype", "device", "attention", "quantization", "batch_size", "tokenizer", "options")
+"""Settings that a table does not name: it is the same from one engine and from the workers of a cluster."""
+KEPT_APART = ("budgets", "questions_per_chunk", *NUMERICS)
 """Settings of a run that its table says elsewhere, or that do not shape it."""
 
 
@@ -113,7 +115,7 @@ def measure_curves(
         kept = [q for q in questions if q.id in traced]
         table = traced_table(kept, [traced[q.id] for q in kept], grid)
         metadata = {k: str(v) for k, v in settings.flat().items() if k not in KEPT_APART}
-        table = replace(table, metadata={"answer": "forced", **metadata, "settings": settings.hash})
+        table = replace(table, metadata={"answer": "forced", **metadata})
         table.save(output)
     return table
 

@@ -26,6 +26,7 @@ from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
 from ps_eval.spending.replay_inputs import means_of
 from ps_eval.spending.result_screen import show_result
+from ps_train.common.features import Features
 from ps_train.load import load_predictor
 from ps_train.predictor import CurvePredictor
 from ps_train.questions import Question, load_questions
@@ -206,9 +207,11 @@ def predicted_inputs(
         return inputs_from(loaded, questions)
 
 
-def inputs_from(predictor: CurvePredictor, questions: Sequence[str]) -> PolicyInputs:
-    """What a predictor that is loaded tells about questions."""
-    said = predictor.predict(questions)
+def inputs_from(
+    predictor: CurvePredictor, questions: Sequence[str], features: Features | None = None
+) -> PolicyInputs:
+    """What a predictor that is loaded tells about questions, from their features where there are any."""
+    said = predictor.predict(questions if features is None else features)
     return PolicyInputs(
         len(said), said.budgets, predictions=said.curves, predicted_use=said.use, **means_of(predictor)
     )

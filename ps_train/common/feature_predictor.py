@@ -32,6 +32,12 @@ class FeaturePredictor(CurvePredictor):
         """Load the language models in `dtype`; those attached or loaded already stay as they are."""
         self._language_dtype = dtype
 
+    @property
+    def language_dtype(self) -> torch.dtype:
+        """What the language models compute in, or will."""
+        loaded = self._models.get("backbone")
+        return self._language_dtype if loaded is None else loaded[0].dtype
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Concatenated features (B, D) to outputs (B, K): curve logits, where K is W."""
         raise NotImplementedError

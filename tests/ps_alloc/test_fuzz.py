@@ -20,7 +20,7 @@ THRESHOLDS = {
     (_menus, "EXACT_ROWS"): (3, 128),
     (_menus, "WORK_LIMIT"): (10, 200, 20_000_000),
     (_menus, "EXACT_WORK_LIMIT"): (50, 200_000_000),
-    (_menus, "SCALE_WORK_LIMIT"): (10, 100_000),
+    (_menus, "SCALE_WORK_LIMIT"): (10, 25_000),
     (_menus, "STATE_LIMIT"): (4, 1_500_000),
 }
 

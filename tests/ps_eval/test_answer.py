@@ -102,10 +102,12 @@ def test_a_target_accuracy_is_met_with_the_fewest_tokens(problems: list[Question
     less = scheduler.budgets(problems, total_tokens=allocation.total_tokens - scheduler.predictor.window)
     assert less.expected_accuracy is not None
     assert less.expected_accuracy < 0.6
-    with pytest.raises(ValueError, match=r"accuracy must be one that the predictor expects .* got 1"):
+    with pytest.raises(ValueError, match=r"accuracy must be one that the curves expect .* got 1"):
         scheduler.budgets(problems, accuracy=1.0)
-    with pytest.raises(ValueError, match=r"accuracy must lie in \(0, 1\], got 2"):
+    with pytest.raises(ValueError, match=r"accuracy must be .*got 2"):
         scheduler.budgets(problems, accuracy=2.0)
+    with pytest.raises(ValueError, match=r"is reached by one of the policies .*, got 'uniform'"):
+        scheduler.budgets(problems, accuracy=0.5, policy="uniform")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ps_eval.experiments.embedded import EmbeddedTraces
 from ps_eval.experiments.multi_trace import multi_trace, vote_accuracy
 from ps_eval.experiments.other_domain import _joined, other_domain
 from ps_eval.experiments.policy_rows import tokens_saved
-from ps_eval.experiments.predictors import predict_with
+from ps_eval.experiments.predictors import check_sources, predict_with
 from ps_eval.experiments.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
 from ps_eval.experiments.replayed import RIDGE_PENALTY, load_tables, ridge
 from ps_eval.experiments.robustness import POLICIES, noise_tolerance, starvation
@@ -87,6 +87,14 @@ def test_settings_of_an_experiment_are_checked(tmp_path: Path) -> None:
     path.write_text("tables: x\nsizes: [1]\nbudgets: [32]\nnot_a_setting: 1")
     with pytest.raises(ValueError, match="not_a_setting"):
         read_settings(training_size, path, quick=False)
+
+
+def test_predictors_that_are_not_there_are_named_before_any_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("")
+    check_sources([str(tmp_path / "mine.yaml")])
+    for missing, what in (("lora", "a predictor's folder"), ("other.yaml", "a config to train from")):
+        with pytest.raises(ValueError, match=f"predictors must be there, but .*{missing} is not: {what}"):
+            check_sources([str(tmp_path / "mine.yaml"), str(tmp_path / missing)])
 
 
 def test_quick_settings_replace_the_others(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ps_alloc.cli import main as ps_alloc
 from ps_eval.cli import main as ps_eval
@@ -15,7 +16,9 @@ from ps_train.cli import main as ps_train
 CONFIG = Path(__file__).parents[2] / "configs" / "gsm8k" / "curve_mlp.yaml"
 
 
-def test_questions_become_answers_under_predicted_budgets(random_reasoner: Path, tmp_path: Path) -> None:
+def test_questions_become_answers_under_predicted_budgets(
+    random_reasoner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, windows = str(random_reasoner), 16
     for name, number in (("train", 40), ("test", 10)):
         file = str(tmp_path / f"{name}.jsonl")
@@ -59,6 +62,7 @@ def test_questions_become_answers_under_predicted_budgets(random_reasoner: Path,
 
     arguments = ["--table", str(table), "--predictor", str(predictor), "--output", str(tmp_path / "replay")]
     replay = ["replay", *arguments, "--budgets", "32,64"]
-    assert ps_eval(replay) == 2  # on the questions that it learned from
+    assert ps_eval(replay) == 2
+    assert "40 of 40 questions are ones the predictor learned from" in capsys.readouterr().err
     assert ps_eval([*replay, "--allow-training-questions"]) == 0
     assert {row.policy for row in load_summary(tmp_path / "replay").rows} >= {"uniform", "hull", "oracle"}

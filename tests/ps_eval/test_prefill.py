@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ps_eval.demo import PREDICTOR, REASONER
+from ps_eval.engines import shared_prefill
 from ps_eval.engines.base import Failure, Request, Sampling, stream_of
+from ps_eval.engines.pool import OneEngine
 from ps_eval.engines.transformers import TransformersEngine
+from ps_eval.scheduler import Scheduler
+from ps_eval.spending.answer_file import Answered
 from ps_train.common.features import extract_features
 from ps_train.common.loading import load_backbone
+from ps_train.embedded.problem_families import make_problems
+from ps_train.load import load_predictor
 from ps_train.questions import Question
 
 SAMPLING = Sampling(temperature=0.8, top_p=0.95, seed=3)
@@ -49,13 +56,44 @@ def test_a_question_without_room_fails_alone(engine: TransformersEngine, questio
     assert found == engine.reason(asked, SAMPLING)
 
 
-def test_other_questions_and_layers_that_are_not_there_are_refused(
+def test_any_of_the_questions_go_on_in_any_order_several_times_and_others_are_read(
     engine: TransformersEngine, questions: list[Question]
 ) -> None:
-    prefilled = engine.prefill([q.question for q in questions[:3]])
-    with pytest.raises(ValueError, match="of the questions asked, in their order: 3 were read, 2 are asked"):
-        engine.reason(requests(questions[:2], [4, 4]), SAMPLING, prefilled=prefilled)
+    prefilled = engine.prefill([q.question for q in questions[:9]])
+    asked = [
+        Request(questions[i].question, 40, stream)
+        for stream, i in enumerate([3, 11, 0, 3, 8, 3, 10, 3, 5, 3, 3, 3])
+    ]
+    done: list[int] = []
+    assert engine.reason(asked, SAMPLING, done.append, prefilled=prefilled) == engine.reason(asked, SAMPLING)
+    assert sum(done) == len(asked)
+
+
+def test_layers_that_are_not_there_and_prompts_without_room_are_refused(engine: TransformersEngine) -> None:
     with pytest.raises(ValueError, match=r"layers must be between 1 and 2, got \[3\]"):
         engine.prefill(["a"], [3])
     with pytest.raises(ValueError, match="a prompt must be readable to have states, but: the model has room"):
         engine.prefill(["eggs " * 2000], [1])
+
+
+def test_the_scheduler_reads_each_prompt_once_where_predictor_and_engine_share_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    questions = [p.question for p in make_problems(6, seed=9)]
+
+    def answers(kept_batches: int) -> tuple[list[Answered], list[str]]:
+        monkeypatch.setattr(shared_prefill, "KEPT_BATCHES", kept_batches)
+        scheduler = Scheduler(PREDICTOR, model=REASONER)
+        found = scheduler.answer(questions, mean_tokens=48)
+        assert scheduler.pool.engine.prefilled is None  # the cache is let go
+        return found, list(scheduler.predictor._models)
+
+    (once, loaded_none), (twice, loaded_its_own) = answers(4), answers(0)
+    assert once == twice
+    assert (loaded_none, loaded_its_own) == ([], ["backbone"])
+
+
+def test_a_predictor_of_another_model_shares_nothing(engine: TransformersEngine) -> None:
+    predictor, pool = load_predictor(PREDICTOR), OneEngine(engine)
+    with shared_prefill.shared_prefill(predictor, pool, ["How many ?"]) as features:
+        assert features is None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from ps_eval.cli import main
 from ps_eval.engines.base import Engine, Reasoning, Request, Sampling, stream_of
@@ -88,6 +89,19 @@ def test_the_trace_command_probes_at_a_grid(
     assert main([*arguments, "--grid", "4,8,24"]) == 0
     assert CurveTable.load(tmp_path / "table").budgets.tolist() == [4, 8, 24]
     assert main([*arguments, "--grid", "geometric:4:64:3"]) == 2  # begun with another grid
+
+
+def test_the_shipped_settings_for_long_reasoning_are_read(
+    random_reasoner: Path, questions: list[Question], tmp_path: Path
+) -> None:
+    save_questions(tmp_path / "questions.jsonl", questions[:2])
+    config = Path(__file__).parents[2] / "configs" / "long" / "trace_32k.yaml"
+    arguments = ["trace", "--config", str(config), "--questions", str(tmp_path / "questions.jsonl")]
+    arguments += ["--model", str(random_reasoner), "--engine", "transformers", "--num-traces", "1"]
+    # The random model reasons until its positions end: a grid of its own stands in for 32k.
+    assert main([*arguments, "--grid", "geometric:4:32:4", "--output", str(tmp_path / "table")]) == 0
+    assert CurveTable.load(tmp_path / "table").budgets.tolist() == [4, 8, 16, 32]
+    assert yaml.safe_load(config.read_text())["grid"] == "32k"
 
 
 def test_the_table_on_disk_is_the_table_returned(

@@ -80,7 +80,6 @@ def test_a_table_names_its_grader_and_goes_on_with_no_other(
     assert main([*arguments, "--grader", "gsm8k"]) == 0
     metadata = CurveTable.load(tmp_path / "table").metadata
     assert metadata["grader"].startswith("gsm8k-")
-    assert metadata["dtype"] == "float32"
     assert metadata["forced_prefix"]
     for flags, message in (
         ([], "grader was 'gsm8k-"),

@@ -140,6 +140,31 @@ def test_training_questions_are_remembered_as_hashes_and_refused_in_test(fitted,
     assert "data.test must not hold training questions, but 40 of 40 are" in message
 
 
+def test_a_readme_says_what_the_predictor_is_and_a_merged_one_takes_its_model_along(
+    fitted, backbone, tmp_path
+):
+    readme = (fitted / "run" / "predictor" / "README.md").read_text()
+    for fact in (
+        "made-up answers rightly under 8 token budgets, 16 to 128",
+        "`layer_2` (12)",
+        "40 questions",
+    ):
+        assert fact in readme
+    assert "More Information Needed" not in readme
+    config = write_config(fitted, "curve_lora", backbone)
+    assert main(["fit", "--config", config, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    merged = str(tmp_path / "merged")
+    assert main(["merge", "--predictor", str(tmp_path / "predictor"), "--output", merged]) == 0
+    predictor = load_predictor(merged)
+    predictor.save_pretrained(tmp_path / "pushed")  # as push_to_hub does, from a folder of its own
+    config = json.loads((tmp_path / "pushed" / "config.json").read_text())
+    assert config["schema"]["backbone"] == "backbone"
+    assert (tmp_path / "pushed" / "backbone" / "config.json").is_file()
+    questions = ["how many eggs", "sam buys two"]
+    one, two = (load_predictor(path).predict_curves(questions) for path in (merged, tmp_path / "pushed"))
+    np.testing.assert_array_equal(one, two)
+
+
 def test_plain_data_loaders_of_batches_are_enough(fitted):
     """No data module: the rows are attached by hand, batches are dictionaries."""
     table = make_table(40, seed=1)
@@ -232,6 +257,24 @@ def test_odd_values_in_a_config_are_named(field, value, message, fitted, tmp_pat
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=message):
         load_predictor(tmp_path)
+
+
+def test_difficulty_classes_of_a_table_can_be_trained_on(fitted, backbone, tmp_path):
+    labelled = tmp_path / "labelled"
+    table = ["--table", str(fitted / "mlp_train"), "--output", str(labelled)]
+    assert main(["make-difficulty", *table]) == 0
+    config = write_config(fitted, "difficulty_mlp", backbone)
+    train = ["--data.train", str(labelled), "--data.label_column", "difficulty", "--data.test", "null"]
+    assert main(["fit", "--config", config, *train, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    assert load_predictor(tmp_path / "predictor").thresholds is None
+
+
+def test_what_lightning_refuses_is_one_sentence(fitted, tmp_path, capsys):
+    fit = ["fit", "--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    assert refusal(capsys, *fit, "--trainer.accelerator", "gpu").startswith("error: ")
+    torch.save({"state": Path("x")}, tmp_path / "odd.ckpt")
+    message = refusal(capsys, *fit, "--ckpt_path", str(tmp_path / "odd.ckpt"))
+    assert "ckpt_path must be a checkpoint that this command wrote: nothing in it is unpickled" in message
 
 
 def test_traces_must_be_counted(fitted, tmp_path, capsys):

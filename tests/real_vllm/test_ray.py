@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 from conftest import REASONER
 
+from ps_alloc.predictions import uniform_budgets
 from ps_eval.engines import load_engine, load_pool
 from ps_eval.engines.base import Engine, Sampling
 from ps_eval.engines.pool import EnginePool
 from ps_eval.measuring.probing import measure_curves
+from ps_eval.spending.live import run_live
+from ps_eval.spending.policies import PolicyInputs
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import Question, save_questions
 
@@ -120,6 +123,38 @@ def test_two_vllm_workers_trace_as_one_vllm_engine_does(questions: list[Question
         assert "16 curves" in done.stdout
     for name in FILES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
+
+
+def test_a_run_and_answers_on_many_workers_are_those_of_one_engine(
+    pool: EnginePool, questions: list[Question], tmp_path: Path
+) -> None:
+    sampling = Sampling(0.7, 1.0, 1)
+    engines = {"one": load_engine("transformers", REASONER, batch_size=4), "many": pool}
+    rows = {
+        name: run_live(
+            questions,
+            engine,
+            PolicyInputs(len(questions), uniform_budgets(16, 8)),
+            budgets=[32, 64],
+            policies=["uniform"],
+            output=tmp_path / name,
+            sampling=sampling,
+        )
+        for name, engine in engines.items()
+    }
+    assert rows["one"] == rows["many"]
+    for cell in ("uniform-32", "uniform-64"):
+        answers = [(tmp_path / name / "answers" / f"{cell}.jsonl").read_bytes() for name in engines]
+        assert answers[0] == answers[1]
+
+    save_questions(tmp_path / "questions.jsonl", questions)
+    command = ["answer", "--questions", str(tmp_path / "questions.jsonl"), "--model", str(REASONER)]
+    command += ["--predictor", str(REASONER.parent / "tiny-predictor"), "--budget", "64", "--batch-size", "4"]
+    many = ["--engine", "ray", "--engine-options.engine", "transformers", "--engine-options.workers", "2"]
+    for name, way in {"one": [], "many": many}.items():
+        done = ps_eval(*command, *way, "--output", str(tmp_path / f"{name}.jsonl"))
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "many.jsonl").read_bytes()
 
 
 def test_an_engine_that_a_worker_cannot_load_is_reported_in_one_sentence(
