@@ -260,7 +260,7 @@ def show(
     if "estimated" in subject.table.metadata:
         console.print(
             f"{float(subject.table.metadata['estimated']):.0%} of what stands behind these figures is "
-            "estimated, not seen: the answer was cut before, and others like it say how it would have gone on",
+            "estimated, not seen: the answer was cut before; others like it say how it would have gone on",
             highlight=False,
             soft_wrap=True,
         )
