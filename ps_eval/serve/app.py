@@ -22,9 +22,10 @@ from ps_eval.serve.exchange import Exchange
 from ps_eval.serve.lanes import Lanes, one_lane
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.pacer_state import StateFile
+from ps_eval.serve.page import Page
 from ps_eval.serve.relay import Bodies, Reply, while_connected
 from ps_eval.serve.routes import RouteTable
-from ps_eval.serve.status import StatusRoutes
+from ps_eval.serve.status import StatusRoutes, nothing_there
 from ps_eval.serve.two_phase import TwoPhase
 from ps_eval.serve.upstream import Upstream, request_headers
 
@@ -66,6 +67,7 @@ class Gateway:
         limits: Limits | None = None,
         state: StateFile | None = None,
         decisions: DecisionLog | None = None,
+        page: Page | None = None,
         think_end: str = "</think>",
         cors_origins: Sequence[str] = (),
         on_start: Sequence[Callable[[Gateway], None]] = (),
@@ -82,6 +84,7 @@ class Gateway:
             limits: What the gateway bears.
             state: Where the prices are kept.
             decisions: Where every decision is written.
+            page: What people see at /ps/.
             think_end: Ends the reasoning within a completion's text.
             cors_origins: Origins whose pages may ask.
             on_start: Called on the event loop when it serves.
@@ -94,6 +97,9 @@ class Gateway:
         self._routes = routes or RouteTable()
         self._state = state
         self.decisions = decisions
+        self.observing = observe
+        """Bodies go on unchanged."""
+        self._page = page
         self._cors = list(cors_origins)
         self._on_start = on_start
         self._completions = Completions(self, observe=observe, think_end=think_end)
@@ -117,6 +123,8 @@ class Gateway:
         """The ASGI application."""
         routes = [
             *StatusRoutes(self).routes,
+            *([] if self._page is None else self._page.routes(self)),
+            AppRoute("/ps/{path:path}", nothing_there, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
             AppRoute("/{path:path}", _Endpoint(self)),
         ]
         cors = Middleware(
@@ -199,6 +207,8 @@ class Gateway:
             access.info("request", extra={"fields": exchange.logged()})
         if self.decisions is not None and exchange.grant is not None:
             self.decisions.decided(exchange)
+        if self._page is not None:
+            self._page.seen.ended(exchange)
 
     async def _outcome(self, exchange: Exchange, receive: Receive) -> str:
         reply, entered = exchange.reply, False

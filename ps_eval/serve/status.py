@@ -84,5 +84,10 @@ class StatusRoutes:
         return JSONResponse({"status": "ok"})
 
 
+async def nothing_there(request: Request) -> Response:
+    """Any other path below /ps/: none of the upstream's."""
+    return JSONResponse(Refusal(404, "invalid", "the gateway has nothing there").content(), 404)
+
+
 def _mean(total: float, number: float) -> float:
     return total / max(1, number)
