@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from transformers.utils import logging as transformers_logging
 
 from ps_alloc import Allocation
@@ -23,12 +25,12 @@ from ps_eval.spending.asked import as_questions, questions_identity
 from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.policies import PolicyInputs, allocate_policy
 from ps_eval.spending.response_file import Job
-from ps_eval.spending.responses import Outcome, as_they_end
+from ps_eval.spending.responses import answered, as_they_end
 from ps_eval.spending.run import inputs_from
 from ps_eval.spending.stream import Stream
 from ps_eval.spending.target import tokens_for_accuracy
 from ps_train.common.features import Features
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 from ps_train.questions import Question
 
 
@@ -264,32 +266,18 @@ class Scheduler:
         """
         jobs = [Job(q, (budgets[q.id],), None) for q in questions]
         failures: dict[str, str] = {}
+        marker = str(self.pool.settings.get("think_end", ""))
         with closing(as_they_end(jobs, self.pool, self.sampling, progress)) as ended:
             for found in ended:
                 failures |= {job.question.id: o.failure for job, o in found if o.failure is not None}
-                file.append([self._answered(j.question, o, reasoning) for j, o in found if o.failure is None])
+                file.append(
+                    [
+                        answered(job.question, outcome, self.grader, marker, reasoning)
+                        for job, outcome in found
+                        if outcome.failure is None
+                    ]
+                )
         return failures
-
-    def _answered(self, question: Question, outcome: Outcome, keep_reasoning: bool) -> Answered:
-        responded = outcome.responded
-        assert responded is not None  # it did not fail
-        (response,) = responded.responses
-        thought = response.reasoning if responded.thought is None else responded.thought.text
-        graded = bool(question.answer)
-        marker = str(self.pool.settings.get("think_end", ""))
-        return Answered(
-            id=question.id,
-            question=question.question,
-            text=response.text.rpartition(marker)[2].strip() if marker else response.text,
-            reasoning=thought if keep_reasoning else None,
-            answer=self.grader.extract(response.text),
-            budget=response.budget,
-            reasoning_tokens=response.reasoning_tokens,
-            answer_tokens=response.answer_tokens,
-            forced=response.forced,
-            reference=question.answer if graded else None,
-            correct=self.grader(response.text, question.answer) if graded else None,
-        )
 
     def stream(
         self, *, mean_tokens: float, past_questions: Sequence[str | Question] = (), step: float = 0.01
@@ -304,9 +292,15 @@ class Scheduler:
         price = None
         if past_questions:
             price = self.budgets(past_questions, mean_tokens=mean_tokens).price
-        return Stream(self.predict, self.predictor.window, mean_tokens, self._min_windows, price, step)
+        return Stream(self.predict, grid_of(self.predictor), mean_tokens, self._min_windows, price, step)
 
     def run_settings(self, more: Mapping[str, Any]) -> RunSettings:
         """All that this scheduler's answers depend on, with the caller's own."""
         more = {**more, "min_windows": self._min_windows}
         return RunSettings(self.pool.settings, self.sampling, self.grader.identity, self._identity, more)
+
+
+def grid_of(predictor: Any) -> npt.NDArray[np.int64]:
+    """The (W,) token budgets that a predictor speaks of."""
+    grid: npt.NDArray[np.int64] = getattr(predictor, "budgets", None)
+    return predictor.schema.grid if grid is None else grid  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from ps_eval.serve.exchange import Exchange
 from ps_eval.serve.lanes import Lanes, one_lane
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.pacer_state import StateFile
+from ps_eval.serve.page import Page
 from ps_eval.serve.relay import Bodies, Reply, is_event_stream, while_connected
 from ps_eval.serve.request_body import CompletionRequest
 from ps_eval.serve.routes import RouteTable
@@ -74,6 +76,7 @@ class Gateway:
         limits: Limits | None = None,
         state: StateFile | None = None,
         decisions: DecisionLog | None = None,
+        page: Page | None = None,
         think_end: str = "</think>",
         cors_origins: Sequence[str] = (),
         on_start: Sequence[Callable[[Gateway], None]] = (),
@@ -90,6 +93,7 @@ class Gateway:
             limits: What the gateway bears.
             state: Where the prices are kept.
             decisions: Where every decision is written.
+            page: What people see at /ps/.
             think_end: Ends the reasoning within a completion's text.
             cors_origins: Origins whose pages may ask.
             on_start: Called on the event loop when it serves.
@@ -103,16 +107,23 @@ class Gateway:
         self._observe = observe
         self._state = state
         self._decisions = decisions
+        self._page = page
         self._think_end = think_end
         self._cors = list(cors_origins)
         self._on_start = on_start
         self._bodies = Bodies(self.limits.max_body_bytes)
-        self._parsing = asyncio.Semaphore(1)
+        # One thread: what holds the interpreter for long does so once at a time, and in one heap.
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="read")
         self._in_flight = 0
         self.open_requests = 0
         """Requests whose head is there and whose end is not, booked and logged."""
         self._upstream_state, self._upstream_seen = "unreachable", 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def observing(self) -> bool:
+        """Whether bodies go on unchanged."""
+        return self._observe
 
     @property
     def budgets(self) -> Budgets:
@@ -127,6 +138,8 @@ class Gateway:
             AppRoute("/ready", self._ready, methods=["GET"]),
             AppRoute("/metrics", self._metrics, methods=["GET"]),
             AppRoute("/ps/feedback", self._feedback, methods=["POST"]),
+            *([] if self._page is None else self._page.routes(self)),
+            AppRoute("/ps/{path:path}", self._unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
             AppRoute("/{path:path}", _Endpoint(self)),
         ]
         cors = Middleware(
@@ -154,6 +167,7 @@ class Gateway:
                 self.save()
             await self.lanes.stop()
             await self.upstream.stop()
+            self._reading.shutdown(wait=False, cancel_futures=True)
             if self._decisions is not None:
                 await asyncio.to_thread(self._decisions.close)
 
@@ -232,6 +246,9 @@ class Gateway:
             return JSONResponse(invalid(str(error)).content(), 400)
         return JSONResponse({"status": "ok"})
 
+    async def _unknown(self, request: Request) -> Response:
+        return JSONResponse(Refusal(404, "invalid", "the gateway has nothing there").content(), 404)
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request from its head to the end, whatever happens on the way."""
         reply = Reply(
@@ -254,6 +271,8 @@ class Gateway:
             access.info("request", extra={"fields": exchange.logged()})
         if self._decisions is not None and exchange.grant is not None:
             self._decisions.decided(exchange)
+        if self._page is not None:
+            self._page.seen.ended(exchange)
 
     async def _outcome(self, exchange: Exchange, receive: Receive) -> str:
         reply, entered = exchange.reply, False
@@ -329,8 +348,7 @@ class Gateway:
 
         if len(body) <= INLINE_BYTES:
             return parse()
-        async with self._parsing:
-            return await asyncio.to_thread(parse)
+        return await asyncio.get_running_loop().run_in_executor(self._reading, parse)
 
     async def _complete(self, exchange: Exchange, body: bytes) -> str:
         request = await self._parsed(exchange, body)
@@ -397,7 +415,11 @@ class Gateway:
             head = reply.head(response, added)
         await reply.whole(response.status, head, content)
         large = len(content) > INLINE_BYTES
-        exchange.observed = await asyncio.to_thread(watch.whole, content) if large else watch.whole(content)
+        if large:
+            loop = asyncio.get_running_loop()
+            exchange.observed = await loop.run_in_executor(self._reading, watch.whole, content)
+        else:
+            exchange.observed = watch.whole(content)
         return response.status
 
     def _settle(self, exchange: Exchange, grant: Grant) -> None:

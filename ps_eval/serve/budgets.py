@@ -184,6 +184,8 @@ class Budgets:
         if explored:
             assert curve is not None
             booking = self._explored(account, curve, sequences, limit)
+        elif curve is not None and fallback is not None:
+            booking = account.charge(_priced(pacer, curve, limit), sequences)
         elif curve is not None:
             try:
                 booking = account.decide(curve, use, sequences, limit)
@@ -216,9 +218,7 @@ class Budgets:
         budgets = grid_of(pacer, min(len(curve), pacer.max_windows or len(curve)))
         tokens = int(budgets[-1]) if limit is None else min(limit, int(budgets[-1]))
         self._metrics.explored.inc()
-        windows = pacer.quote(curve)
-        priced = int(budgets[windows - 1]) if windows else 0
-        self._metrics.explored_tokens.inc(max(0, tokens - priced) * sequences)
+        self._metrics.explored_tokens.inc(max(0, tokens - _priced(pacer, curve, limit)) * sequences)
         return account.charge(tokens, sequences)
 
     async def _predicted(
@@ -289,6 +289,13 @@ class Budgets:
                 "the upstream does not count reasoning tokens apart (0 or none beside generated ones): "
                 "all generated tokens count as used"
             )
+
+
+def _priced(pacer: Pacer, curve: npt.NDArray[np.float64], limit: int | None) -> int:
+    """What a curve would be granted now."""
+    windows = pacer.quote(curve)
+    tokens = int(grid_of(pacer, len(curve))[windows - 1]) if windows else 0
+    return tokens if limit is None else min(limit, tokens)
 
 
 def _failed(error: Exception) -> str:

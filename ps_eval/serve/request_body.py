@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from ps_eval.serve.bodies import MAX_PROMPTS, Body, Message, own_budget, read_body_fields
 from ps_eval.serve.errors import Refusal, invalid
@@ -20,6 +21,7 @@ Prompt = str | list[int]
 Dialect = Literal["completions", "chat", "messages", "responses"]
 MAX_SAMPLES = 128
 """Largest `n` by default: OpenAI's own bound."""
+LARGE_BYTES = 2**15
 MAX_BRACKETS = 2**17
 """Most arrays and objects of a body, those written in its texts included. A reader takes a microsecond for
 each, during which nobody else is served."""
@@ -199,9 +201,12 @@ def _read(raw: bytes, path: tuple[str, ...]) -> tuple[bytes, Body, list[Any]]:
     except ValueError as error:
         raise _not_json(error) from None
     try:
-        read, wrong = read_body_fields(raw, path)
-        return raw.strip(b" \t\r\n"), read, wrong
-    except ValidationError:
+        # Of a large body pydantic copies what is wrong into its errors, unless it is made of objects already.
+        parsed = from_json(raw) if len(raw) > LARGE_BYTES else raw
+        if isinstance(parsed, bytes | dict):
+            read, wrong = read_body_fields(parsed, path)
+            return raw.strip(b" \t\r\n"), read, wrong
+    except ValueError:  # ValidationErrors are
         pass  # pydantic's reader is stricter than json.loads: half an emoji is an error to it
     try:
         fields = json.loads(raw.decode("utf-8", "surrogatepass"))

@@ -12,6 +12,8 @@ from functools import partial
 
 from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import EnginePool, row_by_row
+from ps_eval.grading import Grader
+from ps_eval.spending.answer_file import Answered
 from ps_eval.spending.response_file import Job, Responded, Response, ResponseFile, Thought
 from ps_train.questions import Question
 
@@ -198,3 +200,35 @@ def _checked(job: Job, budget: int, reasoning: Reasoning | Failure) -> Reasoning
 
 def _scaled(progress: Progress, share: float) -> Progress:
     return lambda rows: progress(share * rows)
+
+
+def answered(
+    question: Question, outcome: Outcome, grader: Grader, marker: str, keep_reasoning: bool
+) -> Answered:
+    """A job of one budget that ended well, as a user reads it.
+
+    Args:
+        question: What was asked; graded where it has a reference.
+        outcome: What became of it.
+        grader: Reads the answer, and grades it.
+        marker: Ends the reasoning, and is no part of the text.
+        keep_reasoning: Whether the reasoning's text goes with it.
+    """
+    responded = outcome.responded
+    assert responded is not None  # it did not fail
+    (response,) = responded.responses
+    thought = response.reasoning if responded.thought is None else responded.thought.text
+    graded = bool(question.answer)
+    return Answered(
+        id=question.id,
+        question=question.question,
+        text=response.text.rpartition(marker)[2].strip() if marker else response.text,
+        reasoning=thought if keep_reasoning else None,
+        answer=grader.extract(response.text),
+        budget=response.budget,
+        reasoning_tokens=response.reasoning_tokens,
+        answer_tokens=response.answer_tokens,
+        forced=response.forced,
+        reference=question.answer if graded else None,
+        correct=grader(response.text, question.answer) if graded else None,
+    )

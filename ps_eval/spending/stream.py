@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from ps_alloc import Pacer
 from ps_alloc.pacing import Grant
 from ps_alloc.price import HIGHEST_PRICE, LOWEST_PRICE
@@ -17,7 +20,7 @@ class Stream:
     def __init__(
         self,
         predict: Callable[[Sequence[str | Question]], PolicyInputs],
-        window: int,
+        budgets: npt.NDArray[np.int64],
         mean_tokens: float,
         min_windows: int,
         price: float | None,
@@ -26,7 +29,7 @@ class Stream:
         self._predict = predict
         start = None if price is None else min(max(price, LOWEST_PRICE), HIGHEST_PRICE)
         self.pacer = Pacer(
-            mean_tokens, window=window, min_windows=min_windows, initial_price=start, step=step
+            mean_tokens, budgets=budgets, min_windows=min_windows, initial_price=start, step=step
         )
         """What decides; its state can be kept (`state_dict`)."""
 

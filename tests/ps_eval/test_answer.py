@@ -21,6 +21,8 @@ from ps_eval.engines import load_pool
 from ps_eval.engines.base import Sampling
 from ps_eval.engines.pool import EnginePool
 from ps_eval.spending.answer_file import Answered
+from ps_train.cli import main as ps_train
+from ps_train.curve_table import CurveTable
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import Question, save_questions
 
@@ -99,7 +101,7 @@ def test_a_target_accuracy_is_met_with_the_fewest_tokens(problems: list[Question
     allocation = scheduler.budgets(problems, accuracy=0.6)
     assert allocation.expected_accuracy is not None
     assert allocation.expected_accuracy >= 0.6
-    less = scheduler.budgets(problems, total_tokens=allocation.total_tokens - scheduler.predictor.window)
+    less = scheduler.budgets(problems, total_tokens=allocation.total_tokens - 16)
     assert less.expected_accuracy is not None
     assert less.expected_accuracy < 0.6
     with pytest.raises(ValueError, match=r"accuracy must be one that the curves expect .* got 1"):
@@ -219,7 +221,7 @@ def test_a_stream_holds_its_mean_and_decides_in_tokens(problems: list[Question])
     stream = scheduler.stream(mean_tokens=64, past_questions=problems)
     decided = stream.decide_all(many)
     assert np.mean(decided) == pytest.approx(64, rel=0.1)
-    assert {tokens % scheduler.predictor.window for tokens in decided} == {0}
+    assert set(decided) <= set(range(16, 257, 16))
     alone = scheduler.stream(mean_tokens=64, past_questions=problems)
     assert [alone.decide(q) for q in many[:5]] == decided[:5]
 
@@ -259,3 +261,26 @@ def test_questions_on_the_standard_input_are_answered_as_they_come(
         process.stdin.close()
         assert process.stdout.read() == ""
     assert process.returncode == 0
+
+
+def test_a_light_predictor_on_any_grid_decides_and_streams(tmp_path: Path) -> None:
+    problems = make_problems(40, seed=9)
+    rng = np.random.default_rng(0)
+    table = CurveTable(
+        ids=[f"p{i}" for i in range(40)],
+        questions=[p.question for p in problems],
+        answers=["1"] * 40,
+        curves=np.sort(rng.random((40, 3)), axis=1).astype(np.float32),
+        n_traces=np.full(40, 4, np.int32),
+        budgets=np.array([16, 64, 256]),
+    )
+    table.save(tmp_path / "table")
+    light = ["light", "--table", str(tmp_path / "table"), "--output", str(tmp_path / "light")]
+    assert ps_train(light) == 0
+    scheduler = Scheduler(tmp_path / "light")
+    texts = [p.question for p in make_problems(20, seed=10)]
+    allocation = scheduler.budgets(texts, mean_tokens=64)
+    assert set(allocation.tokens.tolist()) <= {16, 64, 256}
+    assert allocation.tokens.sum() <= 64 * 20
+    grant = scheduler.stream(mean_tokens=64, past_questions=texts).decide(texts[0])
+    assert grant in (16, 64, 256)

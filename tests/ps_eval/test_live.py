@@ -120,6 +120,41 @@ def test_larger_budgets_later_keep_what_there_is_and_ask_for_the_rest(
     assert (tmp_path / "grown" / RESPONSES_FILE).read_bytes().startswith(before)
 
 
+def test_an_engine_that_answers_in_one_pass_is_asked_for_each_budget(
+    random_reasoner: Path, questions: list[Question], tmp_path: Path
+) -> None:
+    """As vLLM's own thinking budgets: what it answers under a small one is not had by cutting."""
+    engine = TransformersEngine(random_reasoner, batch_size=8)
+    nothing_known = PolicyInputs(len(questions), uniform_budgets(8, 8))
+
+    def run(folder: str) -> list:
+        return run_live(
+            questions,
+            engine,
+            nothing_known,
+            budgets=[16, 40],
+            policies=["uniform"],
+            output=tmp_path / folder,
+            sampling=SAMPLING,
+        )
+
+    cut = run("cut")
+    asked: list[int] = []
+    respond = engine.respond
+
+    def counted(requests: list, sampling: Sampling) -> tuple:
+        asked.extend(r.max_tokens for r in requests)
+        return respond(requests, sampling)
+
+    engine.one_pass, engine.respond = True, counted  # type: ignore[assignment, method-assign]
+    assert run("one_pass") == cut
+    assert sorted(asked) == [16] * len(questions) + [40] * len(questions)
+    (first, *_) = (tmp_path / "one_pass" / RESPONSES_FILE).read_text().splitlines()
+    record = json.loads(first)
+    assert record["thought"] is None
+    assert all(response["reasoning"] for response in record["responses"])
+
+
 def test_two_processes_cannot_write_one_folder(
     engine: TransformersEngine, questions: list[Question], tmp_path: Path
 ) -> None:
