@@ -113,11 +113,12 @@ def demo_command(
             progress=progress,
         )
     with timer.phase("replay"):
+        predicted_curves = inputs.need("hull", "predictions")
         predicted, _ = predict_table(folder / "learn" / "predictor", folder / "test")
         replayed = replay(
             measured,
             budgets=budgets,
-            predictions=Predictions(inputs.need("hull", "predictions"), inputs.budgets, use=inputs.predicted_use),
+            predictions=Predictions(predicted_curves, inputs.budgets, use=inputs.predicted_use),
             mean_curve=inputs.mean_curve,
             mean_use=inputs.mean_use,
             halves=split_traces(folder / "test", measured),
