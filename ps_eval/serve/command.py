@@ -28,6 +28,7 @@ from ps_eval.serve.decision_log import DecisionLog
 from ps_eval.serve.http_protocol import ConnectionLimits, bounded_protocol
 from ps_eval.serve.lanes import Lanes
 from ps_eval.serve.metrics import GatewayMetrics
+from ps_eval.serve.page import Page
 from ps_eval.serve.routes import RouteTable
 from ps_eval.serve.settings import ServeSettings
 from ps_eval.serve.start_check import check_later, checked_server
@@ -97,6 +98,7 @@ def _serve(settings: ServeSettings) -> None:
         limits=limits,
         state=state,
         decisions=decisions,
+        page=Page(hosts=settings.page_hosts or ()) if settings.page else None,
         think_end=format.think_end,
         cors_origins=settings.cors_origins or (),
         on_start=[lambda gateway: _begin(gateway, settings, server, reachable)],

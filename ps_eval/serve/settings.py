@@ -148,6 +148,10 @@ class ServeSettings:
     """Largest size of a decision log before the next is begun, MiB."""
     decision_log_files: int = 4
     """Older decision logs kept."""
+    page: bool = True
+    """Show people what the gateway does, at /ps/; numbers and request ids only."""
+    page_hosts: list[str] | None = None
+    """Names, beside localhost and addresses, under which that page may be asked for."""
     access_log: bool = False
     """Log a line for each request: route, status, budget, seconds; no bodies, queries, headers or keys."""
     log_format: Literal["text", "json"] = "text"
