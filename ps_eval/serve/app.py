@@ -26,6 +26,7 @@ from ps_eval.serve.page import Page
 from ps_eval.serve.relay import Bodies, Reply, while_connected
 from ps_eval.serve.routes import RouteTable
 from ps_eval.serve.status import StatusRoutes, nothing_there
+from ps_eval.serve.tracing import Tracing
 from ps_eval.serve.two_phase import TwoPhase
 from ps_eval.serve.upstream import Upstream, request_headers
 
@@ -68,6 +69,7 @@ class Gateway:
         state: StateFile | None = None,
         decisions: DecisionLog | None = None,
         page: Page | None = None,
+        tracing: Tracing | None = None,
         think_end: str = "</think>",
         cors_origins: Sequence[str] = (),
         on_start: Sequence[Callable[[Gateway], None]] = (),
@@ -85,6 +87,7 @@ class Gateway:
             state: Where the prices are kept.
             decisions: Where every decision is written.
             page: What people see at /ps/.
+            tracing: Where spans go.
             think_end: Ends the reasoning within a completion's text.
             cors_origins: Origins whose pages may ask.
             on_start: Called on the event loop when it serves.
@@ -99,7 +102,7 @@ class Gateway:
         self.decisions = decisions
         self.observing = observe
         """Bodies go on unchanged."""
-        self._page = page
+        self._page, self._tracing = page, tracing
         self._cors = list(cors_origins)
         self._on_start = on_start
         self._completions = Completions(self, observe=observe, think_end=think_end)
@@ -155,6 +158,8 @@ class Gateway:
             self._completions.close()
             if self.decisions is not None:
                 await asyncio.to_thread(self.decisions.close)
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.close)
 
     def replace_lanes(self, lanes: Lanes) -> None:
         """Decide by other lanes from now on; what is under way ends with those it began with."""
@@ -209,6 +214,8 @@ class Gateway:
             self.decisions.decided(exchange)
         if self._page is not None:
             self._page.seen.ended(exchange)
+        if self._tracing is not None:
+            self._tracing.ended(exchange)
 
     async def _outcome(self, exchange: Exchange, receive: Receive) -> str:
         reply, entered = exchange.reply, False

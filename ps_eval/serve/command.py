@@ -32,6 +32,7 @@ from ps_eval.serve.page import Page
 from ps_eval.serve.routes import RouteTable
 from ps_eval.serve.settings import ServeSettings
 from ps_eval.serve.start_check import check_later, checked_server
+from ps_eval.serve.tracing import tracing_to
 from ps_eval.serve.upstream import Upstream
 
 logger = logging.getLogger("ps_eval.serve")
@@ -98,6 +99,7 @@ def _serve(settings: ServeSettings) -> None:
         limits=limits,
         state=state,
         decisions=decisions,
+        tracing=tracing_to(settings.otlp_endpoint),
         page=Page(hosts=settings.page_hosts or ()) if settings.page else None,
         think_end=format.think_end,
         cors_origins=settings.cors_origins or (),

@@ -152,6 +152,9 @@ class ServeSettings:
     """Show people what the gateway does, at /ps/; numbers and request ids only."""
     page_hosts: list[str] | None = None
     """Names, beside localhost and addresses, under which that page may be asked for."""
+    otlp_endpoint: str | None = None
+    """A collector's address for traces by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; needs the
+    extra `otel`."""
     access_log: bool = False
     """Log a line for each request: route, status, budget, seconds; no bodies, queries, headers or keys."""
     log_format: Literal["text", "json"] = "text"
