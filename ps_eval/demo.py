@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ps_alloc import Predictions
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
 from ps_eval.fitting import fit_quietly
@@ -18,7 +19,7 @@ from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_r
 from ps_eval.spending.live import compare_live, run_live
 from ps_eval.spending.policies import possible_policies
 from ps_eval.spending.replay import PLOT_FILE, replay
-from ps_eval.spending.replay_inputs import predict_table
+from ps_eval.spending.replay_inputs import predict_table, split_traces
 from ps_eval.spending.run import predicted_inputs, scheduling_cost
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import Question, save_questions
@@ -30,6 +31,8 @@ PREDICTOR_CONFIG = ROOT / "configs" / "tiny" / "curve_mlp.yaml"
 
 TEMPERATURE, TOP_P = 0.7, 1.0
 """Sampling of the chains of thought that the shipped predictor was trained on."""
+USED = (24, 32, 48, 64)
+"""Mean reasoning tokens really used at which policies are compared."""
 LEARN_PROBLEMS, LEARN_TRACES = 160, 3
 """The small training table that shows step 2; the shipped predictor saw many times as many."""
 MEASURE_TRACES = 4
@@ -40,7 +43,7 @@ def demo_command(
     *,
     output: str = "runs/demo",
     num_problems: int = 320,
-    budgets: list[int] = [40, 48, 64, 96],  # noqa: B006  # jsonargparse shows it in --help; never changed
+    budgets: list[int] = [24, 32, 40, 48, 64, 80, 96],  # noqa: B006  # jsonargparse shows it in --help; never changed
     seed: int = 20260,
     engine: str = "transformers",
     engine_options: dict[str, Any] | None = None,
@@ -50,7 +53,8 @@ def demo_command(
 
     Fresh problems are drawn, some are traced and a small predictor is fitted to them; then the shipped
     predictor decides, before generation, how long each test problem may be reasoned about, and the reasoner
-    answers them under these budgets, and under the same total spent by other policies.
+    answers them under these budgets, and under those of other policies; the policies are compared at equal
+    tokens really used.
 
     Args:
         output: Folder to write into; a demo that was interrupted goes on where it was.
@@ -92,7 +96,7 @@ def demo_command(
     with timer.phase("learn"):
         _fit_small(folder)
 
-    console.rule("3 decide, 4 spend: live, each policy with the same total budget")
+    console.rule("3 decide, 4 spend: live, compared at equal tokens really used")
     inputs = predicted_inputs(PREDICTOR, [q.question for q in test], timer)
     with show_progress("problems answered", len(test), kept_first=True) as progress:
         live = run_live(
@@ -102,24 +106,30 @@ def demo_command(
             budgets=budgets,
             policies=possible_policies(inputs, live=True),
             output=folder,
+            min_windows=0,
             # Other random numbers than the traces': else replay would have seen what live generates.
             sampling=Sampling(TEMPERATURE, TOP_P, seed + 2),
             timer=timer,
             progress=progress,
         )
     with timer.phase("replay"):
+        predicted_curves = inputs.need("hull", "predictions")
         predicted, _ = predict_table(folder / "learn" / "predictor", folder / "test")
         replayed = replay(
             measured,
             budgets=budgets,
-            predictions=inputs.predictions,
+            predictions=Predictions(predicted_curves, inputs.budgets, use=inputs.predicted_use),
             mean_curve=inputs.mean_curve,
+            mean_use=inputs.mean_use,
+            halves=split_traces(folder / "test", measured),
+            used_levels=USED,
+            min_windows=0,
         )
         small = replay(measured, budgets=budgets, policies=["uniform", "hull"], predictions=predicted).rows
 
     rows = live + replayed.rows
     plot_accuracy(rows, folder / PLOT_FILE)
-    compared = compare_live(folder, live) + replayed.equal_use
+    compared = compare_live(folder, live, levels=USED) + replayed.equal_use
     Summary(rows, collect_run_info(config, seed, timer.seconds), compared).save(folder)
     print_table(rows, console)
     print_equal_use(compared, console)

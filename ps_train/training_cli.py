@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import torch
 from jsonargparse import Namespace, set_parsing_settings
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 # Their names alone are enough on the command line: --model CurveMLP.
 from ps_train.budget.data import BudgetDataModule

@@ -23,7 +23,7 @@ from ps_eval.assess.words import label
 from ps_eval.logs.command import summary, told
 from ps_eval.logs.prepare import Prepared, describe, pairs, prepare, select
 from ps_eval.logs.sample import Sample
-from ps_eval.logs.table import choose_grid, to_table
+from ps_eval.logs.table import grid_of, to_table
 from ps_eval.reporting.report import write_report
 from ps_eval.reporting.summary import PhaseTimer, collect_run_info
 from ps_train.curve_table import CURVES_FILE, CurveTable
@@ -188,7 +188,8 @@ def _of_samples(
         table = to_table(
             samples, budgets=budgets, guess=guess, metadata={"source": "samples", "grader": grader}
         )
-        cut = np.array([sample.tokens for sample in samples if not sample.finished])
+        alike = all(sample.cap is None for sample in samples)
+        cut = np.array([sample.tokens for sample in samples if alike and not sample.finished])
         cap = budget if budget is not None else int(np.median(cut)) if len(cut) else None
         known = np.array([first.get(name, np.nan) for name in table.ids]) if scout else None
         yield _Subject(describe(group), table, samples, cap, known)
@@ -199,8 +200,7 @@ def _of_samples(
 
 def _grid_for(samples: Sequence[Sample], used: Sequence[float]) -> npt.NDArray[np.int64]:
     """The samples' own grid, with budgets below it where less is to be used."""
-    tokens = np.array([sample.tokens for sample in samples], np.int64)
-    grid = choose_grid(tokens, np.array([sample.finished for sample in samples], np.bool_))
+    grid = grid_of(samples)
     lower = [int(level) for level in used if 1 <= level < grid[0]]
     return np.unique(np.concatenate([np.array(lower, np.int64), grid]))
 
@@ -257,6 +257,13 @@ def show(
             *("–" if money.get(level) is None else f"{money[level]:.2f}" for level in levels),
         )
     console.print(table)
+    if "estimated" in subject.table.metadata:
+        console.print(
+            f"{float(subject.table.metadata['estimated']):.0%} of what stands behind these figures is "
+            "estimated, not seen: the answer was cut before; others like it say how it would have gone on",
+            highlight=False,
+            soft_wrap=True,
+        )
     if beyond := [level for level in used if level > result.mean_tokens]:
         console.print(
             f"nothing at {', '.join(f'{level:,.0f}' for level in beyond)}: without any limit, "

@@ -31,7 +31,9 @@ class Predicted:
 
 def make_folds(questions: Sequence[str], n_folds: int, seed: int) -> npt.NDArray[np.int64]:
     """(N,) the fold of each question; equal texts share one, so that none is predicted from itself."""
-    texts = np.array([hash_question(text) for text in questions], dtype=np.uint64)
+    # Questions known by a hash alone have no text, and differ.
+    keys = [text if text.strip() else f"\0 {row}" for row, text in enumerate(questions)]
+    texts = np.array([hash_question(key) for key in keys], dtype=np.uint64)
     _, group = np.unique(texts, return_inverse=True)
     place = np.random.default_rng(seed).permutation(group.max() + 1) % n_folds
     return place[group].astype(np.int64)

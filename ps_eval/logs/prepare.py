@@ -55,9 +55,10 @@ def prepare(
         notes.append(f"{counted} samples counted with the tokenizer {tokenizer}")
     if graded := grade(samples, grader):
         notes.append(f"{graded} samples graded by {grader}")
-    if assumed := assume_right(samples, right):
+    assumed, share = assume_right(samples, right)
+    if assumed:
         notes.append(
-            f"{assumed} samples without a grade: {right:g} of the finished ones are taken to be right"
+            f"{assumed} samples without a grade: {share:.2g} of those that end are taken to be right"
         )
     cut = sum(not sample.finished for sample in samples)
     if cut:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ps_eval.logs import native
 from ps_eval.logs.columns import choose_columns, to_sample
+from ps_eval.logs.decisions import decision_samples, is_decision
 from ps_eval.logs.inspect_log import inspect_sample, is_inspect, read_eval_archive
 from ps_eval.logs.sample import Sample
 from ps_train.questions import read_rows
@@ -112,6 +113,12 @@ def _read_jsonl(path: Path, reading: Reading, columns: Mapping[str, str], number
         return "OpenAI batch output"
     if native.is_benchmark(first[1]):
         return _read_benchmarks(everything, reading)
+    if is_decision(first[1]):
+        samples, faults, enforced = decision_samples(everything)
+        reading.samples.extend(samples)
+        for where, why in faults:
+            reading.fault(where, why)
+        return "the gateway's decisions, " + ("budgets enforced" if enforced else "only observed")
     return _read_plain(path, everything, reading, columns, numbers)
 
 

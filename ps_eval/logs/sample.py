@@ -48,6 +48,8 @@ class Sample:
     """Share right, in [0, 1]; None where nothing says it."""
     finished: bool = True
     """Whether it ended by itself; of one that was cut, only that it needs more is known."""
+    cap: int | None = None
+    """Budget it was given, where budgets differ from answer to answer; None where that is not said."""
     sample: int = 0
     question: str = ""
     """Text, where the log has it."""

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from ps_eval.logs.sample import Sample
 from ps_train.curve_table import CurveTable
+from ps_train.light.censored import NO_CAP, Completed, complete
+from ps_train.light.training_inputs import TrainingInputs
 
 POINTS = 20
 """Most budgets of a grid with two an octave (ratio about √2); a longer range has one an octave."""
@@ -18,6 +20,8 @@ TAIL = 0.02
 """Share of samples that may be shorter than the first budget."""
 CUT_SHARE = 0.005
 """With more samples cut than this, the grid ends where they were cut: beyond, nothing was seen."""
+MIN_SEEN = 20
+"""Under budgets of their own, the grid ends where fewer answers than this (or 1 in 100) were let go on."""
 MAX_CELLS = 1 << 24
 
 
@@ -47,6 +51,19 @@ def choose_grid(tokens: npt.NDArray[np.int64], finished: npt.NDArray[np.bool_]) 
     return grid if len(grid) > 1 else np.array([max(grid[0] // 2, 1), max(grid[0], 2)])
 
 
+def grid_of(samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
+    """(W,) the grid that suits samples: `choose_grid`, up to the largest budget that some were given."""
+    tokens = np.array([sample.tokens for sample in samples], np.int64)
+    finished = np.array([sample.finished for sample in samples], np.bool_)
+    if all(sample.cap is None for sample in samples):
+        return choose_grid(tokens, finished)
+    # Beyond it, too few were let go on for anything to be seen.
+    caps = np.sort([int(NO_CAP) if sample.cap is None else sample.cap for sample in samples])
+    largest = int(caps[-min(len(caps), max(MIN_SEEN, len(caps) // 100))])
+    grid = choose_grid(tokens, np.ones(len(tokens), np.bool_))
+    return grid if largest >= grid[-1] else np.append(grid[grid < largest], largest)
+
+
 def to_table(
     samples: Sequence[Sample],
     *,
@@ -70,17 +87,23 @@ def to_table(
     tokens = np.array([sample.tokens for sample in samples], np.int64)
     correct = np.array([sample.correct for sample in samples], np.float64)
     finished = np.array([sample.finished for sample in samples], np.bool_)
-    grid = choose_grid(tokens, finished) if budgets is None else budgets
+    grid = grid_of(samples) if budgets is None else budgets
     n_traces = np.bincount(rows, minlength=len(places))
     sums = np.zeros((3, len(places), len(grid)))
+    completed = _completed(samples, rows, tokens, finished, grid)
     chunk = max(1, MAX_CELLS // len(grid))
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
-        within = (tokens[part, None] <= grid) & finished[part, None]
-        np.add.at(sums[0], rows[part], np.where(within, correct[part, None], guess))
-        np.add.at(sums[1], rows[part], np.minimum(tokens[part, None], grid))
+        if completed is None:
+            within = ((tokens[part, None] <= grid) & finished[part, None]).astype(np.float64)
+            used = np.minimum(tokens[part, None], grid).astype(np.float64)
+        else:
+            within, used = completed.finished[part], completed.use[part]
+        np.add.at(sums[0], rows[part], within * correct[part, None] + (1 - within) * guess)
+        np.add.at(sums[1], rows[part], used)
         np.add.at(sums[2], rows[part], within)
     curves, use, ended = (sums / n_traces[:, None]).astype(np.float32)
+    estimated = 0.0 if completed is None else float((~completed.seen).mean())
     first = {sample.question_id: sample for sample in reversed(samples)}
     chosen = [first[name] for name in places]
     names = sorted({name for sample in samples for name in sample.numbers})
@@ -97,12 +120,31 @@ def to_table(
             **{role: text for role, text in group.items() if role != "model"},
             "answer": "strict",
             "guess": f"{guess:g}",
+            **({"estimated": f"{estimated:.3f}"} if estimated else {}),
             **(metadata or {}),
         },
         extra={name: _means(samples, rows, len(places), name) for name in names},
         use=np.minimum(use, grid.astype(np.float32)),
         finished=np.clip(ended, 0, 1),
     )
+
+
+def _completed(
+    samples: Sequence[Sample],
+    rows: npt.NDArray[np.int64],
+    tokens: npt.NDArray[np.int64],
+    finished: npt.NDArray[np.bool_],
+    grid: npt.NDArray[np.int64],
+) -> Completed | None:
+    """Answers under budgets of their own, completed by what others show; None where all had the same."""
+    if all(sample.cap is None for sample in samples):
+        return None
+    caps = np.array([NO_CAP if sample.cap is None else sample.cap for sample in samples], np.int64)
+    first = np.unique(rows, return_index=True)[1]
+    names = sorted({name for sample in samples for name in sample.numbers})
+    numbers = {name: [samples[i].numbers.get(name, np.nan) for i in first] for name in names}
+    read = TrainingInputs.of([samples[i].question for i in first], numbers)
+    return complete(read, rows, tokens, finished, caps, grid)
 
 
 def _means(

@@ -19,21 +19,21 @@ from ps_train.curve.metrics import CurveRows, FloatArray
 
 def mean_absolute_error(predicted: FloatArray, needed: FloatArray) -> float:
     """Mean |predicted − needed|, tokens."""
-    return float(F.mean_absolute_error(*_tensors(predicted, needed)))
+    return float(F.mean_absolute_error(_tensor(predicted), _tensor(needed)))
 
 
 def root_mean_squared_error(predicted: FloatArray, needed: FloatArray) -> float:
     """Root of the mean squared difference, tokens."""
-    return float(F.mean_squared_error(*_tensors(predicted, needed), squared=False))
+    return float(F.mean_squared_error(_tensor(predicted), _tensor(needed), squared=False))
 
 
 def mean_absolute_percentage_error(predicted: FloatArray, needed: FloatArray) -> float:
     """Mean |predicted − needed| / needed, as a fraction (0.1 is ten percent)."""
-    return float(F.mean_absolute_percentage_error(*_tensors(predicted, needed)))
+    return float(F.mean_absolute_percentage_error(_tensor(predicted), _tensor(needed)))
 
 
-def _tensors(*arrays: FloatArray) -> list[Tensor]:
-    return [torch.from_numpy(np.ascontiguousarray(array, np.float64)) for array in arrays]
+def _tensor(values: FloatArray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, np.float64))
 
 
 def underrun_rate(given: FloatArray, needed: FloatArray) -> float:

@@ -94,15 +94,10 @@ class BudgetRegressor(LoraModule):
         if held_out is not None:
             most = max(most, int(held_out.targets["budgets"].max()))
         num_windows = most // window if curves is None else curves.shape[1]
-        models = (
-            {}
-            if rows.schema is None
-            else {
-                "backbone": rows.schema.backbone,
-                "identities": rows.schema.identities,
-            }
+        known = rows.schema or CurveSchema({}, 0, window)
+        schema = CurveSchema(
+            {}, num_windows, window, backbone=known.backbone, identities=dict(known.identities)
         )
-        schema = CurveSchema({}, num_windows, window, **models)
         net = BudgetNet(
             **{**self.net_arguments(rows), "schema": schema},
             **self.target_settings,
@@ -119,8 +114,8 @@ class BudgetRegressor(LoraModule):
 
     def adopt(self, net: TextPredictor) -> None:
         """Measure budgets."""
-        assert isinstance(net, BudgetNet)
         super().adopt(net)
+        assert isinstance(net, BudgetNet)
         self.quality = BudgetQuality(net.window, net.levels)
 
     def check_rows(self, name: str) -> None:
@@ -135,14 +130,6 @@ class BudgetRegressor(LoraModule):
     def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
         """The target's loss."""
         return self.net.head.target.loss(outputs, batch["budgets"])
-
-    def check_data(self, name: str) -> None:
-        """Refuse budgets in other windows than those the predictor was trained on."""
-        found = self.budget_data.window(name)
-        if found != self.net.window:
-            raise ValueError(
-                f"the {name} budgets must have the predictor's window, {self.net.window} tokens, got {found}"
-            )
 
     def scored(self, outputs: Tensor, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Budgets and their quantiles (B, 1 + L), and needed budgets (B,)."""

@@ -37,11 +37,11 @@ class ExportBest(pl.Callback):
             pl_module.load_state_dict(checkpoint["state_dict"])
             if "held_out" in checkpoint:
                 pl_module.held_out = checkpoint["held_out"]
-        root = Path(trainer.default_root_dir)
-        folder = pl_module.export(root)
-        table = held_out_table(pl_module)
+        module: Any = pl_module
+        folder = module.export(Path(trainer.default_root_dir))
+        table = held_out_table(module)
         if table is not None:
             console.print(table)
         console.print(f"wrote {folder}", highlight=False, soft_wrap=True)
-        if hasattr(pl_module, "next_command"):
-            console.print(f"next:  {pl_module.next_command(folder)}", highlight=False, soft_wrap=True)
+        if hasattr(module, "next_command"):
+            console.print(f"next:  {module.next_command(folder)}", highlight=False, soft_wrap=True)

@@ -35,7 +35,8 @@ class PredictionWriter(BasePredictionWriter):
         _, values, _ = gathered.compute()
         if not trainer.is_global_zero:
             return
-        written: list[Path] = pl_module.write_predictions(
+        module: Any = pl_module
+        written: list[Path] = module.write_predictions(
             Path(trainer.default_root_dir), torch.from_numpy(values)
         )
         for path in written:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.loggers.csv_logs import _ExperimentWriter
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 
 class _Writer(_ExperimentWriter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
@@ -116,7 +117,7 @@ class TextDataModule(pl.LightningDataModule):
             own, text = expected
             self.backbone = self.backbone or own.backbone
             if text is not None:
-                given = {name: value for name, value in self._given.items() if value is not None}
+                given: Any = {name: value for name, value in self._given.items() if value is not None}
                 self.format = replace(text, **given)
         names = {"fit": ["train", "val"], "validate": ["train", "val"]}.get(stage, [stage])
         for name in names:
@@ -124,7 +125,9 @@ class TextDataModule(pl.LightningDataModule):
                 self._read(name)
         if stage == "fit":
             self._check_overlap()
-        for name in names if module is not None else ():
+        for name in names:
+            if module is None:
+                break
             tokens = self.dataset(name).tokens
             rows = replace(self.rows[name], text=self.format, tokens=tokens, seed=self.seed)
             module.attach_rows(name, rows)

@@ -149,7 +149,9 @@ class CurveDataModule(pl.LightningDataModule):
                     self.rows["train"], self.rows["val"] = self.split(self.rows["train"])
         if stage == "fit":
             self._check_overlap()
-        for name in names if module is not None else ():
+        for name in names:
+            if module is None:
+                break
             module.attach_rows(name, replace(self.rows[name], seed=self.seed))
 
     def split(self, rows: Rows) -> tuple[Rows, Rows]:
@@ -315,7 +317,8 @@ def schema_of(
     return CurveSchema(
         features=features,
         num_windows=0 if table is None else table.num_windows,
-        **models,
+        backbone=models.get("backbone"),
+        encoder=models.get("encoder"),
         served_model="unknown" if table is None else table.metadata.get("model", "unknown"),
         budgets=() if table is None else tuple(table.budgets.tolist()),
         has_use=table is not None and table.use is not None,

@@ -18,7 +18,7 @@ def light_command(*, table: str, output: str, numbers: tuple[str, ...] = (), see
         output: Folder to write the predictor into.
         numbers: Further columns of the table to read, such as the tokens a smaller model took; whoever asks
             the predictor then must give them too.
-        seed: Which rows choose the strength of the ridge, beyond 1,500 questions.
+        seed: Which rows choose the strength of the ridge, beyond 1,000 questions.
     """
     measured = CurveTable.load(table, features=[])
     predictor = fit_light(measured, numbers=named_numbers(measured, numbers, table), seed=seed)

@@ -8,26 +8,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
 from ps_train.curve_table import CurveTable
 from ps_train.light.hashing import TextHasher
-from ps_train.light.inputs import (
-    Numbers,
-    Scaling,
-    check_questions,
-    count_columns,
-    document_frequencies,
-    number_columns,
-    weigh,
-)
+from ps_train.light.inputs import Numbers
 from ps_train.light.predictor import LightPredictor, LightSchema
 from ps_train.light.ridge import Choice, fit_ridge
 from ps_train.light.shape import CurveMap, summaries
+from ps_train.light.training_inputs import TrainingInputs
 
 MIN_QUESTIONS = 20
-WORDS_ONLY = 50_000
-"""From so many questions on only words are hashed: letters cost five times the memory for little."""
 
 
 def fit_light(
@@ -48,37 +38,24 @@ def fit_light(
     Raises:
         ValueError: If there are fewer than `MIN_QUESTIONS` questions or a column does not fit.
     """
-    questions = check_questions(table.questions)
     if len(table) < MIN_QUESTIONS:
         raise ValueError(f"a light predictor needs at least {MIN_QUESTIONS} questions, got {len(table)}")
     numbers = dict(numbers or {})
-    hasher = hasher or (TextHasher() if len(table) < WORDS_ONLY else TextHasher(bits=20, letters=(0, 0)))
-    named = number_columns(numbers, list(numbers), len(table))
-
-    hashed = hasher(questions)
-    rarity = document_frequencies(hashed, hasher.bits)
-    text = csr_array(
-        (weigh(hashed, rarity[hashed.columns], hasher), hashed.columns, hashed.starts),
-        (len(table), 1 << hasher.bits),
-    )
-    blocks, scalings = [], []
-    for columns in (count_columns(questions), named):
-        if columns.shape[1]:
-            scalings.append(Scaling.fit(columns))
-            blocks.append(scalings[-1].apply(columns))
-
+    read = TrainingInputs.of(table.questions, numbers, hasher)
     curves = table.curves.astype(np.float64)
     use = None if table.use is None else table.use.astype(np.float64)
-    ridge, rows, scores, choices = fit_ridge(text, blocks, summaries(curves, use, table.budgets), seed=seed)
+    ridge, rows, scores, choices = fit_ridge(
+        read.text, read.blocks, summaries(curves, use, table.budgets), seed=seed
+    )
     targets = curves if use is None else np.hstack([curves, use / table.budgets])
     curve_map = CurveMap.fit(scores, targets[rows])
 
     arrays: dict[str, npt.NDArray[Any]] = {
-        "ngrams": np.column_stack([rarity, ridge.text]).astype(np.float32),
+        "ngrams": np.column_stack([read.rarity, ridge.text]).astype(np.float32),
         "dense": ridge.dense,
         "intercept": ridge.intercept,
-        "centre": np.concatenate([scaling.centre for scaling in scalings]),
-        "scale": np.concatenate([scaling.scale for scaling in scalings]),
+        "centre": np.concatenate([scaling.centre for scaling in read.scalings]),
+        "scale": np.concatenate([scaling.scale for scaling in read.scalings]),
         "map_centre": curve_map.centre,
         "map_scale": curve_map.scale,
         "map_low": curve_map.low,
@@ -103,7 +80,7 @@ def fit_light(
         "num_questions": len(table),
         "left_out": _quality(curve_map(scores), targets[rows], choices, len(table.budgets), use is not None),
     }
-    return LightPredictor(schema, hasher, arrays, record, table.questions)
+    return LightPredictor(schema, read.hasher, arrays, record, table.questions)
 
 
 def _quality(

@@ -16,7 +16,7 @@ from scipy.sparse.linalg import LinearOperator, lsqr
 
 Float = npt.NDArray[np.float64]
 
-EXACT_ROWS = 1500
+EXACT_ROWS = 1000
 """Up to so many rows the kernel is decomposed; beyond, LSQR solves and a sample of so many rows chooses."""
 STRENGTHS = np.geomspace(0.003, 300, 16)
 COUNT_WEIGHTS = (0.03, 0.1, 0.3, 1.0)
@@ -54,6 +54,17 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """N rows' centred kernel under one weight of each dense block."""
+
+    weights: tuple[float, ...]
+    values: Float
+    """(N,). Eigenvalues."""
+    vectors: Float
+    """(N, N)."""
+
+
+@dataclass(frozen=True)
 class _Trial:
     """One score under one setting, in the kernel's terms."""
 
@@ -65,7 +76,12 @@ class _Trial:
 
 
 def fit_ridge(
-    text: csr_array, blocks: Sequence[Float], targets: Float, *, seed: int = 0
+    text: csr_array,
+    blocks: Sequence[Float],
+    targets: Float,
+    *,
+    seed: int = 0,
+    kernels: Sequence[Kernel] | None = None,
 ) -> tuple[Ridge, npt.NDArray[np.int64], Float, list[Choice]]:
     """Fit R scores, each with its own strength and weights of the dense blocks.
 
@@ -74,6 +90,8 @@ def fit_ridge(
         blocks: Counts, and numbers where there are any: (N, C_b) each, scaled.
         targets: (N, R).
         seed: Decides the rows that choose and are held out where not all rows can be left out in turn.
+        kernels: `decompose(text, blocks)` of these very rows, where several targets are fitted one by one;
+            only up to `EXACT_ROWS`.
 
     Returns:
         The ridge; row numbers (M,); their scores (M, R) by fits that have not seen them; and the choices.
@@ -82,7 +100,9 @@ def fit_ridge(
     rng = np.random.default_rng(seed)
     exact = len(rows) <= EXACT_ROWS
     sample = rows if exact else np.sort(rng.choice(rows, EXACT_ROWS, replace=False))
-    trials = _try_all(text[sample], [block[sample] for block in blocks], targets[sample])
+    if kernels is None or not exact:
+        kernels = decompose(text[sample], [block[sample] for block in blocks])
+    trials = _try_all(kernels, targets[sample])
     choices = [min((trial.choice for trial in tried), key=lambda choice: choice.error) for tried in trials]
     dense = np.hstack(blocks)
     if exact:
@@ -104,27 +124,36 @@ def _widths(blocks: Sequence[Float], choice: Choice) -> Float:
     return np.concatenate([np.full(block.shape[1], np.sqrt(weight)) for block, weight in pairs])
 
 
-def _try_all(text: csr_array, blocks: Sequence[Float], targets: Float) -> list[list[_Trial]]:
-    """Every setting of every score, (R) lists."""
-    n_rows = len(targets)
+def decompose(text: csr_array, blocks: Sequence[Float]) -> list[Kernel]:
+    """The centred kernel of N rows under every weight of the dense blocks, as eigenvalues and vectors."""
     kernel = (text @ text.T).toarray().astype(np.float64)
-    means = targets.mean(axis=0)
-    variances = np.maximum(targets.var(axis=0), 1e-12)
-    trials: list[list[_Trial]] = [[] for _ in means]
+    found = []
     for weights in product(COUNT_WEIGHTS, *[NUMBER_WEIGHTS] * (len(blocks) - 1)):
         whole = kernel + sum(w * (block @ block.T) for w, block in zip(weights, blocks, strict=True))
         level = whole.mean(axis=0)
         values, vectors = np.linalg.eigh(whole - level - level[:, None] + level.mean())
-        values = np.maximum(values, 0.0)
-        rotated = vectors.T @ (targets - means)
+        found.append(Kernel(weights, np.maximum(values, 0.0), vectors))
+    return found
+
+
+def _try_all(kernels: Sequence[Kernel], targets: Float) -> list[list[_Trial]]:
+    """Every setting of every score, (R) lists."""
+    means = targets.mean(axis=0)
+    variances = np.maximum(targets.var(axis=0), 1e-12)
+    trials: list[list[_Trial]] = [[] for _ in means]
+    for kernel in kernels:
+        rotated = kernel.vectors.T @ (targets - means)
+        squares = kernel.vectors**2
         for strength in STRENGTHS:
-            shrink = values / (values + strength)
+            shrink = kernel.values / (kernel.values + strength)
             # A row with leverage 1 is its own fit: nothing is known of it left out.
-            leverage = np.minimum((vectors**2) @ shrink + 1 / n_rows, 1 - 1e-6)
-            residuals = (targets - means - (vectors * shrink) @ rotated) / (1 - leverage)[:, None]
-            dual = (vectors / (values + strength)) @ rotated
+            leverage = np.minimum(squares @ shrink + 1 / len(targets), 1 - 1e-6)
+            residuals = (targets - means - kernel.vectors @ (shrink[:, None] * rotated)) / (1 - leverage)[
+                :, None
+            ]
+            dual = kernel.vectors @ (rotated / (kernel.values + strength)[:, None])
             for r, error in enumerate((residuals**2).mean(axis=0) / variances):
-                choice = Choice(float(strength), weights, float(error))
+                choice = Choice(float(strength), kernel.weights, float(error))
                 trials[r].append(_Trial(choice, dual[:, r], targets[:, r] - residuals[:, r]))
     return trials
 

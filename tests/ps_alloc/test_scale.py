@@ -122,3 +122,44 @@ def test_random_small_batches_keep_what_spreading_promises():
             assert now >= before - 1e-12
             assert now >= allocate(curves, 16 * windows, method="uniform").expected_accuracy - 1e-12
             before = now
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_rows_tied_at_one_price_with_costs_of_their_own_are_settled_within_the_budget(share, monkeypatch):
+    from referee import relaxation
+
+    from ps_alloc import _hull
+
+    settled = []
+    settle_ties = _hull._settle_ties
+    monkeypatch.setattr(_hull, "_settle_ties", lambda *a: settled.append(settle_ties(*a)) or settled[-1])
+    monkeypatch.setattr(_hull, "DIRECT_ROWS", 40)
+    rng = np.random.default_rng(4)
+    n = 600
+    cost = 16 * rng.integers(1, 9, n)
+    weights = cost / 16.0  # what costs twice as much is worth twice as much: one price for all
+    curve = np.array([0.1, 0.2, 0.6, 0.65])
+    total = int(cost.sum() * (1 + 3 * share))
+    allocation = allocate(np.tile(curve, (n, 1)), total, weights=weights, window_cost=cost, leftover="keep")
+    assert total - 128 < allocation.spent_tokens <= total
+    upper = relaxation([w * curve for w in weights], [c * np.arange(1, 5) for c in cost], total)
+    claimed = (allocation.expected_accuracy + allocation.gap_bound) * weights.sum()
+    assert claimed >= upper - 1e-9
+    assert allocation.gap_bound < 1e-3
+    assert len(settled) == 1  # else the rest did not fit, and every row was solved again
+
+
+def test_gains_of_a_millionth_are_weighed_like_any_other():
+    curves = np.array([[0.9, 0.9, 0.9 + 6e-7], [0.9, 0.9 + 2.5e-7, 0.9 + 2.5e-7]])
+    allocation = allocate(curves, 16 * 3, leftover="keep")
+    assert allocation.windows.tolist() == [1, 2]
+    assert allocation.gap_bound == 0.0
+
+
+def test_what_single_precision_cannot_tell_apart_is_left_undecided():
+    rng = np.random.default_rng(5)
+    curves = np.tile([0.1, 0.5, 0.5], (N, 1))
+    curves[:, 2] += 2e-8 * rng.random(N)  # the same to a float32, at the same cost
+    use = np.tile([1_000.0, 20_000.0, 20_000.0], (N, 1))
+    allocation = allocate(curves, N * 8_000, budgets=[1_000, 20_000, 40_000], use=use, leftover="keep")
+    assert set(np.unique(allocation.windows)) == {1, 3}

@@ -142,3 +142,31 @@ def benchmark() -> dict[str, Any]:
         "generated_texts": ["The answer is 4", "The answer is 5"],
         "errors": ["", ""],
     }
+
+
+def decision(
+    number: int, question: dict[str, Any], granted: int, used: int | None, **more: Any
+) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "time": 1.7e9 + number,
+        "request_id": f"r{number}",
+        "model": "toy",
+        "outcome": "ok",
+        "questions": [question],
+        "sequences": 1,
+        "granted": granted,
+        "explored": False,
+        "price": 0.001,
+        "used": used,
+        "completion_tokens": used,
+        "finish_reason": "stop",
+        "empty": False,
+        "budgets": [256, 512],
+        "curve": [0.2, 0.4],
+        **more,
+    }
+
+
+def feedback(number: int, correct: float) -> dict[str, Any]:
+    return {"format": 1, "time": 1.7e9, "request_id": f"r{number}", "correct": correct}

@@ -22,6 +22,8 @@ from tests.ps_eval.log_files import (
     SAMPLES,
     batch_rows,
     benchmark,
+    decision,
+    feedback,
     harness_rows,
     inspect_log,
     plain_rows,
@@ -258,11 +260,12 @@ def scrambled(value, rng: random.Random):
 
 def test_ten_thousand_scrambled_rows_leave_no_traceback(tmp_path) -> None:
     rng = random.Random(0)
-    kinds = [plain_rows(), harness_rows(), batch_rows(), [benchmark()], [responses_row()]]
+    decisions = [decision(1, {"text": "how many"}, 100, 50), feedback(1, 1)]
+    kinds = [plain_rows(), harness_rows(), batch_rows(), [benchmark()], [responses_row()], decisions]
     read = 0
     for kind, rows in enumerate(kinds):
         lines = [json.dumps(rows[0])]
-        for _ in range(2000):
+        for _ in range(1700):
             line = json.dumps(scrambled(rng.choice(rows), rng))
             lines.append(line[: rng.randrange(len(line) + 1)] if rng.random() < 0.03 else line)
         path = tmp_path / f"{kind}.jsonl"

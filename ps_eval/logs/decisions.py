@@ -1,0 +1,91 @@
+"""The gateway's log of decisions: traffic under budgets of its own, without grades but for feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ps_eval.logs.sample import (
+    CUT,
+    Sample,
+    as_mapping,
+    as_number,
+    read_correct,
+    read_name,
+    read_text,
+    read_tokens,
+)
+from ps_train.light.censored import NO_CAP
+
+COUNTS = ("characters", "words", "digits")
+OVERSHOOT = 0.02
+"""Where more answers than this use clearly more than they were granted, budgets were not enforced."""
+
+
+def is_decision(row: Mapping[str, Any]) -> bool:
+    """Whether a row is one of such a log: a decision, or feedback on one."""
+    return "request_id" in row and ("granted" in row or "correct" in row)
+
+
+def decision_samples(
+    rows: Iterable[tuple[str, Any]],
+) -> tuple[list[Sample], list[tuple[str, str]], bool]:
+    """Samples, rows that cannot be read with their reasons, and whether budgets were enforced.
+
+    An answer that used all that it was granted was cut, and so was one that ended by length. Where the
+    gateway only watched (`--observe`), answers go beyond what would have been granted, and nothing was cut
+    by it.
+    """
+    faults: list[tuple[str, str]] = []
+    found: dict[str, tuple[Sample, int, str]] = {}
+    feedback: dict[str, float] = {}
+    for where, row in rows:
+        try:
+            if not isinstance(row, Mapping) or not is_decision(row):
+                raise ValueError("a row must be a decision or feedback on one")
+            name = read_name(row["request_id"])
+            if "granted" not in row:
+                correct = read_correct(row["correct"])
+                if correct is not None:
+                    feedback[name] = correct
+                continue
+            sample, granted = _sample(row)
+            found[name or f"row {len(found)}"] = sample, granted, read_name(row.get("finish_reason")).lower()
+        except ValueError as error:
+            faults.append((where, str(error)))
+    beyond = sum(sample.tokens > granted * 1.02 + 8 for sample, granted, _ in found.values())
+    enforced = beyond <= OVERSHOOT * max(len(found), 1)
+    for name, (sample, granted, reason) in found.items():
+        by_length = reason in CUT
+        sample.finished = not by_length and (not enforced or sample.tokens < granted)
+        sample.cap = granted if enforced else int(NO_CAP)
+        if not sample.finished:
+            sample.cap = sample.tokens
+        if sample.finished and name in feedback:
+            sample.correct = feedback[name]
+    return [sample for sample, _, _ in found.values()], faults, enforced
+
+
+def _sample(row: Mapping[str, Any]) -> tuple[Sample, int]:
+    if row.get("used") is None:
+        raise ValueError(
+            "a decision must say how many tokens were used: the request failed or was not followed"
+        )
+    questions = row.get("questions")
+    if not isinstance(questions, list) or len(questions) != 1 or row.get("sequences", 1) != 1:
+        raise ValueError("a decision must be of one question and one answer, as its tokens are one number")
+    question = as_mapping(questions[0])
+    text = read_text(question.get("text"))
+    name = read_name(question.get("hash")) or text
+    if not name:
+        raise ValueError("a decision must have its question's text or hash")
+    counts = {key: as_number(question.get(key)) for key in COUNTS}
+    model = read_name(row.get("model"))
+    sample = Sample(
+        question_id=name,
+        tokens=read_tokens(row["used"]),
+        question=text,
+        group=(("model", model),) if model else (),
+        numbers={key: number for key, number in counts.items() if number is not None},
+    )
+    return sample, read_tokens(row["granted"])
