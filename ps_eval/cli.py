@@ -49,7 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "assess": (
         "ps_eval.assess.command:assess_command",
-        "Say what predicted budgets would bring on your own samples; the first command to run.",
+        "Say what predicted budgets would bring on your own samples: accuracy at equal tokens, tokens saved.",
     ),
     "import-samples": (
         "ps_eval.logs.command:import_samples_command",
@@ -77,7 +77,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "replay-menu": (
         "ps_eval.diffusion.menu_commands:replay_menu_command",
-        "Compare predicted schedules with the best static ones, on a menu table.",
+        "Predicted schedules beside the best static ones, on the questions of a menu table.",
     ),
     "import-paper": (
         "ps_eval.measuring.import_paper:import_paper",
@@ -91,6 +91,8 @@ FROM_ENVIRONMENT = ("serve",)
 OVERVIEW = """\
 Give each question the thinking tokens it needs: same spend, more right answers.
 
+  ps-eval assess logs.jsonl
+      would it pay for you? asks logs of evaluations that you have already
   ps-eval demo
       in a checkout: the whole path on a small model, no GPU, 3 minutes
   ps-eval answer --questions new.jsonl --predictor P --model M \\

@@ -302,5 +302,6 @@ class Scheduler:
 
 def grid_of(predictor: Any) -> npt.NDArray[np.int64]:
     """The (W,) token budgets that a predictor speaks of."""
-    grid: npt.NDArray[np.int64] = getattr(predictor, "budgets", None)
-    return predictor.schema.grid if grid is None else grid  # type: ignore[no-any-return]
+    own = getattr(predictor, "budgets", None)
+    grid: npt.NDArray[np.int64] = predictor.schema.grid if own is None else own
+    return grid

@@ -16,7 +16,7 @@ from ps_eval.measuring.probing import measure_curves
 from ps_eval.measuring.table_features import check_layers_of, language_model, write_features
 from ps_eval.measuring.token_grid import parse_grid
 from ps_eval.measuring.trace_file import TRACES_FILE, read_traces
-from ps_eval.measuring.trace_screen import next_command, show_after, show_before
+from ps_eval.measuring.trace_screen import as_json, next_command, show_after, show_before
 from ps_eval.progress import show_progress
 from ps_eval.run_folder import FAILURES_FILE
 from ps_train.questions import load_questions
@@ -50,6 +50,7 @@ def trace_command(
     batch_size: int = 128,
     questions_per_chunk: int = 64,
     skip_failed: bool = False,
+    json: bool = False,
 ) -> None:
     """Sample chains of thought and probe them for answers: questions to a curve table.
 
@@ -85,6 +86,7 @@ def trace_command(
         batch_size: Sequences decoded at once.
         questions_per_chunk: Questions traced and saved together.
         skip_failed: Write the table although some questions failed, without them.
+        json: Print the curve and the shares as JSON.
 
     Raises:
         ValueError: If the questions or the model cannot be read, or the folder was begun with other settings.
@@ -98,7 +100,7 @@ def trace_command(
     if layers:
         check_layers_of(reader, layers)
     pool = load_pool(engine, model, **engine_arguments(engine_options, **config, batch_size=batch_size))
-    console, kept = Console(), _kept(output)
+    console, kept = Console(stderr=json), _kept(output)
     if kept:
         console.print(f"{output}: going on, {kept} of {len(asked)} questions are traced.", highlight=False)
     else:
@@ -144,6 +146,8 @@ def trace_command(
         raise
     by_id = {t.id: t for t in read_traces(Path(output) / TRACES_FILE)}
     show_after(table, [by_id[i] for i in table.ids], judge, console, Console(stderr=True))
+    if json:
+        sys.stdout.write(as_json(table) + "\n")
     if missing := len(asked) - len(table):
         console.print(
             f"{missing} of {len(asked)} questions failed and are not in the table: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,6 +126,21 @@ def show_after(
         highlight=False,
     )
     warn_of_grading(_graded_texts(table, traced), grader, warnings)
+
+
+def as_json(table: CurveTable) -> str:
+    """The mean curve as JSON: `budgets`, `accuracy`, `used` and `finished`, a number a budget."""
+    finished = None if table.finished is None else table.finished.mean(axis=0).tolist()
+    return json.dumps(
+        {
+            "questions": len(table),
+            "traces": int(table.n_traces[0]),
+            "budgets": table.budgets.tolist(),
+            "accuracy": table.curves.mean(axis=0).tolist(),
+            "used": table.expected_use.mean(axis=0).tolist(),
+            "finished": finished,
+        }
+    )
 
 
 def next_command(output: str, layers: Sequence[int] | None, model: str) -> str:

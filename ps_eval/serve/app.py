@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as AppRoute
 from starlette.types import Receive, Scope, Send
 
-from ps_eval.serve.answer_watch import AnswerWatch, Observed
-from ps_eval.serve.budgets import Budgets, Grant
+from ps_eval.serve.budgets import Budgets
+from ps_eval.serve.completions import Completions, outcome_of
 from ps_eval.serve.decision_log import DecisionLog
-from ps_eval.serve.errors import ClientDisconnected, Refusal, invalid, overloaded
+from ps_eval.serve.errors import ClientDisconnected, Refusal, overloaded
 from ps_eval.serve.exchange import Exchange
 from ps_eval.serve.lanes import Lanes, one_lane
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.pacer_state import StateFile
 from ps_eval.serve.page import Page
-from ps_eval.serve.relay import Bodies, Reply, is_event_stream, while_connected
-from ps_eval.serve.request_body import CompletionRequest
+from ps_eval.serve.relay import Bodies, Reply, while_connected
 from ps_eval.serve.routes import RouteTable
+from ps_eval.serve.status import StatusRoutes, nothing_there
 from ps_eval.serve.two_phase import TwoPhase
 from ps_eval.serve.upstream import Upstream, request_headers
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("ps_eval.serve.access")
-INLINE_BYTES = 2**15
-"""Bodies up to this size are read on the event loop; longer ones in a thread, few at a time."""
-READY_SECONDS = 1.0
-"""How long the upstream's state is remembered for `/ready`."""
 
 
 @dataclass(frozen=True)
@@ -104,26 +95,24 @@ class Gateway:
         self.limits = limits or Limits()
         self.draining = False
         self._routes = routes or RouteTable()
-        self._observe = observe
         self._state = state
-        self._decisions = decisions
+        self.decisions = decisions
+        self.observing = observe
+        """Bodies go on unchanged."""
         self._page = page
-        self._think_end = think_end
         self._cors = list(cors_origins)
         self._on_start = on_start
+        self._completions = Completions(self, observe=observe, think_end=think_end)
         self._bodies = Bodies(self.limits.max_body_bytes)
-        # One thread: what holds the interpreter for long does so once at a time, and in one heap.
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="read")
         self._in_flight = 0
         self.open_requests = 0
         """Requests whose head is there and whose end is not, booked and logged."""
-        self._upstream_state, self._upstream_seen = "unreachable", 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def observing(self) -> bool:
-        """Whether bodies go on unchanged."""
-        return self._observe
+    def unread_bodies(self) -> int:
+        """Requests whose body is still to come."""
+        return self._bodies.unread
 
     @property
     def budgets(self) -> Budgets:
@@ -133,13 +122,9 @@ class Gateway:
     def app(self) -> Starlette:
         """The ASGI application."""
         routes = [
-            AppRoute("/health", self._health, methods=["GET"]),
-            AppRoute("/live", self._live, methods=["GET"]),
-            AppRoute("/ready", self._ready, methods=["GET"]),
-            AppRoute("/metrics", self._metrics, methods=["GET"]),
-            AppRoute("/ps/feedback", self._feedback, methods=["POST"]),
+            *StatusRoutes(self).routes,
             *([] if self._page is None else self._page.routes(self)),
-            AppRoute("/ps/{path:path}", self._unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+            AppRoute("/ps/{path:path}", nothing_there, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
             AppRoute("/{path:path}", _Endpoint(self)),
         ]
         cors = Middleware(
@@ -167,9 +152,9 @@ class Gateway:
                 self.save()
             await self.lanes.stop()
             await self.upstream.stop()
-            self._reading.shutdown(wait=False, cancel_futures=True)
-            if self._decisions is not None:
-                await asyncio.to_thread(self._decisions.close)
+            self._completions.close()
+            if self.decisions is not None:
+                await asyncio.to_thread(self.decisions.close)
 
     def replace_lanes(self, lanes: Lanes) -> None:
         """Decide by other lanes from now on; what is under way ends with those it began with."""
@@ -200,55 +185,6 @@ class Gateway:
         except OSError as error:  # a full disk must not end the service
             logger.error("the pacer's state could not be written to %s: %s", self._state.path, error.strerror)
 
-    async def _live(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def _health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "upstream": await self.upstream.state()})
-
-    async def _ready(self, request: Request) -> Response:
-        if self.draining:
-            return JSONResponse({"status": "draining"}, 503)
-        if time.monotonic() - self._upstream_seen > READY_SECONDS:
-            self._upstream_state, self._upstream_seen = await self.upstream.state(), time.monotonic()
-        ready = self._upstream_state == "reachable"
-        content = {"status": "ok" if ready else "not ready", "upstream": self._upstream_state}
-        return JSONResponse(content, 200 if ready else 503)
-
-    async def _metrics(self, request: Request) -> Response:
-        metrics, default = self.metrics, self.budgets
-        metrics.price.set(default.pacer.price)
-        every = default.accounts.all
-        pacers = [account.pacer for account in every]
-        metrics.paced_mean.set(_mean(sum(p.spent_tokens for p in pacers), sum(p.n_requests for p in pacers)))
-        priced = sum(a.priced_tokens for a in every), sum(a.priced_requests for a in every)
-        metrics.priced_mean.set(_mean(*priced))
-        metrics.unread_bodies.set(self._bodies.unread)
-        metrics.draining.set(self.draining)
-        for lane in self.lanes.all:
-            accounts = lane.budgets.accounts
-            for account in (accounts.shared, *accounts.named.values()):
-                metrics.lane_price.labels(account.name).set(account.pacer.price)
-                mean = _mean(account.pacer.spent_tokens, account.pacer.n_requests)
-                metrics.lane_mean.labels(account.name).set(mean)
-        batchers = [lane.budgets.batcher for lane in self.lanes.all if lane.budgets.batcher is not None]
-        metrics.predictor_queue.set(sum(batcher.waiting for batcher in batchers))
-        metrics.predictor_overdue.set(int(any(batcher.overdue for batcher in batchers)))
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    async def _feedback(self, request: Request) -> Response:
-        if self._decisions is None:
-            refusal = Refusal(404, "invalid", "feedback is taken where a decision log is written")
-            return JSONResponse(refusal.content(), 404)
-        try:
-            self._decisions.feedback(await request.body())
-        except ValueError as error:
-            return JSONResponse(invalid(str(error)).content(), 400)
-        return JSONResponse({"status": "ok"})
-
-    async def _unknown(self, request: Request) -> Response:
-        return JSONResponse(Refusal(404, "invalid", "the gateway has nothing there").content(), 404)
-
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request from its head to the end, whatever happens on the way."""
         reply = Reply(
@@ -269,8 +205,8 @@ class Gateway:
         self.metrics.requests.labels(exchange.route.name, exchange.outcome).inc()
         if access.isEnabledFor(logging.INFO):
             access.info("request", extra={"fields": exchange.logged()})
-        if self._decisions is not None and exchange.grant is not None:
-            self._decisions.decided(exchange)
+        if self.decisions is not None and exchange.grant is not None:
+            self.decisions.decided(exchange)
         if self._page is not None:
             self._page.seen.ended(exchange)
 
@@ -317,119 +253,19 @@ class Gateway:
                 if exchange.route.policy != "budget":
                     if exchange.route.thinks and exchange.scope["method"] == "POST":
                         self.metrics.unbudgeted.labels(exchange.route.name).inc()
-                    return await self._pass_through(exchange, body)
-                return await self._complete(exchange, body)
+                    return await self.pass_through(exchange, body)
+                return await self._completions.answer(exchange, body)
         except TimeoutError:
             message = f"the upstream server gave no answer within {self.limits.timeout:g} seconds"
             raise Refusal(504, "timeout", message) from None
 
-    async def _pass_through(self, exchange: Exchange, body: bytes) -> str:
+    async def pass_through(self, exchange: Exchange, body: bytes) -> str:
+        """Send a request on as it is; returns its outcome."""
         headers, method = request_headers(exchange.scope["headers"]), exchange.scope["method"]
         async with self.upstream.send(method, exchange.target, headers, body) as response:
             status = response.status
             await exchange.reply.stream(response, {})
-        return _outcome_of(status)
-
-    async def _parsed(self, exchange: Exchange, body: bytes) -> CompletionRequest:
-        """The body, with the budget's field of its model's lane."""
-        name = exchange.route.name
-        limits = self.lanes.limits_of(exchange.client)
-
-        def parse() -> CompletionRequest:
-            field = self.lanes.default.fields.get(name)
-            dialect = exchange.route.dialect or "auto"
-            path = "" if field is None else field.path
-            request = CompletionRequest.parse(body, dialect=dialect, budget_field=path, limits=limits)
-            own = self.lanes.of(request.read.model).fields.get(name)
-            if (own and own.path) != (field and field.path):
-                path = "" if own is None else own.path
-                request = CompletionRequest.parse(body, dialect=dialect, budget_field=path, limits=limits)
-            return request
-
-        if len(body) <= INLINE_BYTES:
-            return parse()
-        return await asyncio.get_running_loop().run_in_executor(self._reading, parse)
-
-    async def _complete(self, exchange: Exchange, body: bytes) -> str:
-        request = await self._parsed(exchange, body)
-        exchange.model = request.read.model
-        lane = exchange.lane = self.lanes.of(request.read.model)
-        two_phase = self.two_phase
-        if not lane.enabled or (exchange.route.name not in lane.fields and two_phase is None):
-            self.metrics.unbudgeted.labels(exchange.route.name).inc()
-            return await self._pass_through(exchange, body)
-        if two_phase is not None:
-            two_phase.check(request)
-        grant = await lane.budgets.grant(request, exchange.client.fingerprint, exchange.client.name)
-        raw = request.raw
-        if grant.thinking and not self._observe and two_phase is None:
-            grant, raw = self._enforced(exchange, request, grant)
-        exchange.grant = grant
-        begin = time.monotonic()
-        try:
-            if two_phase is not None and grant.thinking and not self._observe:
-                headers = request_headers(exchange.scope["headers"])
-                status, usage = await two_phase.answer(
-                    request, grant, exchange.target, headers, exchange.reply
-                )
-                exchange.observed = Observed(usage)
-            else:
-                status = await self._answer(exchange, grant, raw)
-        except Refusal:
-            if not exchange.reply.begun:
-                lane.budgets.revoke(grant)
-            raise
-        finally:
-            self.metrics.upstream_seconds.observe(time.monotonic() - begin)
-        if status < 400:
-            self._settle(exchange, grant)
-        else:
-            lane.budgets.revoke(grant)
-        return _outcome_of(status)
-
-    def _enforced(self, exchange: Exchange, request: CompletionRequest, grant: Grant) -> tuple[Grant, bytes]:
-        """The body with the budget in it; where the server has no word for so little, without one."""
-        assert exchange.lane is not None
-        field = exchange.lane.fields[exchange.route.name]
-        limit = request.max_tokens if field.below_max_tokens else None
-        if grant.tokens < field.least:
-            grant = exchange.lane.budgets.raised(grant, field.least)
-        if limit is not None and grant.tokens >= limit:
-            self.metrics.unbudgeted.labels(exchange.route.name).inc()
-            return grant, request.raw
-        return grant, request.with_budget(grant.tokens, field.beside)
-
-    async def _answer(self, exchange: Exchange, grant: Grant, body: bytes) -> int:
-        """Let the upstream enforce the budget. Returns the status."""
-        headers = request_headers(exchange.scope["headers"])
-        reply, added = exchange.reply, grant.headers
-        async with self.upstream.send("POST", exchange.target, headers, body) as response:
-            ends = self._think_end if exchange.route.name == "completions" else None
-            watch = AnswerWatch(response.headers.get("Content-Encoding", ""), think_end=ends)
-            if is_event_stream(response):
-                await reply.stream(response, added, watch.add)
-                exchange.observed = watch.streamed()
-                return response.status
-            # Whole before it is begun: an upstream that dies in the middle is still a clean 502.
-            content = await response.read()
-            head = reply.head(response, added)
-        await reply.whole(response.status, head, content)
-        large = len(content) > INLINE_BYTES
-        if large:
-            loop = asyncio.get_running_loop()
-            exchange.observed = await loop.run_in_executor(self._reading, watch.whole, content)
-        else:
-            exchange.observed = watch.whole(content)
-        return response.status
-
-    def _settle(self, exchange: Exchange, grant: Grant) -> None:
-        assert exchange.lane is not None
-        observed = exchange.observed
-        exchange.used = exchange.lane.budgets.settle(grant, observed.usage)
-        if observed.empty:
-            self.metrics.empty_answers.labels(exchange.route.name).inc()
-        if observed.first_answer_seconds is not None:
-            self.metrics.first_answer_seconds.observe(observed.first_answer_seconds)
+        return outcome_of(status)
 
 
 class _Endpoint:
@@ -440,11 +276,3 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._gateway.handle(scope, receive, send)
-
-
-def _mean(total: float, number: float) -> float:
-    return total / max(1, number)
-
-
-def _outcome_of(status: int) -> str:
-    return "ok" if status < 400 else "rejected" if status < 500 else "failed"

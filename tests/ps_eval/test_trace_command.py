@@ -59,6 +59,10 @@ def test_a_trace_begins_with_samples_and_ends_with_the_curve_and_the_next_comman
     assert "WARNING" not in printed.err
     assert all(len(line) <= 80 for line in printed.out.splitlines() if not line.startswith("Next:"))
 
+    assert main([*trace, "--json"]) == 0
+    curve = json.loads(capsys.readouterr().out)
+    assert (curve["questions"], curve["traces"], len(curve["accuracy"])) == (6, 2, 16)
+
     assert main(trace) == 0
     printed = capsys.readouterr()
     assert "going on, 6 of 6 questions are traced" in " ".join(printed.out.split())

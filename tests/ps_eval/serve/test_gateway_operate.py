@@ -95,7 +95,7 @@ def test_a_state_that_cannot_be_written_is_noticed_at_once(tmp_path: Path) -> No
 def test_ready_is_apart_from_live_and_health_tells_the_truth(
     mortal_upstream: UpstreamProcess, start_gateway: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ps_eval.serve.app.READY_SECONDS", 0.0)
+    monkeypatch.setattr("ps_eval.serve.status.READY_SECONDS", 0.0)
     gateway = start_gateway(mortal_upstream.url)
 
     def seen() -> tuple[int, int, str]:

@@ -161,7 +161,7 @@ def test_without_a_predictor_that_is_said(
 def test_a_dead_engine_is_not_called_reachable(
     thinker: Callable[..., Thinker], start_gateway: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ps_eval.serve.app.READY_SECONDS", 0.0)
+    monkeypatch.setattr("ps_eval.serve.status.READY_SECONDS", 0.0)
     gateway = start_gateway(thinker(health=503).url)
     assert json.loads(gateway.post(b"", "/health", method="GET")[2])["upstream"] == "failing"
     assert gateway.post(b"", "/ready", method="GET")[0] == 503
