@@ -52,6 +52,11 @@ class LightSchema:
         return len(self.budgets)
 
     @property
+    def grid(self) -> npt.NDArray[np.int64]:
+        """(W,) the budgets."""
+        return np.array(self.budgets, np.int64)
+
+    @property
     def window(self) -> int | None:
         """Tokens a window, where the budgets are its multiples; else None."""
         window = self.budgets[0]
@@ -115,11 +120,25 @@ class LightPredictor:
         """(W,) the training questions' mean use."""
         return self.arrays["mean_use"]
 
-    def predict(self, questions: Sequence[str], *, numbers: Numbers | None = None) -> Predictions:
+    def check_grid(self, budgets: npt.NDArray[np.int64], what: str) -> None:
+        """Refuse a curve table of other budgets than the predictor was trained on.
+
+        Raises:
+            ValueError: If they differ; `what` names the table.
+        """
+        if not np.array_equal(budgets, self.budgets):
+            raise ValueError(
+                f"{what} must have the predictor's budgets {self.schema.budgets}, got {list(budgets)}"
+            )
+
+    def predict(
+        self, questions: Sequence[str], *, ids: Sequence[str] | None = None, numbers: Numbers | None = None
+    ) -> Predictions:
         """Predict accuracy and use of N questions on the predictor's grid.
 
         Args:
             questions: N texts, as it was trained on them.
+            ids: Names of the questions, to travel with their predictions.
             numbers: The columns of `schema.numbers`, N values each; NaN where one is not known.
 
         Raises:
@@ -134,7 +153,8 @@ class LightPredictor:
         for start in range(0, len(questions), chunk):
             rows = slice(start, start + chunk)
             curves[rows], use[rows] = self._shaped(questions[rows], named[rows])
-        return Predictions(curves, self.budgets, use=use if self.schema.has_use else None)
+        names = None if ids is None else list(ids)
+        return Predictions(curves, self.budgets, use=use if self.schema.has_use else None, ids=names)
 
     def predict_curves(self, x: Sequence[str], *, numbers: Numbers | None = None) -> Curves:
         """The accuracy curves of `predict` alone: float32 (N, W)."""

@@ -147,6 +147,11 @@ def test_a_curve_table_is_assessed_as_well(tmp_path, capsys) -> None:
     assert main([*args, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["verdict"].startswith("yes: at")
+    # What was fitted on everything serves a replay like any other predictor.
+    replay = ["replay", "--table", str(tmp_path / "table"), "--predictor", str(tmp_path / "out/predictor")]
+    settings = ["--budgets", "300,600", "--n-resamples", "20", "--output", str(tmp_path / "replay")]
+    assert main([*replay, *settings, "--allow-training-questions"]) == 0
+    capsys.readouterr()
     assert main([*args, "--guess", "0.25"]) == 2
     assert "guess must be the table's own, 0, got 0.25" in capsys.readouterr().err
 

@@ -163,6 +163,14 @@ def test_missing_or_wrong_numbers_are_refused() -> None:
         predictor.predict(["a question"], numbers={"scout": ["many"]})
 
 
+def test_predictions_carry_ids_and_other_grids_are_refused(fitted) -> None:
+    assert fitted.predict(["one", "two"], ids=["a", "b"]).ids == ["a", "b"]
+    fitted.check_grid(GRID, "the table")
+    np.testing.assert_array_equal(fitted.schema.grid, GRID)
+    with pytest.raises(ValueError, match="the table must have the predictor's budgets"):
+        fitted.check_grid(GRID[:3], "the table")
+
+
 def test_a_damaged_folder_is_refused(fitted, tmp_path) -> None:
     folder = tmp_path / "p"
     fitted.save(folder)
