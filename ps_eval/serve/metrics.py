@@ -114,6 +114,12 @@ class GatewayMetrics:
             ["lane"],
             registry=self.registry,
         )
+        self.lane_target = Gauge(
+            f"{PREFIX}_lane_target_tokens",
+            "Tokens a request that are held, of a model's rule or of a named key.",
+            ["lane"],
+            registry=self.registry,
+        )
         self.price = Gauge(
             f"{PREFIX}_price", "Correct answers a token must buy at present.", registry=self.registry
         )

@@ -68,6 +68,7 @@ class StatusRoutes:
                 metrics.lane_price.labels(account.name).set(account.pacer.price)
                 mean = _mean(account.pacer.spent_tokens, account.pacer.n_requests)
                 metrics.lane_mean.labels(account.name).set(mean)
+                metrics.lane_target.labels(account.name).set(account.pacer.tokens_per_request or 0)
         batchers = [lane.budgets.batcher for lane in gateway.lanes.all if lane.budgets.batcher is not None]
         metrics.predictor_queue.set(sum(batcher.waiting for batcher in batchers))
         metrics.predictor_overdue.set(int(any(batcher.overdue for batcher in batchers)))

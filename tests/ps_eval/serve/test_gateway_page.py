@@ -81,6 +81,7 @@ def test_it_tells_what_is_held_granted_and_decided(gateway: RunningGateway) -> N
     assert said["outcomes"] == {"ok": 14}
     assert (said["upstream"], said["enforced"], said["observing"]) == ("reachable", -1, False)
     assert [one["id"] for one in said["last"][2:]] == [f"r{n}" for n in reversed(range(12))]
+    assert b'ps_gateway_lane_target_tokens{lane="default"} 64.0' in asked(gateway, "/metrics")[2]
     assert rule["savings"]["requests"] == 12  # neither the one that its client cut, nor that without a curve
 
 
