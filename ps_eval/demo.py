@@ -43,7 +43,7 @@ def demo_command(
     *,
     output: str = "runs/demo",
     num_problems: int = 320,
-    budgets: list[int] = [24, 32, 40, 48, 64, 80, 96],  # noqa: B006  # jsonargparse shows it in --help; never changed
+    budgets: list[int] = [16, 24, 32, 40, 48, 64, 80, 96, 128],  # noqa: B006  # jsonargparse shows it in --help; never changed
     seed: int = 20260,
     engine: str = "transformers",
     engine_options: dict[str, Any] | None = None,

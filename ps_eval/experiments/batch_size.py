@@ -108,7 +108,7 @@ def batch_size(
 def _in_batches(curves: npt.NDArray[np.floating], test: CurveTable, size: int, budget: int) -> IntArray:
     """Windows of the rows of `curves`, each batch of `size` sharing `budget` tokens a query."""
     parts = [
-        allocate(part, budget * len(part), window=test.equal_window).windows
+        allocate(part, budget * len(part), window=test.equal_window, leftover="all").windows
         for part in (curves[start : start + size] for start in range(0, len(curves), size))
     ]
     return np.concatenate(parts)

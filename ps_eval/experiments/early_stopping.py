@@ -60,7 +60,7 @@ def early_stopping(
     all_windows = np.full(n, num_windows)
 
     def predicted(budget: int) -> IntArray:
-        return allocate(curves, budget * n, window=WINDOW).windows
+        return allocate(curves, budget * n, window=WINDOW, leftover="all").windows
 
     def even(budget: int) -> IntArray:
         return allocate(curves, budget * n, window=WINDOW, method="uniform").windows

@@ -94,5 +94,7 @@ def window_size(
 
 
 def _accuracy(curves: FloatArray, table: CurveTable, budget: int, method: Method = "auto") -> float:
-    allocation = allocate(curves, budget * len(table), window=table.equal_window, method=method)
+    allocation = allocate(
+        curves, budget * len(table), window=table.equal_window, method=method, leftover="all"
+    )
     return allocation.accuracy_on(table.curves)

@@ -159,4 +159,6 @@ def _cell(row: EqualUse, references: Sequence[str]) -> str:
         if reference in row.gains:
             gain, low, high = row.gains[reference]
             lines.append(f"{100 * gain:+.1f}{'*' if low > 0 or high < 0 else ' '}")
+        elif reference != row.policy:
+            lines.append("– ")  # so that a line of the cell is always the same reference's
     return "\n".join(lines)

@@ -143,7 +143,9 @@ def _myopic(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generat
 
 
 def _hull(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:
-    return allocate(inputs.need("hull", "predictions"), total, **_on_grid(inputs), min_windows=least)
+    # Predictions are wrong somewhere, and the budget is there: what raises no predicted curve is spent too.
+    curves = inputs.need("hull", "predictions")
+    return allocate(curves, total, **_on_grid(inputs), min_windows=least, leftover="all")
 
 
 def _use(inputs: PolicyInputs, total: int, least: int, rng: np.random.Generator) -> Allocation:

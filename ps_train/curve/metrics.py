@@ -116,7 +116,9 @@ def allocation_gain(
     gains = []
     for budget in budgets:
         total = int(budget * n)
-        spent = allocate(predicted, total, **on_grid, min_windows=min_windows, method=method).windows
+        spent = allocate(
+            predicted, total, **on_grid, min_windows=min_windows, method=method, leftover="all"
+        ).windows
         even = uniform(n, total, **on_grid, min_windows=min_windows, max_windows=num_windows).windows
         gains.append(accuracy_of(measured, spent) - accuracy_of(measured, even))
     return np.array(gains)

@@ -179,8 +179,8 @@ def test_the_policy_tables_run_on_a_given_predictor(tables: Path, tmp_path: Path
     policies = [row[0] for row in main_table.rows]
     assert policies[:2] == ["uniform", "mix"]
     assert {"question length, hull", "net, myopic", "net, hull", "oracle"} <= set(policies)
-    # All policies spend the largest budget alike.
-    largest = {row[0]: row[-1] for row in main_table.rows if "oracle" not in row[0]}
+    # Of the largest budget nothing is left but where a curve says that more would harm.
+    largest = {row[0]: row[-1] for row in main_table.rows if row[0] in ("uniform", "mix", "net, myopic")}
     assert len(set(largest.values())) == 1
 
 
