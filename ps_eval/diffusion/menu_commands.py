@@ -56,6 +56,7 @@ def replay_menu_command(
     table: str,
     predictor: str,
     train: str | None = None,
+    static: str | None = None,
     mean_costs: list[float] = [],  # noqa: B006 (jsonargparse shows it; never changed)
     output: str | None = None,
     n_resamples: int = 2000,
@@ -68,6 +69,7 @@ def replay_menu_command(
         table: Menu table of questions that the predictor did not learn from.
         predictor: What `fit-menu` wrote.
         train: Its training table: adds the policy that knows only a question's length.
+        static: A menu table of the same questions under other schedules, which the static frontier may use.
         mean_costs: Rows or passes a response; by default from the cheapest to the dearest schedule.
         output: Folder for the result as JSON.
         n_resamples: Bootstrap resamples of the questions.
@@ -93,7 +95,13 @@ def replay_menu_command(
         policies["question length"] = by_length(MenuTable.load(train), measured, learned.cost_name)
     policies["oracle (flatters itself)"] = (accuracy, cost)
     budgets = mean_costs or [float(c) for c in np.linspace(cost.mean(0).min(), cost.mean(0).max(), 9)[1:-1]]
-    rows = compare(accuracy, cost, policies, budgets, n_resamples=n_resamples, seed=seed)
+    others = None
+    if static is not None:
+        more = MenuTable.load(static)
+        if more.ids != measured.ids:
+            raise ValueError(f"static must hold the questions of {table}, in their order")
+        others = more.accuracy.astype(np.float64), more.cost(learned.cost_name).astype(np.float64)
+    rows = compare(accuracy, cost, policies, budgets, others=others, n_resamples=n_resamples, seed=seed)
     content = {
         "cost": learned.cost_name,
         "n": len(measured),

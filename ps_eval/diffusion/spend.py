@@ -99,6 +99,7 @@ def compare(
     predicted: dict[str, tuple[Array, Array]],
     mean_costs: Sequence[float],
     *,
+    others: tuple[Array, Array] | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> list[SpendRow]:
@@ -111,6 +112,8 @@ def compare(
         measured_cost: (N, S).
         predicted: Policy to predicted (accuracy, cost), each (N, S).
         mean_costs: What the policies are allowed, a question.
+        others: Measured (accuracy, cost), each (N, T), of schedules that no policy may choose but the static
+            frontier may.
         n_resamples: Of the questions.
         seed: Of the resamples.
     """
@@ -118,7 +121,12 @@ def compare(
     drawn = np.random.default_rng(seed).integers(0, n, (n_resamples, n))
     # How often each question is drawn: means of resamples are products with it.
     counts = np.array([np.bincount(row, minlength=n) for row in drawn]) / n
-    static_accuracy, static_cost = counts @ measured_accuracy, counts @ measured_cost
+    right_s, paid_s = (
+        (measured_accuracy, measured_cost)
+        if others is None
+        else (np.hstack([measured_accuracy, others[0]]), np.hstack([measured_cost, others[1]]))
+    )
+    static_accuracy, static_cost = counts @ right_s, counts @ paid_s
     rows = []
     for name, (accuracy, cost) in predicted.items():
         for mean_cost in mean_costs:
@@ -132,7 +140,7 @@ def compare(
                 ]
             )
             low, high = np.quantile(reached - beside, [0.025, 0.975])
-            static = static_frontier(measured_accuracy.mean(0), measured_cost.mean(0), paid.mean())
+            static = static_frontier(right_s.mean(0), paid_s.mean(0), paid.mean())
             rows.append(
                 SpendRow(
                     name, float(paid.mean()), float(right.mean()), float(static), float(low), float(high)

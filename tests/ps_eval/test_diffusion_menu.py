@@ -202,6 +202,15 @@ def test_learn_and_replay_by_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert set(gains) == {"predicted", "question length", "oracle (flatters itself)"}
     assert main(replay) == 0
     assert "best static %" in capsys.readouterr().out
+    better = replace(menu(400, 4), accuracy=np.ones((400, 3), np.float32))
+    better.save(tmp_path / "static")
+    assert main([*replay, "--static", f"{tmp_path}/static", "--mean-costs", "8", "--as-json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert (
+        max(row["gain"] for row in rows if row["policy"] == "predicted") < 0
+    )  # a better static one was there
+    assert main([*replay, "--static", f"{tmp_path}/train"]) == 2
+    assert "static must hold the questions of" in capsys.readouterr().err
 
 
 @pytest.mark.slow
