@@ -123,6 +123,8 @@ class CommandParser(argparse.ArgumentParser):
                 if content is None:
                     self.error(f"{flag} must have a value")
                 nested.setdefault(name, {})[key] = yaml_value(content)
+            elif hint is bool and value in ("true", "false"):
+                rest.append(f"--{'' if value == 'true' else 'no-'}{name.replace('_', '-')}")
             else:
                 rest.append(_flag(flag.removeprefix("--")) + equals + value)
         return rest, nested

@@ -14,6 +14,10 @@ class NotACompletionError(ValueError):
     """The reply is no completion that stopped or met its limit of tokens."""
 
 
+class BrokenCompletionError(NotACompletionError):
+    """The reply is a completion, but one that was ended otherwise, or holds no text: another may be whole."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """What a model generated after a prompt."""
@@ -49,21 +53,23 @@ class Completion:
     def _of_choice(cls, choice: dict[str, Any]) -> Completion:
         reason = choice.get("finish_reason")
         if reason not in ("stop", "length"):
-            raise NotACompletionError(
+            raise BrokenCompletionError(
                 f"the server's reply must have ended by stop or length, got finish_reason {reason!r}"
             )
         ids = choice.get("token_ids")
         if ids is not None and not (isinstance(ids, list) and all(type(i) is int for i in ids)):
-            raise NotACompletionError(f"the server's token_ids must be whole numbers, got {_start(str(ids))}")
+            raise BrokenCompletionError(
+                f"the server's token_ids must be whole numbers, got {_start(str(ids))}"
+            )
         text = choice.get("text")
         if text is None and ids is not None:
             text = ""
         if not isinstance(text, str):
-            raise NotACompletionError(f"the server's reply has no text, got {_start(str(text))}")
+            raise BrokenCompletionError(f"the server's reply has no text, got {_start(str(text))}")
         try:
             text.encode()
         except UnicodeEncodeError as error:  # half a character: the tokenizer would refuse it
-            raise NotACompletionError(f"the server's reply is no valid text: {text!r:.{SHOWN}}") from error
+            raise BrokenCompletionError(f"the server's reply is no valid text: {text!r:.{SHOWN}}") from error
         return cls(text, reason == "stop", ids)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import openai
 
 from ps_eval.engines.base import Failure, Progress, Sampling, request_seed
-from ps_eval.engines.completion import Completion, NotACompletionError
+from ps_eval.engines.completion import BrokenCompletionError, Completion, NotACompletionError
 from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.engines.token_engine import GREEDY, Stops, TokenEngine
 from ps_train.common.loading import first_line
@@ -104,6 +104,8 @@ class OpenAIEngine(TokenEngine):
             completion = _wait_for(self._complete_one_token())
         except openai.NotFoundError as error:
             raise ValueError(self._not_found(self._reason(error))) from error
+        except BrokenCompletionError:
+            return  # it does complete prompts; what each request gets is looked at then
         except (openai.OpenAIError, NotACompletionError) as error:
             raise ValueError(
                 f"base_url must be a server that completes prompts, got {self._url}: {self._reason(error)}"

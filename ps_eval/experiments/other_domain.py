@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -135,6 +136,10 @@ def _r(curves: npt.NDArray[np.floating], test: CurveTable) -> str:
     return f"{per_window_pearson(curves[:, differs], test.curves[:, differs]).mean():.3f}"
 
 
+def _both(first: npt.NDArray[Any] | None, second: npt.NDArray[Any] | None) -> npt.NDArray[Any] | None:
+    return None if first is None or second is None else np.concatenate([first, second])
+
+
 def _joined(first: CurveTable, second: CurveTable) -> CurveTable:
     return replace(
         first,
@@ -143,6 +148,9 @@ def _joined(first: CurveTable, second: CurveTable) -> CurveTable:
         answers=[*first.answers, *second.answers],
         curves=np.concatenate([first.curves, second.curves]),
         n_traces=np.concatenate([first.n_traces, second.n_traces]),
+        **{
+            name: _both(getattr(first, name), getattr(second, name)) for name in ("use", "finished", "strict")
+        },
         extra={},
         features={},
     )

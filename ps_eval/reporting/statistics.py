@@ -115,4 +115,5 @@ def wilson_interval(right: float, n: int, confidence: float = 0.95) -> tuple[flo
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre = (right + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(right * (1 - right) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends rounding must not leave a hair's breadth.
+    return 0.0 if right <= 0 else centre - half, 1.0 if right >= 1 else centre + half

@@ -97,6 +97,7 @@ class LoraBackbone(nn.Module):
         self.hidden_size = hidden_size(model)
         blocks = transformer_blocks(model)
         self._blocks_path = blocks_path(model)
+        self._runs_apart = False
         self._check_layers(len(blocks))
         if self.settings.num_layers is not None and self.settings.num_layers < len(blocks):
             del blocks[self.settings.num_layers :]
@@ -181,9 +182,38 @@ class LoraBackbone(nn.Module):
 
     @torch.no_grad()
     def frozen_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states (B, L, D) after the frozen blocks: the same in every epoch."""
+        """Hidden states (B, L, D) after the frozen blocks: the same in every epoch.
+
+        Raises:
+            ValueError: If the model's blocks give other states when they run apart; looked at once.
+        """
         inputs = self._inputs(attention_mask, input_ids=input_ids)
-        return states_before(self._decoder, self._blocks, self.frozen_blocks, **inputs)
+        states = states_before(self._decoder, self._blocks, self.frozen_blocks, **inputs)
+        if not self._runs_apart:
+            self._check_blocks_run_apart(states[:1], input_ids[:1], attention_mask[:1])
+        return states
+
+    def _check_blocks_run_apart(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> None:
+        """Some families carry more from block to block than hidden states, or share weights among blocks."""
+        was_training = self.training
+        self.eval()
+        try:
+            whole = self.forward(input_ids, attention_mask)
+            apart = self.forward_from(states, attention_mask)
+            difference = float((apart - whole).abs().max() / whole.abs().max().clamp_min(1e-6))
+        except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+            raise ValueError(f"{self._no_frozen_cache()} cannot run apart: {error}") from error
+        finally:
+            self.train(was_training)
+        # Half-precision models differ by their rounding; wrong blocks differ by everything.
+        if difference > (1e-2 if whole.dtype == states.dtype else 1e-1):
+            raise ValueError(
+                f"{self._no_frozen_cache()} give other states when run apart, by {difference:.0%}"
+            )
+        self._runs_apart = True
+
+    def _no_frozen_cache(self) -> str:
+        return f"model.frozen_cache must be off for {self._decoder.config.model_type} models: their blocks"
 
     def forward_from(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """What `forward` gives, from `frozen_states` on.

@@ -20,6 +20,10 @@ class _Writer(_ExperimentWriter):
         super().__init__(log_dir=log_dir)
         self.hparams: dict[str, Any] = {}
 
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Keep them with the figures; the run's config.yaml holds them as well."""
+        self.hparams.update(params)
+
     def _check_log_dir_exists(self) -> None:
         """Lightning would delete the figures of an earlier run here."""
 

@@ -86,6 +86,12 @@ def test_blocks_run_apart_give_what_they_give_together_under_lora(family: Path, 
     with torch.inference_mode():
         for ids in encode_prompts(tokenizer, prompts):
             tokens, mask = torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)
+            if family.name in ("bamba", "zamba2"):  # more than hidden states goes from block to block
+                with pytest.raises(
+                    ValueError, match=f"frozen_cache must be off for {family.name} models: their"
+                ):
+                    lora.frozen_states(tokens, mask)
+                continue
             whole = lora(tokens, mask)
             apart = lora.forward_from(lora.frozen_states(tokens, mask), mask)
             torch.testing.assert_close(apart, whole, rtol=1e-3, atol=1e-4)

@@ -57,7 +57,7 @@ def test_questions_become_answers_under_predicted_budgets(
     arguments = ["--questions", str(tmp_path / "test.jsonl"), "--model", model, "--predictor", str(predictor)]
     assert ps_eval(["run", *arguments, "--budgets", "32,64", "--output", str(tmp_path / "run")]) == 0
     rows = load_summary(tmp_path / "run").rows
-    assert {row.policy for row in rows} == {"uniform", "mix", "myopic", "hull"}
+    assert {row.policy for row in rows} == {"uniform", "mix", "myopic", "hull", "use"}
     assert all(row.mean_reasoning_tokens <= row.budget for row in rows)
 
     arguments = ["--table", str(table), "--predictor", str(predictor), "--output", str(tmp_path / "replay")]

@@ -345,6 +345,9 @@ def test_a_reply_that_is_no_completion_is_that_requests_failure_and_at_loading_o
     assert re.search(message, found[0].reason)
     assert list(found[1:]) == list(expected[1:])
     server.faults.append(body)
+    if b'"text"' in body:  # the server does complete prompts: what each request gets is looked at then
+        assert connect(server).name == engine.name
+        return
     with pytest.raises(ValueError, match=f"base_url must be a server that completes prompts, .*{message}"):
         connect(server)
 

@@ -81,8 +81,8 @@ def test_the_demo_walks_the_whole_path_and_continues_where_it_was(tmp_path: Path
         demo_command(output=str(tmp_path), num_problems=48, budgets=[48])
     summary = load_summary(tmp_path)
     assert {(row.mode, row.policy) for row in summary.rows} == {
-        *(("live", policy) for policy in ("uniform", "mix", "myopic", "hull")),
-        *(("replay", policy) for policy in ("uniform", "mix", "myopic", "hull", "oracle", "honest_oracle")),
+        *(("live", policy) for policy in ("uniform", "mix", "myopic", "hull", "use")),
+        *(("replay", p) for p in ("uniform", "mix", "myopic", "hull", "use", "oracle", "honest_oracle")),
     }
     assert (tmp_path / "accuracy.png").is_file()
     assert "generate" not in summary.run.seconds

@@ -28,10 +28,10 @@ def test_a_grid_is_numbers_or_a_spacing_or_a_preset(text: str, budgets: list[int
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("512,256", r"grid '512,256': budgets must be strictly rising"),
+        ("512,256", r"grid '512,256': budgets must rise"),
         ("a,b", r"grid 'a,b': invalid literal"),
         ("", r"grid '': invalid literal"),
-        ("geometric:1:4:9", r"grid 'geometric:1:4:9': budgets must be strictly rising"),
+        ("geometric:1:4:9", r"grid 'geometric:1:4:9': budgets must rise"),
         ("geometric:0:4:3", r"grid 'geometric:0:4:3': "),
         ("linear:16:64", r"grid must be tokens such as 256,512,1024, or .*, got 'linear:16:64'"),
         ("cubic:1:2:3", r"grid must be tokens such as .* \['32k', '8k', 'paper'\], got 'cubic:1:2:3'"),

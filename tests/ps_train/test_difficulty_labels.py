@@ -75,7 +75,7 @@ def test_an_ordinal_head_is_a_difference_of_sigmoids():
 @pytest.mark.parametrize("hidden_size", [0, 7])
 def test_a_head_starts_at_its_outputs_with_standardised_inputs(hidden_size):
     torch.manual_seed(0)
-    head = StateHead(5, 3, hidden_size, dropout=0.5).eval()
+    head = StateHead(5, 3, (hidden_size,) if hidden_size else (), dropout=0.5).eval()
     states = torch.randn(200, 5) * torch.tensor([1.0, 100.0, 0.01, 1.0, 0.0]) + 3
     scales = next(module for module in head if isinstance(module, Standardise))
     scales.fit(states)
@@ -91,11 +91,12 @@ def test_curve_loss_is_the_likelihood_of_the_traces():
     torch.manual_seed(0)
     logits, curves = torch.randn(2, 6, 4), torch.rand(6, 4)
     traces = torch.tensor([1.0, 2, 3, 4, 5, 6])
-    p, weight = logits.sigmoid(), (traces / traces.mean())[:, None]
+    weights = traces / traces.mean()
+    p, weight = logits.sigmoid(), weights[:, None]
     bce = -(curves * p.log() + (1 - curves) * (1 - p).log()) * weight
-    torch.testing.assert_close(curve_loss(logits, curves, traces, "bce"), bce.mean((1, 2)))
+    torch.testing.assert_close(curve_loss(logits, curves, "bce", weights), bce.mean((1, 2)))
     mse = (p - curves) ** 2 * weight
-    torch.testing.assert_close(curve_loss(logits[0], curves, traces, "mse"), mse[0].mean())
+    torch.testing.assert_close(curve_loss(logits[0], curves, "mse", weights), mse[0].mean())
     torch.testing.assert_close(curve_logits(torch.tensor([0.0, 0.3])).sigmoid(), torch.tensor([0.001, 0.3]))
 
 
