@@ -148,9 +148,9 @@ def _joined(first: CurveTable, second: CurveTable) -> CurveTable:
         answers=[*first.answers, *second.answers],
         curves=np.concatenate([first.curves, second.curves]),
         n_traces=np.concatenate([first.n_traces, second.n_traces]),
-        **{
-            name: _both(getattr(first, name), getattr(second, name)) for name in ("use", "finished", "strict")
-        },
+        use=_both(first.use, second.use),
+        finished=_both(first.finished, second.finished),
+        strict=_both(first.strict, second.strict),
         extra={},
         features={},
     )
