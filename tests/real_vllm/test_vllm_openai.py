@@ -10,7 +10,7 @@ from vllm_server import VLLMServer
 
 from ps_alloc.predictions import uniform_budgets
 from ps_eval.engines.base import Reasoning, Request, Sampling, stream_of
-from ps_eval.engines.openai import OpenAIEngine
+from ps_eval.engines.openai import TOKEN_IDS, OpenAIEngine
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.spending.live import run_live
@@ -43,7 +43,7 @@ def texts(questions: list[Question]) -> list[str]:
 def test_greedy_results_equal_the_transformers_engine_token_for_token(
     engine: OpenAIEngine, questions: list[Question], returns_ids: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert engine._takes_ids
+    assert engine._takes == TOKEN_IDS
     assert engine._returns_ids
     if not returns_ids:  # as SGLang: text comes back
         body = engine._body
