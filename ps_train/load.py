@@ -20,8 +20,9 @@ def load_predictor(path: str | Path, **options: Any) -> CurvePredictor:
     Args:
         path: A predictor folder, one that comes with the package such as `embedded:tiny-predictor`, or a
             Hub id such as `name/predictor`.
-        options: `backbone`, `encoder`: language models instead of those named in the config; a light
-            predictor has none and takes no notice.
+        options: `backbone`, `encoder`: language models instead of those named in the config; `allow_code`:
+            whether the config may name an architecture of your own, `module:Class`. A light predictor has
+            none of them and takes no notice.
 
     Raises:
         ValueError: If the folder, its config or its weights are missing or damaged.
