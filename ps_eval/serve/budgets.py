@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 Pace = Literal["granted", "used"]
 INLINE_BYTES = 8192
 """Bodies up to this size are read on the event loop; longer ones in a thread."""
-MOST_PREDICTED = 16
-"""Prompts of one body that are predicted, evenly chosen: their mean curve decides for all."""
 BY_MEAN_CURVE = frozenset(("follow_up", "tool_turn", "too_long"))
 """Fallbacks after which the mean curve decides."""
 
@@ -234,10 +232,9 @@ class Budgets:
             return (self._mean if none.reason in BY_MEAN_CURVE else None), none.reason, ()
         except Exception:  # text that the tokenizer cannot decode raises types of its own
             return None, "unreadable", ()
-        asked = questions[:: -(-len(questions) // MOST_PREDICTED)]
         try:
             async with asyncio.timeout(self._predict_timeout):
-                curves = await batcher.curves(asked)
+                curves = await batcher.curves(questions)
         except TimeoutError:
             return None, "timeout", ()
         except PredictorOverdueError:
