@@ -50,6 +50,7 @@ def trace_command(
     batch_size: int = 128,
     questions_per_chunk: int = 64,
     skip_failed: bool = False,
+    keep_tokens: bool = False,
     json: bool = False,
 ) -> None:
     """Sample chains of thought and probe them for answers: questions to a curve table.
@@ -86,6 +87,8 @@ def trace_command(
         batch_size: Sequences decoded at once.
         questions_per_chunk: Questions traced and saved together.
         skip_failed: Write the table although some questions failed, without them.
+        keep_tokens: Also keep every trace's tokens with their log-probabilities and entropies, from which
+            `ps-train forecast` learns; some 20 bytes a token. Engine transformers alone.
         json: Print the curve and the shares as JSON.
 
     Raises:
@@ -125,6 +128,7 @@ def trace_command(
                 questions_per_chunk=questions_per_chunk,
                 grader=judge,
                 skip_failed=skip_failed,
+                keep_tokens=keep_tokens,
                 progress=progress,
             )
         if layers:
