@@ -60,6 +60,7 @@ class Scheduler:
         min_windows: int = 1,
         allow_other_model: bool = False,
         allow_other_grader: bool = False,
+        allow_code: bool = False,
     ) -> None:
         """Load a predictor.
 
@@ -67,7 +68,7 @@ class Scheduler:
             predictor: Its folder, or a hub id.
             model: The reasoning model, a folder or a name; needed to answer.
             engine: What runs the model: transformers, vllm, vllm-native, openai (a server), ray (a cluster),
-                or a pool that is loaded already.
+                `module:Class` of your own, or a pool that is loaded already.
             engine_options: Of the engine's own, such as `{"dtype": "bfloat16"}`.
             format: How the model ends its reasoning, by fields of `ReasoningFormat`.
             prompt: What is put around a question, by fields of `PromptFormat`.
@@ -78,12 +79,13 @@ class Scheduler:
             min_windows: Fewest windows a question gets.
             allow_other_model: Go on although the predictor learned from another model's answers.
             allow_other_grader: Go on although another grader graded what the predictor learned from.
+            allow_code: Run a predictor whose config names an architecture of your own, `module:Class`.
 
         Raises:
             ValueError: If the predictor cannot be read, or is another model's.
         """
         transformers_logging.disable_progress_bar()  # loading is quick beside generating
-        self.predictor = load_predictor(predictor, backbone=backbone)
+        self.predictor = load_predictor(predictor, backbone=backbone, allow_code=allow_code)
         self.sampling, self.grader = sampling or Sampling(), load_grader(grader)
         served = engine.name if isinstance(engine, EnginePool) else model
         self.remarks = check_predictor(
@@ -133,7 +135,7 @@ class Scheduler:
             mean_tokens: Mean reasoning tokens a question. Give this, `total_tokens` or `accuracy`.
             total_tokens: Reasoning tokens for all questions together.
             accuracy: The least budget whose expected accuracy, in [0, 1], is this.
-            policy: hull (ours), myopic (the paper's greedy), mix or uniform.
+            policy: hull (ours), myopic (the paper's greedy), mix, uniform or `module:function`.
 
         Returns:
             `tokens` (N,), `expected_accuracy`, `price` (correct answers a further token buys), `ids`.

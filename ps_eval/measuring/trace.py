@@ -80,7 +80,8 @@ def trace_command(
         feature_dtype: It computes in: auto (as the engine where that is transformers, else float32),
             float32, bfloat16 or float16.
         feature_device: Where it computes: auto takes a GPU where there is one.
-        engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
+        engine: What runs the model: transformers, vllm, vllm-native, openai (a server), ray (a cluster), or
+            module:Class of your own.
         engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
         prompt: What is put around a question, such as --prompt.system 'Be brief.'

@@ -55,6 +55,7 @@ def answer_command(
     json: bool = False,
     allow_other_model: bool = False,
     allow_other_grader: bool = False,
+    allow_code: bool = False,
 ) -> None:
     """Answer questions, each with the thinking tokens it needs, within one budget for all.
 
@@ -72,7 +73,7 @@ def answer_command(
         budget: Mean reasoning tokens a question. Give this, --total-tokens or --target-accuracy.
         total_tokens: Reasoning tokens for all questions together.
         target_accuracy: Spend as little as is expected to reach this accuracy, such as 0.8.
-        policy: hull (ours), myopic (the paper's greedy), mix or uniform.
+        policy: hull (ours), myopic (the paper's greedy), mix, uniform, or module:function of your own.
         dry_run: Only decide: budgets and what they are expected to bring, nothing is generated.
         grader: Reads answers off texts, and grades where there are references: math, gsm8k, choice, number,
             exact, or module:function of your own.
@@ -85,7 +86,8 @@ def answer_command(
         question_field: Column of the questions' texts, where it is not called question or the like.
         answer_field: Column of the references, likewise.
         id_field: Column of the ids.
-        engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
+        engine: What runs the model: transformers, vllm, vllm-native, openai (a server), ray (a cluster), or
+            module:Class of your own.
         engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
         prompt: What is put around a question, such as --prompt.system 'Be brief.'
@@ -95,6 +97,8 @@ def answer_command(
         json: Print the summary as JSON.
         allow_other_model: Go on although the predictor learned from another model's answers.
         allow_other_grader: Go on although another grader graded what the predictor learned from.
+        allow_code: Run a predictor whose config names an architecture of your own, module:Class: loading it
+            runs that code.
 
     Raises:
         ValueError: If an input is missing or damaged, or the output was begun with other settings.
@@ -113,6 +117,7 @@ def answer_command(
         min_windows=min_windows,
         allow_other_model=allow_other_model,
         allow_other_grader=allow_other_grader,
+        allow_code=allow_code,
     )
     console = Console(stderr=output == STDOUT and not dry_run)
     for remark in scheduler.remarks:

@@ -26,6 +26,7 @@ from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
 from ps_eval.spending.replay_inputs import means_of
 from ps_eval.spending.result_screen import show_result
+from ps_eval.spending.scoring import cell_name
 from ps_train.common.features import Features
 from ps_train.load import load_predictor
 from ps_train.predictor import CurvePredictor
@@ -65,6 +66,7 @@ def run_command(
     allow_training_questions: bool = False,
     allow_other_model: bool = False,
     allow_other_grader: bool = False,
+    allow_code: bool = False,
 ) -> None:
     """Answer questions under allocated budgets, once for each policy and mean budget.
 
@@ -83,7 +85,7 @@ def run_command(
             under its file's name.
         budgets: Mean reasoning tokens per query of the policies, such as 48,64; by default those of the
             allocations, or 48,64,96.
-        policies: Such as uniform,hull; by default all whose inputs are there.
+        policies: Such as uniform,hull, or module:function of your own; by default all whose inputs are there.
         used: Mean tokens really used at which policies are compared, such as 24,32,48; by default those that
             uniform uses.
         grader: Tells right from wrong: math, gsm8k, choice, number, exact, or module:function of your own.
@@ -98,7 +100,8 @@ def run_command(
         question_field: Column of the questions' texts, where it is not called question or the like.
         answer_field: Column of the references, likewise.
         id_field: Column of the ids.
-        engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
+        engine: What runs the model: transformers, vllm, vllm-native, openai (a server), ray (a cluster), or
+            module:Class of your own.
         engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
         format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
         prompt: What is put around a question, such as --prompt.system 'Be brief.'
@@ -109,6 +112,8 @@ def run_command(
         allow_training_questions: Go on although the predictor learned from some of the questions.
         allow_other_model: Go on although the predictor learned from another model's answers.
         allow_other_grader: Go on although another grader graded what the predictor learned from.
+        allow_code: Run a predictor whose config names an architecture of your own, module:Class: loading it
+            runs that code.
 
     Raises:
         ValueError: If an input is missing or damaged, or the folder was begun with other settings.
@@ -137,7 +142,9 @@ def run_command(
         grid = uniform_budgets(window, num_windows or max(16, ceil(longest / window)))
         inputs = PolicyInputs(len(asked), grid)
     else:
-        inputs = predicted_inputs(predictor, [q.question for q in asked], timer, backbone)
+        inputs = predicted_inputs(
+            predictor, [q.question for q in asked], timer, backbone, allow_code=allow_code
+        )
     chosen = policies or possible_policies(inputs, live=True)
     with show_progress("questions answered", len(asked), kept_first=True) as progress:
         rows = run_live(
@@ -171,7 +178,7 @@ def run_command(
 def _graded_texts(asked: list[Question], output: Path, rows: list[SummaryRow]) -> list[GradedText]:
     """The answers of the cell with the largest budget: those after the longest reasoning."""
     row = max(rows, key=lambda row: row.budget)
-    answers = {a.id: a for a in read_answers(output, f"{row.policy}-{row.budget}")}
+    answers = {a.id: a for a in read_answers(output, cell_name(row.policy, row.budget))}
     return [
         GradedText(q.id, q.question, "", a.text, a.answer, q.answer, a.correct)
         for q in asked
@@ -194,14 +201,19 @@ def _load_allocations(paths: list[str]) -> dict[str, Allocation]:
 
 
 def predicted_inputs(
-    predictor: str | Path, questions: list[str], timer: PhaseTimer, backbone: str | None = None
+    predictor: str | Path,
+    questions: list[str],
+    timer: PhaseTimer,
+    backbone: str | None = None,
+    *,
+    allow_code: bool = False,
 ) -> PolicyInputs:
     """What a saved predictor tells about questions before any is answered.
 
     Adds to the phases `load` (the predictor and its backbone) and `predict` (reading the questions).
     """
     with timer.phase("load"):
-        loaded = load_predictor(predictor, backbone=backbone)
+        loaded = load_predictor(predictor, backbone=backbone, allow_code=allow_code)
         loaded.predict_curves(questions[:1])  # the backbone is loaded at the first question
     with timer.phase("predict"):
         return inputs_from(loaded, questions)
