@@ -11,6 +11,7 @@ from typing import TypeVar
 from ps_alloc.plug_in import load_plug_in
 from ps_eval.engines.base import Engine
 from ps_eval.engines.pool import EnginePool, OneEngine
+from ps_train.shipped import resolve_embedded
 
 Adapter = TypeVar("Adapter")
 
@@ -36,13 +37,13 @@ def load_engine(name: str, model: str | Path, **options: object) -> Engine:
     Args:
         name: One of `ENGINES`, or `module:Class` of your own: an `Engine` made of (model, …). It is imported,
             so name only code that you trust.
-        model: A folder or a Hugging Face model name.
+        model: A folder, a Hugging Face model name, or `embedded:tiny-reasoner`, which comes with the package.
         options: Keyword arguments of the engine's class, such as `batch_size`.
 
     Raises:
         ValueError: If there is no such engine, it has no such option, or as the engine does.
     """
-    return _construct(name, engine_class(name), model, options)
+    return _construct(name, engine_class(name), resolve_embedded(model), options)
 
 
 def engine_class(name: str) -> type[Engine]:
@@ -84,7 +85,7 @@ def load_pool(name: str, model: str | Path, **options: object) -> EnginePool:
         from ps_eval.engines.ray_pool import RayEnginePool
     except ImportError as error:
         raise ValueError("engine ray needs Ray Data: pip install 'predictive-scheduling[ray]'") from error
-    return _construct(name, RayEnginePool, model, options)
+    return _construct(name, RayEnginePool, resolve_embedded(model), options)
 
 
 def _construct(

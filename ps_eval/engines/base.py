@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -94,6 +94,9 @@ class Answer:
     """Of these tokens, those that the model decoded."""
     cut: bool = False
     """It met its limit of tokens."""
+    confidence: float | None = field(default=None, compare=False)
+    """Geometric mean of the probabilities of the tokens decoded after a forced prefix; None where the engine
+    does not tell."""
 
 
 @dataclass(frozen=True)

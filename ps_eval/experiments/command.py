@@ -21,7 +21,7 @@ from ps_eval.experiments.record import RECORD_FILE, ExperimentRecord, Outcome, R
 from ps_eval.reporting.report import write_report
 from ps_eval.reporting.summary import collect_run_info
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "experiments"
+CONFIGS = Path(__file__).parent / "configs"
 ALL = "all"
 QUICK = "quick"
 """The block of a config whose settings replace the others under `--quick`."""

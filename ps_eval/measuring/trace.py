@@ -38,6 +38,7 @@ def trace_command(
     runner: EngineFlags = EngineFlags(),
     questions_per_chunk: int = 64,
     skip_failed: bool = False,
+    keep_tokens: bool = False,
     json: bool = False,
 ) -> None:
     """Sample chains of thought and probe them for answers: questions to a curve table.
@@ -63,6 +64,8 @@ def trace_command(
         runner: What runs the model.
         questions_per_chunk: Questions traced and saved together.
         skip_failed: Write the table although some questions failed, without them.
+        keep_tokens: Also keep every trace's tokens with their log-probabilities and entropies, from which
+            `ps-train forecast` learns; some 20 bytes a token. Engine transformers alone.
         json: Print the curve and the shares as JSON.
 
     Raises:
@@ -100,6 +103,7 @@ def trace_command(
                 questions_per_chunk=questions_per_chunk,
                 grader=judge,
                 skip_failed=skip_failed,
+                keep_tokens=keep_tokens,
                 progress=progress,
             )
         if layers:

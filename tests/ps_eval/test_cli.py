@@ -269,7 +269,10 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.setitem(COMMANDS, "lost", ("a_package_nobody_has.cli:command", "Lost."))
     assert main(["lost"]) == 2
-    assert "error: ps-eval lost needs the package a_package_nobody_has" in capsys.readouterr().err
+    assert (
+        "error: ps-eval lost needs the package a_package_nobody_has, which is not installed: "
+        "pip install 'predictive-scheduling[eval]'"
+    ) in capsys.readouterr().err
 
 
 def test_it_runs_as_a_module() -> None:
