@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ class Oven:
     """Celsius."""
     fan: bool = False
     """Blow."""
-    options: dict[str, object] | None = None
+    options: dict[str, Any] | None = None
     """Of the oven's own."""
 
     def __post_init__(self) -> None:
@@ -45,7 +46,8 @@ def bake(guests: int, *, oven: Oven, table: str = "round") -> None:
     """
 
 
-def test_a_parameter_that_is_a_dataclass_is_a_flag_a_field() -> None:
+def test_a_parameter_that_is_a_dataclass_is_a_flag_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     parser = CommandParser("ps-eval bake", bake)
     given = ["4", "--dish", "cake", "--fan", "--options.steam", "3"]
     found = parser.settings(given)
