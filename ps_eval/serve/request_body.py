@@ -185,7 +185,7 @@ class CompletionRequest:
 
 
 def _message(role: str, content: Any) -> Message:
-    # Read once already: pydantic is stricter with text of Python's than with JSON's, of half an emoji for one.
+    # It was read once; of half an emoji pydantic takes JSON's text and refuses Python's.
     return Message.model_construct(role=role, content=content)
 
 

@@ -98,8 +98,8 @@ class RouteTable:
                 self._exact[path] = route
 
     def of(self, method: str, path: str) -> Route:
-        """The route of a request; `path` decoded. Servers and proxies behind may take `//a/` and `/x/../a` for
-        `/a`: so does this.
+        """The route of a request; `path` decoded. Servers behind may take `//a/` and `/x/../a` for `/a`: so
+        does this.
         """
         path = posixpath.normpath("/" + path.lstrip("/"))
         route = self._exact.get(path)
