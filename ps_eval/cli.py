@@ -9,8 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ps_alloc.errors import accept_any_text, did_you_mean, run_command
-from ps_eval.command_line import CommandParser
+from ps_alloc.errors import accept_any_text, did_you_mean, missing_package, run_command
 
 # Subcommand: where its function lives, and its line in `ps-eval --help` (the docstring's first line). A
 # function is imported only when its subcommand is run, so that torch and vLLM load only where they are used.
@@ -90,6 +89,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+EXTRAS = {"serve": "serve"}
+"""Of the distribution, which a command needs; the others need `eval`."""
 FROM_ENVIRONMENT = ("serve",)
 """Commands whose flags are environment variables too: `PS_EVAL_SERVE__UPSTREAM`."""
 OVERVIEW = """\
@@ -98,7 +99,7 @@ Give each question the thinking tokens it needs: same spend, more right answers.
   ps-eval assess logs.jsonl
       would it pay for you? asks logs of evaluations that you have already
   ps-eval demo
-      in a checkout: the whole path on a small model, no GPU, 3 minutes
+      the whole path on a small model that comes with it, no GPU, 3 minutes
   ps-eval answer --questions new.jsonl --predictor P --model M \\
       --budget 512 --output out.jsonl
       your questions, one budget for all, with a predictor of yours
@@ -154,14 +155,11 @@ def _parsed(args: list[str]) -> tuple[Callable[..., None], dict[str, Any]]:
         raise SystemExit(2)
     module, attribute = COMMANDS[name][0].split(":")
     try:
+        from ps_eval.command_line import CommandParser
+
         imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("ps_alloc", "ps_train", "ps_eval"):
-            raise
-        sys.stderr.write(
-            f"error: ps-eval {name} needs the package {error.name}, which is not installed; "
-            "pyproject.toml names the extras, such as pip install 'predictive-scheduling[eval]'\n"
-        )
+        sys.stderr.write(f"error: {missing_package(f'ps-eval {name}', error, EXTRAS.get(name, 'eval'))}\n")
         raise SystemExit(2) from None
     function = getattr(imported, attribute)
     environment = f"PS_EVAL_{name.upper()}__" if name in FROM_ENVIRONMENT else None

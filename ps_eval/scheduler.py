@@ -13,10 +13,10 @@ import numpy.typing as npt
 from transformers.utils import logging as transformers_logging
 
 from ps_alloc import Allocation
-from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import RequestsFailedError, Sampling
 from ps_eval.engines.pool import EnginePool
 from ps_eval.engines.shared_prefill import shared_prefill
+from ps_eval.flag_groups import EngineFlags
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.run_folder import report_failures
 from ps_eval.run_settings import RunSettings, predictor_identity
@@ -60,6 +60,7 @@ class Scheduler:
         min_windows: int = 1,
         allow_other_model: bool = False,
         allow_other_grader: bool = False,
+        allow_code: bool = False,
     ) -> None:
         """Load a predictor.
 
@@ -67,7 +68,7 @@ class Scheduler:
             predictor: Its folder, or a hub id.
             model: The reasoning model, a folder or a name; needed to answer.
             engine: What runs the model: transformers, vllm, vllm-native, openai (a server), ray (a cluster),
-                or a pool that is loaded already.
+                `module:Class` of your own, or a pool that is loaded already.
             engine_options: Of the engine's own, such as `{"dtype": "bfloat16"}`.
             format: How the model ends its reasoning, by fields of `ReasoningFormat`.
             prompt: What is put around a question, by fields of `PromptFormat`.
@@ -78,12 +79,13 @@ class Scheduler:
             min_windows: Fewest windows a question gets.
             allow_other_model: Go on although the predictor learned from another model's answers.
             allow_other_grader: Go on although another grader graded what the predictor learned from.
+            allow_code: Run a predictor whose config names an architecture of your own, `module:Class`.
 
         Raises:
             ValueError: If the predictor cannot be read, or is another model's.
         """
         transformers_logging.disable_progress_bar()  # loading is quick beside generating
-        self.predictor = load_predictor(predictor, backbone=backbone)
+        self.predictor = load_predictor(predictor, backbone=backbone, allow_code=allow_code)
         self.sampling, self.grader = sampling or Sampling(), load_grader(grader)
         served = engine.name if isinstance(engine, EnginePool) else model
         self.remarks = check_predictor(
@@ -97,8 +99,10 @@ class Scheduler:
         self._min_windows = min_windows
         self._identity = predictor_identity(predictor)
         self._pool = engine if isinstance(engine, EnginePool) else None
-        self._engine, self._model = engine, model
-        self._engine_arguments = engine_arguments(engine_options, format, prompt, batch_size)
+        self._model = model
+        self._runner = EngineFlags(
+            str(engine), _copied(engine_options), _copied(format), _copied(prompt), batch_size
+        )
 
     @property
     def pool(self) -> EnginePool:
@@ -110,7 +114,7 @@ class Scheduler:
         if self._pool is None:
             if self._model is None:
                 raise ValueError("model must be given to answer questions, got None")
-            self._pool = load_pool(str(self._engine), self._model, **self._engine_arguments)
+            self._pool = self._runner.load(self._model)
         return self._pool
 
     def predict(self, questions: Sequence[str | Question]) -> PolicyInputs:
@@ -133,7 +137,7 @@ class Scheduler:
             mean_tokens: Mean reasoning tokens a question. Give this, `total_tokens` or `accuracy`.
             total_tokens: Reasoning tokens for all questions together.
             accuracy: The least budget whose expected accuracy, in [0, 1], is this.
-            policy: hull (ours), myopic (the paper's greedy), mix or uniform.
+            policy: hull (ours), myopic (the paper's greedy), mix, uniform or `module:function`.
 
         Returns:
             `tokens` (N,), `expected_accuracy`, `price` (correct answers a further token buys), `ids`.
@@ -298,6 +302,10 @@ class Scheduler:
         """All that this scheduler's answers depend on, with the caller's own."""
         more = {**more, "min_windows": self._min_windows}
         return RunSettings(self.pool.settings, self.sampling, self.grader.identity, self._identity, more)
+
+
+def _copied(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if values is None else dict(values)
 
 
 def grid_of(predictor: Any) -> npt.NDArray[np.int64]:

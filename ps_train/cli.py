@@ -7,9 +7,7 @@ import importlib
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from jsonargparse import ArgumentParser
-
-from ps_alloc.errors import accept_any_text, run_command
+from ps_alloc.errors import accept_any_text, missing_package, run_command
 
 # Command: where its function lives, and what it does. The function's signature makes the flags.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -59,7 +57,10 @@ def main(args: list[str] | None = None) -> int:
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
         sys.stderr.write(f"error: no command {given[0]!r}: {hint}\n")
         return 2
-    from ps_train.training_cli import run
+    try:
+        from ps_train.training_cli import run
+    except ModuleNotFoundError as error:
+        return _cannot("ps-train " + given[0], error)
 
     def train() -> None:
         try:
@@ -94,10 +95,20 @@ def _version() -> str:
         return "(not installed)"
 
 
+def _cannot(command: str, error: ModuleNotFoundError) -> int:
+    sys.stderr.write(f"error: {missing_package(command, error, 'train')}\n")
+    return 2
+
+
 def _run_function(name: str, args: list[str]) -> int:
     target, summary = COMMANDS[name]
     module, attribute = target.split(":")
-    function = getattr(importlib.import_module(module), attribute)
+    try:
+        from jsonargparse import ArgumentParser
+
+        function = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        return _cannot(f"ps-train {name}", error)
     parser = ArgumentParser(prog=f"ps-train {name}", description=f"{summary[0].upper()}{summary[1:]}.")
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
     parser.add_function_arguments(function, fail_untyped=True)

@@ -6,7 +6,6 @@ Those that read text have LoRA adapters beside them in `adapter/`.
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ps_alloc import Predictions
 from ps_alloc.files import atomic_path, read_json, write_json
+from ps_alloc.plug_in import is_plug_in, load_plug_in
 from ps_train.common.heads import keeping_type
 from ps_train.common.model_card import model_card
 from ps_train.question_hashes import HASHES_FILE, save_question_hashes
@@ -299,11 +299,11 @@ def build_predictor(
     """
     architecture = config.get("architecture") if isinstance(config, dict) else None
     target = ARCHITECTURES.get(architecture) if isinstance(architecture, str) else None
-    if target is None and isinstance(architecture, str) and ":" in architecture:
+    if target is None and is_plug_in(architecture):
         if not allow_code:
             raise ValueError(
                 f"architecture in {source} is code of your own, {architecture}: it runs only where you allow "
-                "it, load_predictor(…, allow_code=True)"
+                "it, --allow-code or load_predictor(…, allow_code=True)"
             )
         target = architecture
     if target is None:
@@ -315,11 +315,9 @@ def build_predictor(
         schema, settings = CurveSchema(**config["schema"]), dict(config["settings"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{source} must hold a predictor's schema and settings, but {error!r}") from error
-    module, name = target.split(":")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"architecture in {source} must be importable, but {error}") from error
+    kind = load_plug_in(
+        target, f"architecture in {source}", ARCHITECTURES, "a CurvePredictor", "module:Class"
+    )
     try:
         with torch.device("cpu"):  # whatever the caller's default; a predictor is moved as any module
             predictor: CurvePredictor = kind(locate(schema), **settings)

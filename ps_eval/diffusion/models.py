@@ -25,6 +25,8 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
+from ps_train.shipped import resolve_embedded
+
 # LLaDA's names of weights to Llama's.
 LLADA_KEYS = {
     r"^model\.transformer\.wte\.": "model.embed_tokens.",
@@ -70,6 +72,7 @@ def load_diffusion_model(
     Raises:
         ValueError: If nothing loadable is there, or the config does not name the mask and EOS tokens.
     """
+    path = resolve_embedded(path)
     try:
         values, _ = PretrainedConfig.get_config_dict(path)
         model = _load_model(str(path), values, dtype)

@@ -191,7 +191,7 @@ def _loaded(
 ) -> _Loaded:
     if folder is None:
         return _Loaded(None, None, QuestionReader(None, mode=settings.question))
-    predictor = load_predictor(folder, **({} if backbone is None else {"backbone": backbone}))
+    predictor = load_predictor(folder, backbone=backbone, allow_code=settings.allow_code)
     if not is_light(folder):
         import torch
         from transformers.utils.logging import disable_progress_bar

@@ -43,6 +43,8 @@ class ServeSettings:
     """Predictor folder; without one every request gets the uniform budget."""
     backbone: str | None = None
     """Language model that reads the questions for the predictor, instead of the one it names."""
+    allow_code: bool = False
+    """Run predictors whose config names an architecture of your own, module:Class: loading runs that code."""
     host: str = "127.0.0.1"
     """Address to listen on; other machines reach the default not."""
     port: int = 8100

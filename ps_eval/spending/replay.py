@@ -16,23 +16,24 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc import Allocation, Predictions
+from ps_eval.flag_groups import Allowed, flat_settings
 from ps_eval.reporting.frontier import EqualUse
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info
 from ps_eval.run_folder import ALLOCATIONS_FOLDER
 from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.policies import (
-    STOCHASTIC_POLICIES,
     PolicyInputs,
     allocate_policy,
     check_budgets,
     check_policies,
+    find_policy,
     possible_policies,
 )
 from ps_eval.spending.question_length import length_curves, length_use
 from ps_eval.spending.replay_inputs import load_train, predict_table, read_predictions, split_traces
 from ps_eval.spending.result_screen import show_result
-from ps_eval.spending.scoring import Cell, compare, summarise
+from ps_eval.spending.scoring import Cell, cell_name, compare, summarise
 from ps_train.curve_table import AT_ZERO, CurveTable, score_windows
 
 N_DRAWS = 16
@@ -125,7 +126,7 @@ def replay(
             else:
                 pairs = [
                     (table, allocate_policy(policy, inputs, total, min_windows=min_windows, seed=seed + draw))
-                    for draw in range(N_DRAWS if policy in STOCHASTIC_POLICIES else 1)
+                    for draw in range(N_DRAWS if find_policy(policy).stochastic else 1)
                 ]
             draws = [draw for _, draw in pairs]
             allocations[cell] = replace(draws[0], ids=table.ids)
@@ -176,8 +177,7 @@ def replay_command(
     n_resamples: int = 2000,
     json: bool = False,
     allow_training_questions: bool = False,
-    allow_other_model: bool = False,
-    allow_other_grader: bool = False,
+    allowed: Allowed = Allowed(),
 ) -> None:
     """Measure policies × budgets on the curves of a curve table.
 
@@ -195,7 +195,7 @@ def replay_command(
         train_table: Curve table of training questions: needed by `length`, and by `mix` where there is no
             predictor, which brings its own mean curve.
         budgets: Mean tokens per query, such as 32,48,64; by default the table's grid but its ends.
-        policies: Such as uniform,hull; by default all whose inputs are there.
+        policies: Such as uniform,hull, or module:function of your own; by default all whose inputs are there.
         used: Mean tokens really used at which policies are compared, such as 24,32,48; by default those that
             uniform uses.
         min_windows: Fewest windows a query gets.
@@ -203,14 +203,12 @@ def replay_command(
         n_resamples: Bootstrap resamples of the questions.
         json: Print the summary as JSON.
         allow_training_questions: Go on although the predictor learned from some of the questions.
-        allow_other_model: Go on although the predictor learned from another model's answers than the table's.
-        allow_other_grader: Go on although another grader graded the table than what the predictor learned
-            from.
+        allowed: What else is refused otherwise.
 
     Raises:
         ValueError: If an input is missing, damaged, or does not fit the table.
     """
-    config = dict(locals())
+    config = flat_settings(locals())
     if predictor is not None and predictions is not None:
         raise ValueError("give either a predictor or predictions, but got both")
     timer = PhaseTimer()
@@ -227,13 +225,13 @@ def replay_command(
                 served_model=measured.metadata.get("model"),
                 grader=measured.metadata.get("grader"),
                 allow_training_questions=allow_training_questions,
-                allow_other_model=allow_other_model,
-                allow_other_grader=allow_other_grader,
+                allow_other_model=allowed.allow_other_model,
+                allow_other_grader=allowed.allow_other_grader,
             )
     with timer.phase("predict"):
         predicted = None if predictions is None else read_predictions(predictions, measured)
         if predictor is not None:
-            predicted, means = predict_table(predictor, table)
+            predicted, means = predict_table(predictor, table, allow_code=allowed.allow_code)
     with timer.phase("replay"):
         result = replay(
             measured,
@@ -257,7 +255,7 @@ def replay_command(
 def _write(result: Replay, output: Path, config: dict[str, Any], seed: int, timer: PhaseTimer) -> Summary:
     """The summary comes last: where it is, the rest is."""
     for (policy, budget), allocation in result.allocations.items():
-        allocation.save(output / ALLOCATIONS_FOLDER / f"{policy}-{budget}.json")
+        allocation.save(output / ALLOCATIONS_FOLDER / f"{cell_name(policy, budget)}.json")
     with timer.phase("plot"):
         plot_accuracy(result.rows, output / PLOT_FILE)
     summary = Summary(result.rows, collect_run_info(config, seed, timer.seconds), result.equal_use)

@@ -17,7 +17,7 @@ from ps_train.questions import Question
 
 
 def predict_table(
-    predictor: str | Path, table: str | Path
+    predictor: str | Path, table: str | Path, *, allow_code: bool = False
 ) -> tuple[Predictions, dict[str, npt.NDArray[np.float32]]]:
     """What a saved predictor says of a table's questions, and the (W,) means it learned from.
 
@@ -31,7 +31,7 @@ def predict_table(
     from ps_train.common.features import TEXT
     from ps_train.common.text_features import text_features
 
-    loaded = load_predictor(predictor)
+    loaded = load_predictor(predictor, allow_code=allow_code)
     states = [name for name in loaded.schema.features if name != TEXT]
     ready = bool(states) and set(states) <= set(feature_names(table))
     questions = CurveTable.load(table, features=states if ready else [])

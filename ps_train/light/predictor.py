@@ -19,6 +19,7 @@ from ps_train.light.hashing import TextHasher
 from ps_train.light.inputs import Numbers, Scaling, check_questions, count_columns, number_columns, weigh
 from ps_train.light.shape import CurveMap, possible_use, rising
 from ps_train.question_hashes import save_question_hashes
+from ps_train.shipped import resolve_embedded
 
 ARCHITECTURE = "light_text"
 CONFIG_FILE = "config.json"
@@ -239,7 +240,7 @@ class LightPredictor:
 
 def is_light(folder: str | Path) -> bool:
     """Whether a folder holds a light predictor; False as well where nothing can be read."""
-    path = Path(folder) / CONFIG_FILE
+    path = Path(resolve_embedded(folder)) / CONFIG_FILE
     if not path.is_file():
         return False
     try:

@@ -154,7 +154,7 @@ def test_all_runs_what_it_can_keeps_what_is_there_and_names_what_failed(
 
 def test_bad_names_end_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment", "nothing"]) == 2
-    assert "name must be all or one of accuracy_budget" in capsys.readouterr().err
+    assert "experiment must be one of ('all', 'accuracy_budget'" in capsys.readouterr().err
     assert main(["experiment", "all", "--config_file", "x.yaml"]) == 2
     assert "config_file must be given for one experiment only" in capsys.readouterr().err
 
