@@ -1,0 +1,163 @@
+"""`ps-eval roll`: answer questions, forecasting again at every checkpoint who should think on."""
+
+from __future__ import annotations
+
+import json as jsonlib  # `json` is a flag of the command
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ps_alloc import StoppingRule
+from ps_eval.engines import engine_arguments, load_engine
+from ps_eval.engines.base import Sampling
+from ps_eval.grading import DEFAULT_GRADER, load_grader
+from ps_eval.progress import show_progress
+from ps_eval.run_folder import report_failures
+from ps_eval.run_settings import RunSettings, predictor_identity
+from ps_eval.spending.answer_file import STDOUT, AnswerFile, beside
+from ps_eval.spending.asked import questions_identity
+from ps_train.questions import load_questions
+
+
+def roll_command(
+    *,
+    questions: str,
+    forecaster: str,
+    model: str,
+    output: str = STDOUT,
+    price: float | None = None,
+    rule: str | None = None,
+    budget: float | None = None,
+    checkpoints: list[int] | None = None,
+    grader: str = DEFAULT_GRADER,
+    temperature: float = 0.6,
+    top_p: float = 0.95,
+    seed: int = 0,
+    limit: int | None = None,
+    question_field: str | None = None,
+    answer_field: str | None = None,
+    id_field: str = "id",
+    engine_options: dict[str, Any] | None = None,
+    format: dict[str, Any] | None = None,
+    prompt: dict[str, Any] | None = None,
+    batch_size: int = 128,
+    omit_reasoning: bool = False,
+    skip_failed: bool = False,
+    json: bool = False,
+) -> None:
+    """Answer questions, forecasting again at every checkpoint who should think on.
+
+    All questions of a batch think at once, their caches resident; at each checkpoint the forecaster looks at
+    what every trace has shown, and the policy lets it go on or makes it answer. Engine transformers. Stop it
+    at any moment and run it again: it ends in the same answers.
+
+    Args:
+        questions: JSONL, CSV or Parquet with a question a row; references are graded where there are any.
+        forecaster: Folder that `ps-train forecast` wrote.
+        model: The reasoning model the forecaster learned from: a folder or a Hugging Face name.
+        output: JSONL file of answers; - is the standard output.
+        price: Correct answers a token must buy, such as 0.002: every trace decides for itself. Give this or
+            --budget.
+        rule: A stopping rule for that price (`ps_alloc.StoppingRule.save`), instead of a look at the best
+            budget ahead.
+        budget: Mean reasoning tokens a question: each batch's are spent again at every checkpoint, and never
+            exceeded.
+        checkpoints: Tokens at which it is asked, such as 32,64,128; by default all of the forecaster's
+            budgets.
+        grader: Reads answers off texts, and grades where there are references.
+        temperature: Of the chains of thought; answers are decoded greedily.
+        top_p: Nucleus of the chains of thought.
+        seed: Seed of the chains of thought.
+        limit: Only the first questions.
+        question_field: Column of the questions' texts, where it is not called question or the like.
+        answer_field: Column of the references, likewise.
+        id_field: Column of the ids.
+        engine_options: Of the engine's own, such as --engine-options.dtype bfloat16.
+        format: How the model ends its reasoning and is made to answer.
+        prompt: What is put around a question.
+        batch_size: Questions that think at once.
+        omit_reasoning: Leave the reasoning's text out of the output.
+        skip_failed: End well although some questions failed.
+        json: Print the summary as JSON.
+
+    Raises:
+        ValueError: If an input is missing or damaged, or the output was begun with other settings.
+    """
+    if (price is None) == (budget is None):
+        raise ValueError(f"give one of price and budget, got {price} and {budget}")
+    if rule is not None and price is None:
+        raise ValueError("rule must come with its price, got none")
+    from ps_eval.engines.transformers import TransformersEngine
+    from ps_eval.spending.rolling import Budgeted, Policy, Priced, Roller
+    from ps_train.forecast.forecaster import Forecaster
+
+    learnt = Forecaster.load(forecaster)
+    chosen = learnt.schema.budgets[:-1] if checkpoints is None else checkpoints
+    policy: Policy
+    if budget is not None:
+        policy = Budgeted(budget)
+    else:
+        assert price is not None
+        policy = Priced(price, None if rule is None else _rule(rule, price, len(chosen) + 1))
+    judge, sampling = load_grader(grader), Sampling(temperature, top_p, seed)
+    fields = {"question_field": question_field, "answer_field": answer_field, "id_field": id_field}
+    asked = load_questions(questions, limit, need_answers=False, **fields)  # type: ignore[arg-type]
+    engine = load_engine(
+        "transformers", model, **engine_arguments(engine_options, format, prompt, batch_size)
+    )
+    assert isinstance(engine, TransformersEngine)
+    roller = Roller(engine, learnt, policy, chosen, sampling)
+    more = {
+        "questions": questions_identity(asked),
+        "price": price,
+        "rule": None if rule is None else zlib.crc32(Path(rule).read_bytes()),
+        "mean_tokens": budget,
+        "checkpoints": list(roller.checkpoints),
+        "keeps_reasoning": not omit_reasoning,
+    }
+    settings = RunSettings(engine.settings, sampling, judge.identity, predictor_identity(forecaster), more)
+    with (
+        AnswerFile.opened(output, settings) as file,
+        show_progress("questions answered", len(asked)) as progress,
+    ):
+        failures = roller.answer(asked, file, judge, keep_reasoning=not omit_reasoning, progress=progress)
+        if output != STDOUT:
+            report_failures(beside(output, "failed.jsonl"), failures, len(asked), skip=skip_failed)
+        answers = file.put_in_order([q.id for q in asked])
+    graded = [a.correct for a in answers if a.correct is not None]
+    summary: dict[str, Any] = {
+        "questions": len(answers),
+        "mean_used": sum(a.reasoning_tokens for a in answers) / max(1, len(answers)),
+        "accuracy": sum(graded) / len(graded) if graded else None,
+        "checkpoint_seconds": roller.seconds["checkpoints"],
+        "reasoning_seconds": roller.seconds["reasoning"],
+    }
+    if json and output != STDOUT:
+        sys.stdout.write(jsonlib.dumps(summary) + "\n")
+        return
+    right = f", {100 * summary['accuracy']:.1f}% right" if graded else ""
+    said = f"{output}: {len(answers)} answers, {summary['mean_used']:.1f} reasoning tokens each{right}."
+    if summary["reasoning_seconds"]:
+        said += (
+            f" Checkpoints took {summary['checkpoint_seconds']:.2f} s beside "
+            f"{summary['reasoning_seconds']:.1f} s of reasoning."
+        )
+    Console(stderr=output == STDOUT).print(said, highlight=False, soft_wrap=True)
+
+
+def _rule(path: str, price: float, num_checkpoints: int) -> StoppingRule:
+    """A stopping rule that was learnt for this price and as many checkpoints.
+
+    Raises:
+        ValueError: If it is another's.
+    """
+    rule = StoppingRule.load(path)
+    if rule.price != price or len(rule.weights) != num_checkpoints:
+        raise ValueError(
+            f"rule must be for the price {price} and {num_checkpoints} checkpoints, 0 among them, got "
+            f"{rule.price} and {len(rule.weights)}"
+        )
+    return rule
