@@ -6,12 +6,14 @@ import asyncio
 import fnmatch
 import hashlib
 import hmac
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ps_eval.serve.adapters import ADAPTERS, Field
 from ps_eval.serve.budgets import Budgets
 from ps_eval.serve.errors import Refusal
+from ps_eval.serve.forecast import Forecaster
 from ps_eval.serve.pacing import Account, Fingerprints, fresh, key_of
 from ps_eval.serve.request_body import BodyLimits
 
@@ -49,6 +51,17 @@ class Lane:
     """Route name to where the budget goes."""
     enabled: bool = True
     """Without it requests pass as they are, and are counted as unbudgeted."""
+    forecaster: Forecaster | None = None
+    """The predictor behind the budgets."""
+    challenger: Lane | None = None
+    """What a share of its requests is decided by instead, at a price of its own."""
+    challenger_share: float = 0.0
+
+    def drawn(self) -> Lane:
+        """Itself, or by chance its challenger."""
+        if self.challenger is not None and random.random() < self.challenger_share:
+            return self.challenger
+        return self
 
 
 @dataclass
@@ -86,8 +99,9 @@ class Lanes:
 
     @property
     def all(self) -> list[Lane]:
-        """Every lane, the default first."""
-        return [self.default, *self.models.values()]
+        """Every lane, the default first, challengers last."""
+        lanes = [self.default, *self.models.values()]
+        return lanes + [lane.challenger for lane in lanes if lane.challenger is not None]
 
     def of(self, model: str | None) -> Lane:
         """The lane of a model's name."""
