@@ -11,20 +11,20 @@ from typing import Any
 from rich.console import Console
 
 from ps_alloc import StoppingRule
-from ps_eval.engines import engine_arguments, load_engine
+from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
+from ps_eval.flag_groups import EngineFlags, QuestionFlags
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.progress import show_progress
 from ps_eval.run_folder import report_failures
 from ps_eval.run_settings import RunSettings, predictor_identity
 from ps_eval.spending.answer_file import STDOUT, AnswerFile, beside
 from ps_eval.spending.asked import questions_identity
-from ps_train.questions import load_questions
 
 
 def roll_command(
     *,
-    questions: str,
+    source: QuestionFlags,
     forecaster: str,
     model: str,
     output: str = STDOUT,
@@ -33,17 +33,8 @@ def roll_command(
     budget: float | None = None,
     checkpoints: list[int] | None = None,
     grader: str = DEFAULT_GRADER,
-    temperature: float = 0.6,
-    top_p: float = 0.95,
-    seed: int = 0,
-    limit: int | None = None,
-    question_field: str | None = None,
-    answer_field: str | None = None,
-    id_field: str = "id",
-    engine_options: dict[str, Any] | None = None,
-    format: dict[str, Any] | None = None,
-    prompt: dict[str, Any] | None = None,
-    batch_size: int = 128,
+    sampling: Sampling = Sampling(),
+    runner: EngineFlags = EngineFlags(),
     omit_reasoning: bool = False,
     skip_failed: bool = False,
     json: bool = False,
@@ -55,7 +46,7 @@ def roll_command(
     at any moment and run it again: it ends in the same answers.
 
     Args:
-        questions: JSONL, CSV or Parquet with a question a row; references are graded where there are any.
+        source: The questions; references are graded where there are any.
         forecaster: Folder that `ps-train forecast` wrote.
         model: The reasoning model the forecaster learned from: a folder or a Hugging Face name.
         output: JSONL file of answers; - is the standard output.
@@ -68,17 +59,8 @@ def roll_command(
         checkpoints: Tokens at which it is asked, such as 32,64,128; by default all of the forecaster's
             budgets.
         grader: Reads answers off texts, and grades where there are references.
-        temperature: Of the chains of thought; answers are decoded greedily.
-        top_p: Nucleus of the chains of thought.
-        seed: Seed of the chains of thought.
-        limit: Only the first questions.
-        question_field: Column of the questions' texts, where it is not called question or the like.
-        answer_field: Column of the references, likewise.
-        id_field: Column of the ids.
-        engine_options: Of the engine's own, such as --engine-options.dtype bfloat16.
-        format: How the model ends its reasoning and is made to answer.
-        prompt: What is put around a question.
-        batch_size: Questions that think at once.
+        sampling: How chains of thought are drawn.
+        runner: What runs the model: transformers.
         omit_reasoning: Leave the reasoning's text out of the output.
         skip_failed: End well although some questions failed.
         json: Print the summary as JSON.
@@ -90,6 +72,8 @@ def roll_command(
         raise ValueError(f"give one of price and budget, got {price} and {budget}")
     if rule is not None and price is None:
         raise ValueError("rule must come with its price, got none")
+    if runner.engine != "transformers":
+        raise ValueError(f"engine must be transformers to be asked at checkpoints, got {runner.engine!r}")
     from ps_eval.engines.transformers import TransformersEngine
     from ps_eval.spending.rolling import Budgeted, Policy, Priced, Roller
     from ps_train.forecast.forecaster import Forecaster
@@ -102,12 +86,8 @@ def roll_command(
     else:
         assert price is not None
         policy = Priced(price, None if rule is None else _rule(rule, price, len(chosen) + 1))
-    judge, sampling = load_grader(grader), Sampling(temperature, top_p, seed)
-    fields = {"question_field": question_field, "answer_field": answer_field, "id_field": id_field}
-    asked = load_questions(questions, limit, need_answers=False, **fields)  # type: ignore[arg-type]
-    engine = load_engine(
-        "transformers", model, **engine_arguments(engine_options, format, prompt, batch_size)
-    )
+    judge, asked = load_grader(grader), source.load(need_answers=False)
+    engine = load_engine(runner.engine, model, **runner.arguments)
     assert isinstance(engine, TransformersEngine)
     roller = Roller(engine, learnt, policy, chosen, sampling)
     more = {

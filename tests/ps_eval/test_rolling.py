@@ -118,6 +118,7 @@ def test_the_command_says_what_was_used_and_refuses_other_settings(
         (["--price", "0.002", "--checkpoints", "4,8"], "checkpoints was"),
         (["--price", "0.002", "--checkpoints", "5"], "checkpoints must be among the forecaster's budgets"),
         ([], "give one of price and budget, got None and None"),
+        (["--price", "0.002", "--engine", "vllm"], "engine must be transformers to be asked at checkpoints"),
         (["--budget", "9", "--rule", "r.npz"], "rule must come with its price"),
     ):
         assert main([*flags, *wrong]) == 2
