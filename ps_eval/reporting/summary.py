@@ -155,8 +155,8 @@ def print_table(
     """Print policies × budgets, one grid a mode: accuracy in %, gain over uniform in points.
 
     A star marks a gain whose interval is clear of 0. Columns are mean tokens allowed; each cell says what was
-    really used, or what else `tokens` says. Live cells add the intervals, the tokens of answers and the share of forced answers. Budgets
-    that do not fit the console's width go into a further grid.
+    really used, or what else `tokens` says. Live cells add the intervals, the tokens of answers and the share
+    of forced answers. Budgets that do not fit the console's width go into a further grid.
     """
     rows = list(rows)
     for mode in get_args(Mode):
