@@ -11,6 +11,10 @@ from ps_alloc.errors import accept_any_text, missing_package, run_command
 
 # Command: where its function lives, and what it does. The function's signature makes the flags.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "forecast": (
+        "ps_train.forecast.command:forecast_command",
+        "learn from kept traces what becomes of a trace under way",
+    ),
     "light": (
         "ps_train.light.command:light_command",
         "fit a light text predictor on a curve table: numpy alone at inference",
@@ -26,6 +30,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": (
         "ps_train.merge:merge_command",
         "fold a text predictor's adapters into its language model, for serving",
+    ),
+    "stopping": (
+        "ps_train.forecast.command:stopping_command",
+        "learn when to stop thinking under a price, from kept traces and a forecaster",
     ),
     "sweep": ("ps_train.sweep:sweep_command", "score a predictor for each layer of a language model"),
 }

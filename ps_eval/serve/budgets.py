@@ -180,7 +180,7 @@ class Budgets:
         if not intent.thinking:
             self._metrics.thinking_off.inc()
             return Grant(0, sequences, thinking=False)
-        account = self.accounts.of(key, key_name)
+        account = self.accounts.of(key, key_name, sequences)
         pacer = account.pacer
         room = None if request.max_tokens is None else self._reserve.room(request.max_tokens)
         limits = [n for n in (room, request.own_budget, intent.ceiling) if n is not None]
