@@ -15,6 +15,7 @@ from rich.table import Table
 from ps_alloc.files import write_json
 from ps_eval.diffusion.spend import SpendRow, compare
 from ps_eval.experiments.record import percent, points
+from ps_eval.spending.question_length import means_by_length
 from ps_train.menu.ridge import MenuPredictor
 from ps_train.menu.table import MenuTable
 
@@ -121,18 +122,11 @@ def replay_menu_command(
 
 def by_length(train: MenuTable, test: MenuTable, cost_name: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean accuracy and cost of training questions of about the same length, in tenths: each (N, S)."""
-    known, new = (np.array([len(q.split()) for q in t.questions]) for t in (train, test))
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, 11)[1:-1]))
-    group, asked = np.searchsorted(edges, known, "right"), np.searchsorted(edges, new, "right")
-
-    def means(values: np.ndarray) -> np.ndarray:
-        rows = [
-            values[group == g].mean(0) if (group == g).any() else values.mean(0)
-            for g in range(len(edges) + 1)
-        ]
-        return np.array(rows, np.float64)[asked]
-
-    return means(train.accuracy), means(train.cost(cost_name))
+    accuracy, cost = (
+        means_by_length(train.questions, values, test.questions)
+        for values in (train.accuracy, train.cost(cost_name))
+    )
+    return accuracy, cost
 
 
 def _print(rows: list[SpendRow], cost_name: str, n: int) -> None:
