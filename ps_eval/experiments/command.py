@@ -18,6 +18,7 @@ from rich.table import Table
 from ps_alloc.plug_in import load_plug_in
 from ps_eval.experiments import EXPERIMENTS
 from ps_eval.experiments.record import RECORD_FILE, ExperimentRecord, Outcome, ResultTable
+from ps_eval.flag_values import grouped, groups_of
 from ps_eval.reporting.report import write_report
 from ps_eval.reporting.summary import collect_run_info
 
@@ -25,6 +26,8 @@ CONFIGS = Path(__file__).parent / "configs"
 ALL = "all"
 QUICK = "quick"
 """The block of a config whose settings replace the others under `--quick`."""
+SCRATCH = "scratch"
+"""The argument of an experiment that wants a folder to keep traces and predictors in."""
 
 
 def experiment_command(
@@ -84,9 +87,9 @@ def find_experiment(name: str) -> tuple[Callable[..., Outcome], str]:
     """An experiment's function, and the question it answers.
 
     Args:
-        name: One of `EXPERIMENTS`, or `module:function` of your own: with keyword arguments `scratch` (a
-            folder to keep things in) and its settings it returns an `Outcome`, and its docstring begins with
-            the question. It is imported, so name only code that you trust.
+        name: One of `EXPERIMENTS`, or `module:function` of your own: of its settings, and `scratch` where it
+            wants a folder to keep things in, it returns an `Outcome`; its docstring begins with the question.
+            It is imported, so name only code that you trust.
 
     Raises:
         ValueError: If there is no such experiment.
@@ -96,7 +99,7 @@ def find_experiment(name: str) -> tuple[Callable[..., Outcome], str]:
         module, attribute = target.split(":")
         return getattr(importlib.import_module(module), attribute), question
     names = (ALL, *EXPERIMENTS)
-    function = load_plug_in(name, "experiment", names, "a function of (scratch, …)")
+    function = load_plug_in(name, "experiment", names, "a function of its settings")
     return function, (inspect.getdoc(function) or name).splitlines()[0]
 
 
@@ -120,7 +123,10 @@ def run_experiment(
     if config_file is not None:
         command += f" --config_file {config_file}"
     start = time.perf_counter()
-    outcome: Outcome = function(scratch=Path(root) / "scratch", **settings)
+    arguments = grouped(function, settings)
+    if SCRATCH in inspect.signature(function).parameters:
+        arguments[SCRATCH] = Path(root) / SCRATCH
+    outcome: Outcome = function(**arguments)
     run = collect_run_info(settings, settings.get("seed", 0), {"experiment": time.perf_counter() - start})
     return ExperimentRecord.write(
         Path(root) / folder_name(name), outcome, name=name, question=question, command=command, run=run
@@ -135,8 +141,10 @@ def read_settings(function: Callable[..., Outcome], path: Path | None, *, quick:
     """
     content = {} if path is None else _read_yaml(path)
     small = content.pop(QUICK, {})
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(function, skip={"scratch"}, fail_untyped=True)
+    parser, groups = ArgumentParser(exit_on_error=False), groups_of(function)
+    parser.add_function_arguments(function, skip={SCRATCH, *groups}, fail_untyped=True)
+    for group in groups.values():
+        parser.add_class_arguments(group, fail_untyped=True)
     try:
         settings = parser.parse_object({**content, **(small if quick else {})})
     except ArgumentError as error:

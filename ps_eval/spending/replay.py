@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc import Allocation, Predictions
-from ps_eval.flag_groups import Allowed, flat_settings
+from ps_eval.flag_groups import Allowed
+from ps_eval.flag_values import flat_settings
 from ps_eval.reporting.frontier import EqualUse
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info

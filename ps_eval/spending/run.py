@@ -11,7 +11,8 @@ from rich.console import Console
 from ps_alloc import Allocation
 from ps_alloc.predictions import uniform_budgets
 from ps_eval.engines.base import Sampling
-from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags, flat_settings
+from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags
+from ps_eval.flag_values import flat_settings
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
