@@ -16,8 +16,8 @@ from ps_train.budget.metrics import BudgetQuality, underrun_rate
 from ps_train.budget.net import LEVELS, BudgetNet
 from ps_train.budget.targets import Loss, Space
 from ps_train.common.heads import HeadSettings
-from ps_train.common.lora_backbone import LoraSettings
 from ps_train.common.lora_module import LoraModule
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.optimization import LoraOptimizerSettings, ScheduleSettings
 from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextBatch

@@ -12,13 +12,13 @@ from torch import Tensor
 from ps_train.common.feature_cache import state_key
 from ps_train.common.frozen_states import FrozenStates
 from ps_train.common.heads import HeadSettings, Standardise
-from ps_train.common.lora_backbone import LoraSettings
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.optimization import LoraOptimizerSettings, ScheduleSettings
 from ps_train.common.predictor_module import PredictorModule
 from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextBatch, TextFormat, collate
 from ps_train.common.text_predictor import TextPredictor
-from ps_train.predictor import ADAPTER_FOLDER
+from ps_train.predictor_files import ADAPTER_FOLDER
 
 SCALE_ROWS = 256
 """Training texts whose states, before training, set the scales of a head's inputs."""

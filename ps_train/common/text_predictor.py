@@ -16,9 +16,11 @@ from transformers import PreTrainedModel
 
 from ps_alloc.files import atomic_path
 from ps_train.common.loading import load_backbone
-from ps_train.common.lora_backbone import LoraBackbone, LoraSettings
+from ps_train.common.lora_backbone import LoraBackbone
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.text_batches import TextFormat, collate
-from ps_train.predictor import ADAPTER_FOLDER, WEIGHTS_FILE, CurvePredictor, CurveSchema
+from ps_train.predictor import CurvePredictor, CurveSchema
+from ps_train.predictor_files import ADAPTER_FOLDER, WEIGHTS_FILE
 
 BACKBONE_PREFIX = "backbone."
 

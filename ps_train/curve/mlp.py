@@ -7,14 +7,14 @@ from torch import Tensor
 
 from ps_train.common.optimization import OptimizerSettings, ScheduleSettings
 from ps_train.common.rows import Rows
-from ps_train.curve.data import CurveBatch
+from ps_train.curve.batches import CurveBatch
 from ps_train.curve.loss import CurveLoss, outputs_loss
 from ps_train.curve.mlp_net import CurveNet
 from ps_train.curve.training import CurveModule
 
 
 class CurveMLP(CurveModule):
-    """Trains a `CurveNet` on batches of features and curves (`ps_train.curve.data.CurveBatch`).
+    """Trains a `CurveNet` on batches of features and curves (`ps_train.curve.batches.CurveBatch`).
 
     Args:
         hidden_sizes: Widths of the hidden layers.
