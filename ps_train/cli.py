@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_train.merge:merge_command",
         "fold a text predictor's adapters into its language model, for serving",
     ),
+    "novelty": (
+        "ps_train.novelty_command:novelty_command",
+        "let a predictor saved without it tell questions unlike those it learned from",
+    ),
     "sweep": ("ps_train.sweep:sweep_command", "score a predictor for each layer of a language model"),
 }
 
