@@ -55,6 +55,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.logs.command:import_samples_command",
         "Make a curve table of samples: rows, or logs of Inspect, lm-eval-harness, OpenAI, vLLM, SGLang.",
     ),
+    "arms": (
+        "ps_eval.logs.arms:arms_command",
+        "Compare a gateway's rules by its decision log: tokens, finished answers, feedback; A/B in a table.",
+    ),
     "serve": (
         "ps_eval.serve.command:serve_command",
         "Stand before an OpenAI-compatible server and give each request its thinking budget.",

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from transformers.utils import logging as transformers_logging
 
 from ps_alloc import Allocation
-from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import RequestsFailedError, Sampling
 from ps_eval.engines.pool import EnginePool
 from ps_eval.engines.shared_prefill import shared_prefill
+from ps_eval.flag_groups import EngineFlags
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.run_folder import report_failures
 from ps_eval.run_settings import RunSettings, predictor_identity
@@ -103,8 +103,10 @@ class Scheduler:
         self._min_windows, self._unlike = min_windows, check_unlike(unlike)
         self._identity = predictor_identity(predictor)
         self._pool = engine if isinstance(engine, EnginePool) else None
-        self._engine, self._model = engine, model
-        self._engine_arguments = engine_arguments(engine_options, format, prompt, batch_size)
+        self._model = model
+        self._runner = EngineFlags(
+            str(engine), _copied(engine_options), _copied(format), _copied(prompt), batch_size
+        )
 
     @property
     def pool(self) -> EnginePool:
@@ -116,7 +118,7 @@ class Scheduler:
         if self._pool is None:
             if self._model is None:
                 raise ValueError("model must be given to answer questions, got None")
-            self._pool = load_pool(str(self._engine), self._model, **self._engine_arguments)
+            self._pool = self._runner.load(self._model)
         return self._pool
 
     def predict(self, questions: Sequence[str | Question]) -> PolicyInputs:
@@ -337,6 +339,10 @@ class Scheduler:
         if self._unlike != KEEP:
             more["unlike"] = self._unlike
         return RunSettings(self.pool.settings, self.sampling, self.grader.identity, self._identity, more)
+
+
+def _copied(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if values is None else dict(values)
 
 
 def grid_of(predictor: Any) -> npt.NDArray[np.int64]:

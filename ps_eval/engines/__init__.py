@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,17 +29,6 @@ ENGINE_PARTS = (
 """What of `Engine` its class has already."""
 RAY = "ray"
 """In the place of an engine's name: the engine that its options name, on the workers of a Ray cluster."""
-
-
-def engine_arguments(
-    options: Mapping[str, object] | None,
-    format: Mapping[str, object] | None,
-    prompt: Mapping[str, object] | None,
-    batch_size: int,
-) -> dict[str, object]:
-    """A command's flags about its engine as keyword arguments of `load_engine` and `load_pool`."""
-    given = {"format": format, "prompt": prompt}
-    return {"batch_size": batch_size, **(options or {}), **{k: v for k, v in given.items() if v}}
 
 
 def load_engine(name: str, model: str | Path, **options: object) -> Engine:

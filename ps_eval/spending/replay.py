@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc import Allocation, Predictions
+from ps_eval.flag_groups import Allowed, flat_settings
 from ps_eval.reporting.frontier import EqualUse
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info
@@ -185,9 +186,7 @@ def replay_command(
     json: bool = False,
     unlike: str = KEEP,
     allow_training_questions: bool = False,
-    allow_other_model: bool = False,
-    allow_other_grader: bool = False,
-    allow_code: bool = False,
+    allowed: Allowed = Allowed(),
 ) -> None:
     """Measure policies × budgets on the curves of a curve table.
 
@@ -215,16 +214,12 @@ def replay_command(
         unlike: keep what is predicted of questions unlike those the predictor learned from, or give them the
             mean of these.
         allow_training_questions: Go on although the predictor learned from some of the questions.
-        allow_other_model: Go on although the predictor learned from another model's answers than the table's.
-        allow_other_grader: Go on although another grader graded the table than what the predictor learned
-            from.
-        allow_code: Run a predictor whose config names an architecture of your own, module:Class: loading it
-            runs that code.
+        allowed: What else is refused otherwise.
 
     Raises:
         ValueError: If an input is missing, damaged, or does not fit the table.
     """
-    config = dict(locals())
+    config = flat_settings(locals())
     if predictor is not None and predictions is not None:
         raise ValueError("give either a predictor or predictions, but got both")
     check_unlike(unlike)
@@ -242,13 +237,13 @@ def replay_command(
                 served_model=measured.metadata.get("model"),
                 grader=measured.metadata.get("grader"),
                 allow_training_questions=allow_training_questions,
-                allow_other_model=allow_other_model,
-                allow_other_grader=allow_other_grader,
+                allow_other_model=allowed.allow_other_model,
+                allow_other_grader=allowed.allow_other_grader,
             )
     with timer.phase("predict"):
         predicted = None if predictions is None else read_predictions(predictions, measured)
         if predictor is not None:
-            predicted, means = predict_table(predictor, table, allow_code=allow_code)
+            predicted, means = predict_table(predictor, table, allow_code=allowed.allow_code)
         below: list[str] = []
         if predicted is not None:
             known = means or ({} if train is None else means_of_table(train))

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from ps_alloc import Allocation
 from ps_alloc.predictions import uniform_budgets
-from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import Sampling
+from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags, flat_settings
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
@@ -31,12 +30,12 @@ from ps_eval.spending.unlike import KEEP, check_unlike, fall_back, say_unlike
 from ps_train.common.features import Features
 from ps_train.load import load_predictor
 from ps_train.predictor import CurvePredictor
-from ps_train.questions import Question, load_questions
+from ps_train.questions import Question
 
 
 def run_command(
     *,
-    questions: str,
+    source: QuestionFlags,
     model: str,
     output: str,
     predictor: str | None = None,
@@ -49,26 +48,14 @@ def run_command(
     window: int = 16,
     num_windows: int | None = None,
     min_windows: int = 1,
-    temperature: float = 0.6,
-    top_p: float = 0.95,
-    seed: int = 0,
-    limit: int | None = None,
-    question_field: str | None = None,
-    answer_field: str | None = None,
-    id_field: str = "id",
-    engine: str = "transformers",
-    engine_options: dict[str, Any] | None = None,
-    format: dict[str, Any] | None = None,
-    prompt: dict[str, Any] | None = None,
-    batch_size: int = 128,
+    sampling: Sampling = Sampling(),
+    runner: EngineFlags = EngineFlags(),
     n_resamples: int = 2000,
     skip_failed: bool = False,
     json: bool = False,
     unlike: str = KEEP,
     allow_training_questions: bool = False,
-    allow_other_model: bool = False,
-    allow_other_grader: bool = False,
-    allow_code: bool = False,
+    allowed: Allowed = Allowed(),
 ) -> None:
     """Answer questions under allocated budgets, once for each policy and mean budget.
 
@@ -77,8 +64,7 @@ def run_command(
     run it again: what had ended is kept, answer by answer.
 
     Args:
-        questions: JSONL, CSV or Parquet with a question and its reference answer a row; GSM8K's and MATH's
-            own files are read as they are.
+        source: The questions, with references.
         model: The reasoning model: a folder or a Hugging Face name.
         output: Folder to write into.
         predictor: Predictor folder; without one only `uniform` can run.
@@ -95,40 +81,25 @@ def run_command(
         num_windows: Most windows a query can use; with a predictor, its own; by default as many as the
             budgets ask for.
         min_windows: Fewest windows a query gets.
-        temperature: Of the chains of thought; answers are decoded greedily.
-        top_p: Nucleus of the chains of thought.
-        seed: Seed of the chains of thought, the random policies and the bootstrap.
-        limit: Only the first questions.
-        question_field: Column of the questions' texts, where it is not called question or the like.
-        answer_field: Column of the references, likewise.
-        id_field: Column of the ids.
-        engine: What runs the model: transformers, vllm, vllm-native, openai (a server), ray (a cluster), or
-            module:Class of your own.
-        engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
-        format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
-        prompt: What is put around a question, such as --prompt.system 'Be brief.'
-        batch_size: Sequences decoded at once.
+        sampling: How chains of thought are drawn; its seed is also that of random policies and the bootstrap.
+        runner: What runs the model.
         n_resamples: Bootstrap resamples of the questions.
         skip_failed: Compare on the questions whose requests all succeeded, and name the others.
         json: Print the summary as JSON.
         unlike: keep what is predicted of questions unlike those the predictor learned from, or give them the
             mean of these.
         allow_training_questions: Go on although the predictor learned from some of the questions.
-        allow_other_model: Go on although the predictor learned from another model's answers.
-        allow_other_grader: Go on although another grader graded what the predictor learned from.
-        allow_code: Run a predictor whose config names an architecture of your own, module:Class: loading it
-            runs that code.
+        allowed: What else is refused otherwise.
 
     Raises:
         ValueError: If an input is missing or damaged, or the folder was begun with other settings.
     """
-    config = dict(locals())
+    config, seed = flat_settings(locals()), sampling.seed
     timer, judge = PhaseTimer(), load_grader(grader)
     check_unlike(unlike)
     below: list[str] = []
     with timer.phase("load"):
-        fields = {"question_field": question_field, "answer_field": answer_field, "id_field": id_field}
-        asked = load_questions(questions, limit, **fields)  # type: ignore[arg-type]
+        asked = source.load()
         given = _load_allocations(allocations or [])
         remarks: list[str] = []
         if predictor is not None:
@@ -138,10 +109,10 @@ def run_command(
                 served_model=model,
                 grader=judge.identity,
                 allow_training_questions=allow_training_questions,
-                allow_other_model=allow_other_model,
-                allow_other_grader=allow_other_grader,
+                allow_other_model=allowed.allow_other_model,
+                allow_other_grader=allowed.allow_other_grader,
             )
-        pool = load_pool(engine, model, **engine_arguments(engine_options, format, prompt, batch_size))
+        pool = runner.load(model)
     budgets = budgets or sorted({round(a.budget) for a in given.values()}) or [48, 64, 96]
     if predictor is None:
         longest = max(max(budgets), *(int(a.tokens.max()) for a in given.values()), 1)
@@ -153,7 +124,7 @@ def run_command(
             [q.question for q in asked],
             timer,
             backbone,
-            allow_code=allow_code,
+            allow_code=allowed.allow_code,
             unlike=unlike,
         )
         titles, below = say_unlike(inputs.unlike, unlike)
@@ -168,7 +139,7 @@ def run_command(
             policies=chosen,
             given=given,
             output=output,
-            sampling=Sampling(temperature, top_p, seed),
+            sampling=sampling,
             min_windows=min_windows,
             seed=seed,
             n_resamples=n_resamples,

@@ -284,5 +284,5 @@ def test_problems_can_be_of_another_family_or_of_both(
     assert ["Who" in q.question for q in written] == [False, True] * 3
     output.unlink()
     assert main(["make-problems", "--output", str(output), "--families", "riddles"]) == 2
-    assert "families must be among ('diary', 'handovers')" in capsys.readouterr().err
+    assert "families must be among ('diary', 'handovers', 'doubts')" in capsys.readouterr().err
     assert not output.exists()
