@@ -97,4 +97,4 @@ def test_without_shtab_it_says_what_is_missing(
 ) -> None:
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert ps_alloc(["--print-completion", "bash"]) == 2
-    assert "needs the package shtab: pip install shtab" in capsys.readouterr().err
+    assert "needs the package shtab, which is not installed: pip install shtab" in capsys.readouterr().err
