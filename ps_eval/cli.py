@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.spending.answer:answer_command",
         "Answer questions, each with the thinking tokens it needs, within one budget for all.",
     ),
+    "roll": (
+        "ps_eval.spending.roll:roll_command",
+        "Answer questions, forecasting again at every checkpoint who should think on.",
+    ),
     "run": (
         "ps_eval.spending.run:run_command",
         "Answer questions under allocated budgets, once for each policy and mean budget.",

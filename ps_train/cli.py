@@ -12,6 +12,10 @@ from ps_alloc.errors import accept_any_text, missing_package, run_command
 
 # Command: where its function lives, and what it does. The function's signature makes the flags.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "forecast": (
+        "ps_train.forecast.command:forecast_command",
+        "learn from kept traces what becomes of a trace under way",
+    ),
     "light": (
         "ps_train.light.command:light_command",
         "fit a light text predictor on a curve table: numpy alone at inference",
@@ -31,6 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "novelty": (
         "ps_train.novelty_command:novelty_command",
         "let a predictor saved without it tell questions unlike those it learned from",
+    ),
+    "stopping": (
+        "ps_train.forecast.command:stopping_command",
+        "learn when to stop thinking under a price, from kept traces and a forecaster",
     ),
     "sweep": ("ps_train.sweep:sweep_command", "score a predictor for each layer of a language model"),
 }

@@ -152,12 +152,14 @@ def load_summary(path: str | Path) -> Summary:
         raise ValueError(f"{path}: {error}") from error
 
 
-def print_table(rows: Iterable[SummaryRow], console: Console) -> None:
+def print_table(
+    rows: Iterable[SummaryRow], console: Console, tokens: str = "reasoning + answer tokens really used"
+) -> None:
     """Print policies × budgets, one grid a mode: accuracy in %, gain over uniform in points.
 
     A star marks a gain whose interval is clear of 0. Columns are mean tokens allowed; each cell says what was
-    really used. Live cells add the intervals, the tokens of answers and the share of forced answers. Budgets
-    that do not fit the console's width go into a further grid.
+    really used, or what else `tokens` says. Live cells add the intervals, the tokens of answers and the share
+    of forced answers. Budgets that do not fit the console's width go into a further grid.
     """
     rows = list(rows)
     for mode in get_args(Mode):
@@ -172,7 +174,7 @@ def print_table(rows: Iterable[SummaryRow], console: Console) -> None:
         per_grid = max(1, (console.width - first_column) // cell_width)
         console.print(
             f"{mode}: accuracy in %, gain over uniform allowed the same, in points (* clear of 0), "
-            f"t = reasoning + answer tokens really used a question, n = {chosen[0].n}"
+            f"t = {tokens} a question, n = {chosen[0].n}"
         )
         for start in range(0, len(budgets), per_grid):
             shown = budgets[start : start + per_grid]

@@ -57,7 +57,7 @@ class Replay:
     allocations: dict[Cell, Allocation]
     """(policy, budget) to its allocation; of a stochastic policy, the first draw."""
     equal_use: list[EqualUse]
-    """The policies at equal tokens really used."""
+    """The policies at equal tokens really used; none where the table does not know use."""
 
 
 def replay(
@@ -117,6 +117,10 @@ def replay(
         measured_use=table.use,
         n_traces=table.n_traces,
     )
+    if table.use is None and used_levels:
+        raise ValueError(
+            f"used must be left out where the table does not know what was used, got {list(used_levels)}"
+        )
     policies, budgets = policies or possible_policies(inputs), budgets or table.budgets[1:-1].tolist()
     check_policies(policies, inputs)
     least = int(table.budgets[min_windows - 1]) if min_windows else 0
@@ -151,7 +155,9 @@ def replay(
         n_resamples=n_resamples,
         seed=seed,
     )
-    levels = compare("replay", scores, used, levels=used_levels, n_resamples=n_resamples, seed=seed)
+    levels: list[EqualUse] = []
+    if table.use is not None:
+        levels = compare("replay", scores, used, levels=used_levels, n_resamples=n_resamples, seed=seed)
     return Replay(rows, allocations, levels)
 
 
@@ -265,9 +271,7 @@ def replay_command(
             n_resamples=n_resamples,
         )
     summary = _write(result, Path(output), config, seed, timer, remarks + below)
-    if measured.use is None:  # nothing was really used that could be compared
-        summary = replace(summary, equal_use=[])
-    show_result(summary, output, remarks, json, *below)
+    show_result(summary, output, remarks, json, *below, use_known=measured.use is not None)
 
 
 def _write(
