@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json as jsonlib  # `json` is a flag of the command
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -120,6 +122,13 @@ def ablate_command(
     console.print(f"Next: ps-eval report {output} --output {output}/report", highlight=False, soft_wrap=True)
 
 
+def _as_file_name(question_id: str) -> str:
+    """An id where it can be part of a file's name, such as `q-7`; else its hash: ids are any text."""
+    if re.fullmatch(r"\w[\w.-]{0,79}", question_id, re.ASCII):
+        return question_id
+    return hashlib.sha256(question_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def measure(
     model: DiffusionModel,
     chunks: Sequence[Sequence[Question]],
@@ -137,7 +146,8 @@ def measure(
         chunks: Questions decoded together.
         schedules: By name.
         gen_length: Tokens decoded a response.
-        folder: One JSON file a cell, `<schedule>-<first question's id>.json`.
+        folder: One JSON file a cell, `<schedule>-<first question's id>.json`, of an id that is no file
+            name its hash.
         advance: Called with 1 after every cell.
     """
     cells: Cells = {name: [] for name in schedules}
@@ -146,7 +156,7 @@ def measure(
     for number, chunk in enumerate(chunks):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            path = folder / f"{name}-{chunk[0].id}.json"
+            path = folder / f"{name}-{_as_file_name(chunk[0].id)}.json"
             expected = {"schedule": asdict(schedules[name]), "ids": [q.id for q in chunk]}
             cell = read_json(path) if path.is_file() else None
             if cell is None or {key: cell[key] for key in expected} != expected:

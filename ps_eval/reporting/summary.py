@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ps_alloc.files import read_json, write_json
+from ps_eval.redaction import redacted
 from ps_eval.reporting.frontier import EqualUse
 
 SUMMARY_FILE = "summary.json"
@@ -117,7 +118,7 @@ class PhaseTimer:
 
 
 def collect_run_info(config: dict[str, Any], seed: int, seconds: dict[str, float]) -> RunInfo:
-    """Describe this process: package versions, commit, hardware. Paths in `config` become text."""
+    """Describe this process: versions, commit, hardware. Paths in `config` become text, secrets go."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -125,6 +126,7 @@ def collect_run_info(config: dict[str, Any], seed: int, seconds: dict[str, float
         except metadata.PackageNotFoundError:
             continue
     readable = {name: str(value) if isinstance(value, Path) else value for name, value in config.items()}
+    readable = redacted(readable)
     # Only Linux tells which cores a process may use.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     hardware = {"cpu": _cpu_name(), "cores": cores, "gpu": _gpu_name()}
