@@ -25,6 +25,7 @@ from ps_alloc.files import atomic_path, read_json, write_json
 from ps_train.architectures import build_predictor
 from ps_train.common.heads import keeping_type
 from ps_train.common.model_card import model_card
+from ps_train.common.novelty import Novelty
 from ps_train.predictor_files import (
     BACKBONE_FOLDER,
     CONFIG_FILE,
@@ -62,6 +63,8 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         `num_questions`."""
         self.training_texts: Sequence[str] | None = None
         """The questions it learned from, between a fit and `save_pretrained`: their hashes are kept."""
+        self.novelty: Novelty | None = None
+        """Tells questions unlike those it learned from; None in folders written before there was such."""
         self.register_buffer("mean_curve", torch.full((schema.num_windows,), 0.5))
         if schema.has_use:
             self.register_buffer("training_use", torch.tensor(schema.grid, dtype=torch.float32))
@@ -139,18 +142,30 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             ValueError: If `x` cannot be read.
         """
         names = None if ids is None else list(ids)
-        if not self.schema.has_use:
+        if not len(x):  # refused where an allocation is asked for
+            return Predictions(
+                np.empty((0, self.schema.num_windows), np.float32), self.schema.grid, ids=names
+            )
+        if self.novelty is None and not self.schema.has_use:
             curves = self.predict_curves(x, batch_size=batch_size)
             return Predictions(curves, self.schema.grid, ids=names)
-        outputs = self.predict_outputs(x, batch_size=batch_size)
+        if self.novelty is None:
+            outputs, unlike = self.predict_outputs(x, batch_size=batch_size), None
+        else:
+            outputs, columns = self.read(x, batch_size=batch_size)
+            unlike = self.novelty.unlike(columns)
         use = self.use_of(outputs)
-        assert use is not None
         return Predictions(
             self.curves_of(outputs).float().cpu().numpy(),
             self.schema.grid,
-            use=use.float().cpu().numpy(),
+            use=None if use is None else use.float().cpu().numpy(),
             ids=names,
+            unlike=unlike,
         )
+
+    def read(self, x: Any, *, batch_size: int = 1024) -> tuple[Tensor, npt.NDArray[np.float32]]:
+        """The outputs (N, K) of what `predict_curves` takes, and what `novelty` compares, (N, D)."""
+        raise NotImplementedError
 
     def predict_outputs(self, x: Any, *, batch_size: int = 1024) -> Tensor:
         """The network's outputs (N, K) of what `predict_curves` takes."""
@@ -212,6 +227,8 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         self.save_weights(save_directory)
         if self.training_texts is not None:
             save_question_hashes(save_directory, self.training_texts)
+        if self.novelty is not None:
+            self.novelty.save(save_directory)
         write_json(save_directory / CONFIG_FILE, config)
 
     @classmethod
@@ -257,6 +274,7 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             raise ValueError(
                 f"{folder / WEIGHTS_FILE} must hold the weights its config describes, but {reason}"
             ) from error
+        net.novelty = Novelty.load(folder)
         return net.eval()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from ps_train.common.novelty import NOVELTY_FILE
 from ps_train.question_hashes import HASHES_FILE
 
 CONFIG_FILE = "config.json"
@@ -20,7 +21,8 @@ BACKBONE_FOLDER = "backbone"
 
 def fetched(model_id: str, **options: Any) -> Path:
     """The local copy of a predictor on a hub; `options` are those of `snapshot_download`."""
-    files = [CONFIG_FILE, WEIGHTS_FILE, HASHES_FILE, f"{ADAPTER_FOLDER}/*", f"{BACKBONE_FOLDER}/*"]
+    files = [CONFIG_FILE, WEIGHTS_FILE, HASHES_FILE, NOVELTY_FILE]
+    files += [f"{ADAPTER_FOLDER}/*", f"{BACKBONE_FOLDER}/*"]
     return Path(snapshot_download(model_id, allow_patterns=files, **options))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import json as jsonlib  # `json` is a flag of the command
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -62,7 +62,7 @@ def replay_menu_command(
     output: str | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
-    as_json: bool = False,
+    json: bool = False,
 ) -> None:
     """Predicted schedules beside the best static ones, on the questions of a menu table.
 
@@ -75,7 +75,7 @@ def replay_menu_command(
         output: Folder for the result as JSON.
         n_resamples: Bootstrap resamples of the questions.
         seed: Of the resamples.
-        as_json: Print the result as JSON.
+        json: Print the result as JSON.
 
     Raises:
         ValueError: If a file cannot be read, or the tables have other schedules than the predictor.
@@ -114,8 +114,8 @@ def replay_menu_command(
     }
     if output is not None:
         write_json(Path(output) / RESULT_FILE, content)
-    if as_json:
-        _print_json(content)
+    if json:
+        sys.stdout.write(jsonlib.dumps(content) + "\n")
     else:
         _print(rows, learned.cost_name, len(measured))
 
@@ -139,7 +139,3 @@ def _print(rows: list[SpendRow], cost_name: str, n: int) -> None:
         table.add_row(row.policy, f"{row.cost:.1f}", percent(row.accuracy), percent(row.static), gain)
     Console().print(f"{n} questions; static schedules are mixed by lot where that is better", highlight=False)
     Console().print(table)
-
-
-def _print_json(content: object) -> None:
-    sys.stdout.write(json.dumps(content) + "\n")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json as jsonlib  # `json` is a flag of the command
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ def experiment_command(
     config_file: str | None = None,
     output: str = "runs/experiments",
     again: bool = False,
+    json: bool = False,
 ) -> None:
     """Run an experiment and write its record, pictures and report; `all` runs every one.
 
@@ -49,6 +53,7 @@ def experiment_command(
         config_file: Settings instead of configs/experiments/NAME.yaml; one of your own has none by default.
         output: Folder to write into: a folder an experiment, and with `all` a report of all of them.
         again: With `all`, also run experiments whose record is there.
+        json: Print the records as JSON, one a line.
 
     Raises:
         ValueError: If there is no such experiment, or its settings cannot be read or do not fit.
@@ -58,7 +63,7 @@ def experiment_command(
     if name == ALL and config_file is not None:
         raise ValueError(f"config_file must be given for one experiment only, got {config_file!r} for {ALL}")
     root = Path(output) / (QUICK if quick else "full")
-    console = Console()
+    console = Console(stderr=json)
     failed: dict[str, str] = {}
     names = list(EXPERIMENTS) if name == ALL else [name]
     for one in names:
@@ -66,7 +71,11 @@ def experiment_command(
             console.print(f"{one}: kept, {root / one / RECORD_FILE} is there", highlight=False)
             continue
         try:
-            _print(run_experiment(one, root, quick=quick, config_file=config_file), console)
+            record = run_experiment(one, root, quick=quick, config_file=config_file)
+            if json:
+                sys.stdout.write(jsonlib.dumps(asdict(record)) + "\n")
+            else:
+                _print(record, console)
         except ValueError as error:
             if name != ALL:
                 raise

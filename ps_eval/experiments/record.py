@@ -94,6 +94,9 @@ class ExperimentRecord:
             record["tables"] = [build(ResultTable, table, "a table") for table in record["tables"]]
             record["claims"] = [build(Claim, claim, "a claim") for claim in record["claims"]]
             record["run"] = build(RunInfo, record["run"], "run")
+            for name in record["pictures"]:
+                if not isinstance(name, str) or Path(name).name != name:
+                    raise ValueError(f"pictures must be names of files beside the record, got {name!r}")
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         return cls(**record)

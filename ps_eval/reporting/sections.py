@@ -56,6 +56,8 @@ class Section:
     claims: list[Claim] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
     run: RunInfo | None = None
+    remarks: list[str] = field(default_factory=list)
+    """What a reader must know before the figures."""
 
 
 def read_section(folder: Path) -> Section:
@@ -107,6 +109,7 @@ def _summary(folder: Path) -> Section:
         pictures=sorted(folder.glob("*.png")),
         grids=[_grid(mode, [row for row in summary.rows if row.mode == mode]) for mode in modes],
         run=summary.run,
+        remarks=summary.remarks,
     )
 
 

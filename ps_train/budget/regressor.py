@@ -164,7 +164,8 @@ class BudgetRegressor(LoraModule):
         ids = list(self.rows["predict"].ids) if "predict" in self.rows else None
         window = self.net.window
         given = {f"{rate:g}": self.net.budgets_at(tokens, rate) for rate in self.underrun_rates}
-        written = write_curves(folder, curves.numpy().astype(np.float32), self.net.schema, self.rows)
+        said = curves.numpy().astype(np.float32)
+        written = write_curves(folder, said, self.net.schema, self.rows, self.unlike)
         for rate, budgets in given.items():
             total = int(budgets.sum())
             method = f"underrun-{rate}"

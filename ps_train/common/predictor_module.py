@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -21,6 +23,7 @@ from ps_train.common.checkpoint_state import (
     set_random_state,
 )
 from ps_train.common.export import answer_command, training_record
+from ps_train.common.novelty import LEAST_ROWS, Novelty
 from ps_train.common.optimization import OptimizerSettings, ScheduleSettings, make_optimizer
 from ps_train.common.prediction_writer import PredictionWriter
 from ps_train.common.rows import Rows
@@ -67,6 +70,8 @@ class PredictorModule(pl.LightningModule):
         self.optimizer, self.schedule, self.predictor = optimizer, schedule, predictor
         self.rows: dict[str, Rows] = {}
         """What was attached, by `train`, `val`, `test` and `predict`."""
+        self.unlike: npt.NDArray[np.bool_] | None = None
+        """(N,) which rows of `predict` are unlike those learned from, once all are read; None: not known."""
         self.held_out: dict[str, Tensor] = {}
         """`predicted` and `measured` of the validation rows, as last measured."""
         # Figures are those of all processes already: there is nothing to reduce.
@@ -242,8 +247,24 @@ class PredictorModule(pl.LightningModule):
         if learned and self.trainer.state.fn == "fit":
             self.net.training_texts = [text for rows in learned for text in rows.texts]
             self.net.training_record = training_record(learned, self.net.schema)
+            self._learn_novelty(learned)
         self.net.save_pretrained(folder / "predictor")
         return folder / "predictor"
+
+    def _learn_novelty(self, learned: Sequence[Rows]) -> None:
+        columns = self.seen_of(learned)
+        self.net.novelty = None if columns is None or len(columns) < LEAST_ROWS else Novelty.fit(columns)
+
+    def seen_of(self, learned: Sequence[Rows]) -> npt.NDArray[np.float32] | None:
+        """What the trained predictor sees of the questions it learned from, (N, D); None: no such thing."""
+        if not all("inputs" in rows.targets for rows in learned):
+            return None
+        return np.concatenate([rows.targets["inputs"] for rows in learned])
+
+    def seen_in(self, batch: Batch) -> Tensor:
+        """The same of the batch whose `outputs` were just asked for, (B, D)."""
+        inputs: Tensor = batch["inputs"]
+        return inputs
 
     def next_command(self, folder: Path) -> str:
         """What to do with a predictor that was just exported to `folder`."""
@@ -325,5 +346,9 @@ class PredictorModule(pl.LightningModule):
         self.check_rows("predict")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The batch's row numbers (B,) and predictions (B, …)."""
-        return {"rows": batch["rows"], "predictions": self.predictions(self.outputs(batch, "predict"))}
+        """The batch's row numbers (B,), predictions (B, …) and, where that is known, who is unlike (B, 1)."""
+        found = {"rows": batch["rows"], "predictions": self.predictions(self.outputs(batch, "predict"))}
+        if self.net.novelty is not None:
+            unlike = self.net.novelty.unlike(self.seen_in(batch).float().cpu().numpy())
+            found["unlike"] = torch.from_numpy(unlike).float()[:, None]
+        return found

@@ -50,4 +50,5 @@ class CurveModule(PredictorModule):
 
     def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
         """Write `predictions.npz` and `predictions.npy`."""
-        return write_curves(folder, predictions.numpy().astype(np.float32), self.net.schema, self.rows)
+        said = predictions.numpy().astype(np.float32)
+        return write_curves(folder, said, self.net.schema, self.rows, self.unlike)

@@ -108,7 +108,9 @@ def test_quick_settings_replace_the_others(tmp_path: Path) -> None:
     assert read_settings(training_size, path, quick=True)["sizes"] == [3]
 
 
-def test_the_command_runs_an_experiment_and_reports_it(tables: Path, tmp_path: Path) -> None:
+def test_the_command_runs_an_experiment_and_reports_it(
+    tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text(yaml.safe_dump({"tables": str(tables), "sizes": [50, 200], "budgets": [32, 48]}))
     code = main(
@@ -120,9 +122,11 @@ def test_the_command_runs_an_experiment_and_reports_it(tables: Path, tmp_path: P
             str(config),
             "--output",
             f"{tmp_path}/out",
+            "--json",
         ]
     )
     assert code == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "training_size"
     folder = tmp_path / "out" / "quick" / "training_size"
     record = ExperimentRecord.load(folder)
     assert record.command == f"ps-eval experiment training_size --quick --config_file {config}"
