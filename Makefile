@@ -7,7 +7,7 @@ BIN_VLLM := $(VENV_VLLM)/bin
 # Two OpenMP teams that spin on two cores slow each other down many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-slow test-vllm test-lowest docs api dist lock audit lint format clean
+.PHONY: help demo test test-slow test-vllm test-lowest docs api dist lock audit reliability lint format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -48,6 +48,10 @@ test-lowest:  ## the allocator's tests on the lowest versions of numpy and numba
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --constraint constraints-lowest.txt . pytest pytest-timeout hypothesis scipy
 	.venv-lowest/bin/python -m pytest tests/ps_alloc
+
+# Killed, filled, cut and fuzzed; an hour where other work runs beside it. Returns 1 where anything is lost or wrong.
+reliability: $(VENV)/.installed  ## docs/reliability.md: faults done on purpose, and what is lost
+	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/measure.py --output docs/reliability.md
 
 lint: $(VENV)/.installed  ## style and types, as CI checks them
 	$(BIN)/ruff check .

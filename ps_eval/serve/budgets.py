@@ -29,8 +29,6 @@ INLINE_BYTES = 8192
 """Bodies up to this size are read on the event loop; longer ones in a thread."""
 UNPREDICTED_EXPLORE = 4
 """Uniform budgets that an explored request gets where there is no predictor, hence no grid."""
-MOST_PREDICTED = 16
-"""Prompts of one body that are predicted, evenly chosen: their mean curve decides for all."""
 BY_MEAN_CURVE = frozenset(("follow_up", "tool_turn", "too_long"))
 """Fallbacks after which the mean curve decides."""
 
@@ -182,7 +180,7 @@ class Budgets:
         if not intent.thinking:
             self._metrics.thinking_off.inc()
             return Grant(0, sequences, thinking=False)
-        account = self.accounts.of(key, key_name)
+        account = self.accounts.of(key, key_name, sequences)
         pacer = account.pacer
         room = None if request.max_tokens is None else self._reserve.room(request.max_tokens)
         limits = [n for n in (room, request.own_budget, intent.ceiling) if n is not None]
@@ -268,10 +266,9 @@ class Budgets:
             return (self._mean if none.reason in BY_MEAN_CURVE else None), none.reason, ()
         except Exception:  # text that the tokenizer cannot decode raises types of its own
             return None, "unreadable", ()
-        asked = questions[:: -(-len(questions) // MOST_PREDICTED)]
         try:
             async with asyncio.timeout(self._predict_timeout):
-                curves = await batcher.curves(asked)
+                curves = await batcher.curves(questions)
         except TimeoutError:
             return None, "timeout", ()
         except PredictorOverdueError:
