@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ps_eval.engines.base import Request
 from ps_eval.engines.sampling import Choose, scored
@@ -25,7 +26,7 @@ class Underway:
     """Of the distribution each token was drawn from, likewise."""
 
 
-Decide = Callable[[list[Underway]], Sequence[bool]]
+Decide = Callable[[list[Underway]], npt.NDArray[np.bool_]]
 """Reasonings that stand at one checkpoint → which of them go on."""
 
 
@@ -75,7 +76,7 @@ class Watch:
         """Which of the rows that run end after `step` tokens."""
         if self._decide is None or step not in self._checkpoints or not len(rows):
             return np.zeros(len(rows), bool)
-        return ~np.asarray(self._decide([self.of(int(row), step) for row in rows]), bool)
+        return ~self._decide([self.of(int(row), step) for row in rows])
 
     def of(self, row: int, length: int) -> Underway:
         """The first tokens of a row of the batch that is being decoded."""

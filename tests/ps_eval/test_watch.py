@@ -51,9 +51,9 @@ def test_a_reasoning_ended_at_a_checkpoint_is_what_a_budget_would_have_cut(
 ) -> None:
     shown: list[tuple[int, int]] = []
 
-    def decide(underway: list[Underway]) -> list[bool]:
+    def decide(underway: list[Underway]) -> np.ndarray:
         shown.extend((u.place, len(u.pieces)) for u in underway)
-        return [len(u.pieces) == 4 and u.place % 2 == 0 for u in underway]
+        return np.array([len(u.pieces) == 4 and u.place % 2 == 0 for u in underway])
 
     watch = Watch([4, 12], decide)
     whole = engine.reason(asked(questions, 24), SAMPLING)
