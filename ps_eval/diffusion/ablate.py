@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json as jsonlib  # `json` is a flag of the command
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -61,6 +63,7 @@ def ablate_command(
     limit: int | None = None,
     quick: bool = False,
     seed: int = 0,
+    json: bool = False,
 ) -> None:
     """Compare schedules of diffusion decoding: accuracy, cost and speed on the same questions.
 
@@ -80,6 +83,7 @@ def ablate_command(
         limit: Only the first questions.
         quick: A look: 32 questions.
         seed: Of the bootstrap.
+        json: Print the result as JSON.
 
     Raises:
         ValueError: If the questions or the model cannot be read, a schedule is unknown, or the folder was
@@ -101,17 +105,21 @@ def ablate_command(
         cells = measure(loaded, chunks, chosen, gen_length, folder / CELLS_FOLDER, advance)
     rows = summarise_cells(cells, reference, seed)
     config = {"questions": questions, **settings, "device": str(loaded.model.device)}
-    write_json(
-        folder / RESULT_FILE,
-        {
-            "rows": rows,
-            "schedules": {name: asdict(schedule) for name, schedule in chosen.items()},
-            "run": asdict(collect_run_info(config | {"reference": reference}, seed, timer.seconds)),
-        },
-    )
+    result = {
+        "rows": rows,
+        "schedules": {name: asdict(schedule) for name, schedule in chosen.items()},
+        "run": asdict(collect_run_info(config | {"reference": reference}, seed, timer.seconds)),
+    }
+    write_json(folder / RESULT_FILE, result)
     plot_frontier(rows, reference, folder / "frontier.png")
     plot_histories({name: c[0]["history"] for name, c in cells.items()}, folder / "history.png")
-    print_rows(rows, reference, Console())
+    if json:
+        sys.stdout.write(jsonlib.dumps(result) + "\n")
+        return
+    console = Console()
+    print_rows(rows, reference, console)
+    console.print(f"Written: {output}", highlight=False)
+    console.print(f"Next: ps-eval report {output} --output {output}/report", highlight=False, soft_wrap=True)
 
 
 def _as_file_name(question_id: str) -> str:

@@ -89,6 +89,8 @@ class Summary:
     run: RunInfo
     equal_use: list[EqualUse] = field(default_factory=list)
     """The policies at equal tokens really used."""
+    remarks: list[str] = field(default_factory=list)
+    """What a reader must know of the rows: guards that were overridden, questions unlike the training set."""
 
     def save(self, folder: str | Path) -> Path:
         """Write `summary.json` into `folder`, atomically, and return its path."""
@@ -140,13 +142,14 @@ def load_summary(path: str | Path) -> Summary:
     path = Path(path)
     path = path / SUMMARY_FILE if path.is_dir() else path
     content = read_json(path)
-    if not isinstance(content, dict) or set(content) - {"equal_use"} != {"rows", "run"}:
+    if not isinstance(content, dict) or set(content) - {"equal_use", "remarks"} != {"rows", "run"}:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} must hold a run summary with 'rows' and 'run', got {found}")
     try:
         rows = [build(SummaryRow, row, f"row {number}") for number, row in enumerate(content["rows"])]
         compared = [build(EqualUse, row, "equal_use") for row in content.get("equal_use", [])]
-        return Summary(rows, build(RunInfo, content["run"], "run"), compared)
+        remarks = [str(remark) for remark in content.get("remarks", [])]
+        return Summary(rows, build(RunInfo, content["run"], "run"), compared, remarks)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
