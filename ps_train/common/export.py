@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from ps_train.common.held_out import held_out_table
+from ps_train.common.held_out import held_out_scores, held_out_table
 from ps_train.common.rows import Rows
 from ps_train.schema import CurveSchema
 
@@ -41,8 +41,10 @@ class ExportBest(pl.Callback):
             if "held_out" in checkpoint:
                 pl_module.held_out = checkpoint["held_out"]
         module: Any = pl_module
-        folder = module.export(Path(trainer.default_root_dir))
         table = held_out_table(module)
+        if table is not None and isinstance(table.title, str):
+            module.net.training_record["held_out"] = held_out_scores(table)
+        folder = module.export(Path(trainer.default_root_dir))
         if table is not None:
             console.print(table)
         console.print(f"wrote {folder}", highlight=False, soft_wrap=True)

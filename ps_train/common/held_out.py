@@ -64,6 +64,14 @@ def held_out_table(module: Any) -> Table | None:
     return table
 
 
+def held_out_scores(table: Table) -> dict[str, Any]:
+    """The table's title and rows as JSON: what a predictor's card says of it."""
+    names = [str(column.header) for column in table.columns]
+    columns = [list(column.cells) for column in table.columns]
+    rows = [dict(zip(names, map(str, cells), strict=True)) for cells in zip(*columns, strict=True)]
+    return {"title": str(table.title), "rows": rows}
+
+
 def spend(
     curves: Curves | None, measured: Curves, budget: float, schema: CurveSchema
 ) -> npt.NDArray[np.float64]:
