@@ -372,7 +372,7 @@ def test_who_is_unlike_travels_from_the_predictions_to_the_allocation(tmp_path, 
     assert Allocation.load(tmp_path / "a.json").unlike.tolist() == [3, 23]
     Predictions(CURVES, 16 * np.arange(1, 17), unlike=np.zeros(40, bool)).save(tmp_path / "p.npz")
     assert main(["greedy", *files, "--budget", "96"]) == 0
-    assert "unlike" not in capsys.readouterr().out
+    assert "unlike those" not in capsys.readouterr().out
     assert Allocation.load(tmp_path / "a.json").unlike.tolist() == []
     content = json.loads((tmp_path / "a.json").read_text())
     (tmp_path / "a.json").write_text(json.dumps({**content, "unlike": [40]}))
