@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ps_alloc.completion import FLAG, print_completion
 from ps_alloc.errors import accept_any_text, did_you_mean, missing_package, run_command
 
 # Subcommand: where its function lives, and its line in `ps-eval --help` (the docstring's first line). A
@@ -113,6 +114,7 @@ A predictor is learnt from a trace: ps-eval trace, then ps-train fit.
 {commands}
 
 ps-eval COMMAND --help explains each. Files: docs/formats.md.
+Completion: ps-eval --print-completion bash
 """
 PACKAGES = ("predictive-scheduling", "torch", "transformers", "vllm", "openai", "ray")
 """Whose versions `--version` tells: this package and what it runs models with."""
@@ -132,6 +134,10 @@ def main(args: list[str] | None = None) -> int:
     if given[0] == "--version":
         sys.stdout.write(versions() + "\n")
         return 0
+    if given[0] == FLAG:
+        from ps_eval.completion import completion_parser
+
+        return print_completion(given, completion_parser)
     try:
         function, settings = _parsed(given)
     except SystemExit as stop:  # --help: 0; what is wrong has been said: 2

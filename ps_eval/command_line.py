@@ -14,14 +14,21 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 
 from ps_alloc.errors import did_you_mean
 from ps_eval.docstrings import field_docstrings, read_docstring
-from ps_eval.flag_values import convert, from_text, is_list, plain_type, yaml_value
+from ps_eval.flag_values import (
+    convert,
+    from_text,
+    grouped,
+    groups_of,
+    is_list,
+    plain_type,
+    yaml_value,
+)
 
 ABSENT: Any = inspect.Parameter.empty
 
@@ -60,13 +67,12 @@ class CommandParser(argparse.ArgumentParser):
         )
         self._hints: dict[str, Any] = {}
         self._parameters: dict[str, inspect.Parameter] = {}
-        self._groups: dict[str, type] = {}
+        self._function, self._fields_of = function, fields_of
+        groups = {} if fields_of else groups_of(function)
         hints = get_type_hints(source)
         for name, parameter in inspect.signature(source).parameters.items():
-            group = hints[name]
-            if fields_of is None and is_dataclass(group):
-                self._groups[name] = group  # type: ignore[assignment]  # a class, not one of its objects
-                self._add_group(self._groups[name])
+            if name in groups:
+                self._add_group(groups[name])
             else:
                 self._add(self, name, parameter, hints[name], explained.get(name, ""))
         self.add_argument("--config", metavar="FILE", help="YAML file with any of these settings")
@@ -123,17 +129,10 @@ class CommandParser(argparse.ArgumentParser):
         if missing:
             names = [n.upper() if self._by_position(n) else _flag(n) for n in missing]
             self.error(f"{', '.join(names)} must be given")
-        return self._grouped(settings)
-
-    def _grouped(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """The function's arguments, those of its dataclasses put together."""
-        for group, cls in self._groups.items():
-            given = {f.name: settings.pop(f.name) for f in fields(cls) if f.name in settings}
-            try:
-                settings[group] = cls(**given)
-            except ValueError as error:
-                self.error(str(error))
-        return settings
+        try:
+            return settings if self._fields_of else grouped(self._function, settings)
+        except ValueError as error:
+            self.error(str(error))
 
     def _by_position(self, name: str) -> bool:
         return self._parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD

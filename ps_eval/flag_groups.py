@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -96,14 +95,3 @@ class Allowed:
     """Go on although another grader graded what the predictor learned from."""
     allow_code: bool = False
     """Run a predictor whose config names an architecture of your own, module:Class: loading it runs code."""
-
-
-def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A command's arguments by the names of their flags, groups taken apart: what its records keep."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if is_dataclass(value):
-            flat |= {field.name: getattr(value, field.name) for field in fields(value)}
-        else:
-            flat[name] = value
-    return flat

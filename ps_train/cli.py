@@ -7,6 +7,7 @@ import importlib
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from ps_alloc.completion import FLAG, print_completion
 from ps_alloc.errors import accept_any_text, missing_package, run_command
 
 # Command: where its function lives, and what it does. The function's signature makes the flags.
@@ -30,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": (
         "ps_train.merge:merge_command",
         "fold a text predictor's adapters into its language model, for serving",
+    ),
+    "novelty": (
+        "ps_train.novelty_command:novelty_command",
+        "let a predictor saved without it tell questions unlike those it learned from",
     ),
     "stopping": (
         "ps_train.forecast.command:stopping_command",
@@ -57,6 +62,12 @@ def main(args: list[str] | None = None) -> int:
     if given[0] == "--version":
         sys.stdout.write(f"ps-train {_version()}\n")
         return 0
+    if given[0] == FLAG:
+        try:
+            from ps_train.completion import completion_parser
+        except ModuleNotFoundError as error:
+            return _cannot(f"ps-train {FLAG}", error)
+        return print_completion(given, completion_parser)
     if given[0] in COMMANDS:
         return _run_function(given[0], given[1:])
     if not given[0].startswith("-") and given[0] not in LIGHTNING:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json as jsonlib  # `json` is a flag of the command
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from rich.table import Table
 from ps_alloc.plug_in import load_plug_in
 from ps_eval.experiments import EXPERIMENTS
 from ps_eval.experiments.record import RECORD_FILE, ExperimentRecord, Outcome, ResultTable
+from ps_eval.flag_values import grouped, groups_of
 from ps_eval.reporting.report import write_report
 from ps_eval.reporting.summary import collect_run_info
 
@@ -25,6 +29,8 @@ CONFIGS = Path(__file__).parent / "configs"
 ALL = "all"
 QUICK = "quick"
 """The block of a config whose settings replace the others under `--quick`."""
+SCRATCH = "scratch"
+"""The argument of an experiment that wants a folder to keep traces and predictors in."""
 
 
 def experiment_command(
@@ -34,6 +40,7 @@ def experiment_command(
     config_file: str | None = None,
     output: str = "runs/experiments",
     again: bool = False,
+    json: bool = False,
 ) -> None:
     """Run an experiment and write its record, pictures and report; `all` runs every one.
 
@@ -46,6 +53,7 @@ def experiment_command(
         config_file: Settings instead of configs/experiments/NAME.yaml; one of your own has none by default.
         output: Folder to write into: a folder an experiment, and with `all` a report of all of them.
         again: With `all`, also run experiments whose record is there.
+        json: Print the records as JSON, one a line.
 
     Raises:
         ValueError: If there is no such experiment, or its settings cannot be read or do not fit.
@@ -55,7 +63,7 @@ def experiment_command(
     if name == ALL and config_file is not None:
         raise ValueError(f"config_file must be given for one experiment only, got {config_file!r} for {ALL}")
     root = Path(output) / (QUICK if quick else "full")
-    console = Console()
+    console = Console(stderr=json)
     failed: dict[str, str] = {}
     names = list(EXPERIMENTS) if name == ALL else [name]
     for one in names:
@@ -63,7 +71,11 @@ def experiment_command(
             console.print(f"{one}: kept, {root / one / RECORD_FILE} is there", highlight=False)
             continue
         try:
-            _print(run_experiment(one, root, quick=quick, config_file=config_file), console)
+            record = run_experiment(one, root, quick=quick, config_file=config_file)
+            if json:
+                sys.stdout.write(jsonlib.dumps(asdict(record)) + "\n")
+            else:
+                _print(record, console)
         except ValueError as error:
             if name != ALL:
                 raise
@@ -84,9 +96,9 @@ def find_experiment(name: str) -> tuple[Callable[..., Outcome], str]:
     """An experiment's function, and the question it answers.
 
     Args:
-        name: One of `EXPERIMENTS`, or `module:function` of your own: with keyword arguments `scratch` (a
-            folder to keep things in) and its settings it returns an `Outcome`, and its docstring begins with
-            the question. It is imported, so name only code that you trust.
+        name: One of `EXPERIMENTS`, or `module:function` of your own: of its settings, and `scratch` where it
+            wants a folder to keep things in, it returns an `Outcome`; its docstring begins with the question.
+            It is imported, so name only code that you trust.
 
     Raises:
         ValueError: If there is no such experiment.
@@ -96,7 +108,7 @@ def find_experiment(name: str) -> tuple[Callable[..., Outcome], str]:
         module, attribute = target.split(":")
         return getattr(importlib.import_module(module), attribute), question
     names = (ALL, *EXPERIMENTS)
-    function = load_plug_in(name, "experiment", names, "a function of (scratch, …)")
+    function = load_plug_in(name, "experiment", names, "a function of its settings")
     return function, (inspect.getdoc(function) or name).splitlines()[0]
 
 
@@ -120,7 +132,10 @@ def run_experiment(
     if config_file is not None:
         command += f" --config_file {config_file}"
     start = time.perf_counter()
-    outcome: Outcome = function(scratch=Path(root) / "scratch", **settings)
+    arguments = grouped(function, settings)
+    if SCRATCH in inspect.signature(function).parameters:
+        arguments[SCRATCH] = Path(root) / SCRATCH
+    outcome: Outcome = function(**arguments)
     run = collect_run_info(settings, settings.get("seed", 0), {"experiment": time.perf_counter() - start})
     return ExperimentRecord.write(
         Path(root) / folder_name(name), outcome, name=name, question=question, command=command, run=run
@@ -135,8 +150,10 @@ def read_settings(function: Callable[..., Outcome], path: Path | None, *, quick:
     """
     content = {} if path is None else _read_yaml(path)
     small = content.pop(QUICK, {})
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(function, skip={"scratch"}, fail_untyped=True)
+    parser, groups = ArgumentParser(exit_on_error=False), groups_of(function)
+    parser.add_function_arguments(function, skip={SCRATCH, *groups}, fail_untyped=True)
+    for group in groups.values():
+        parser.add_class_arguments(group, fail_untyped=True)
     try:
         settings = parser.parse_object({**content, **(small if quick else {})})
     except ArgumentError as error:

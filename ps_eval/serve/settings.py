@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ps_eval.redaction import redacted
 from ps_eval.serve.adapters import Server
 from ps_eval.serve.budgets import Pace
 from ps_eval.serve.decision_log import Questions
@@ -183,5 +184,6 @@ class ServeSettings:
     """Origins whose pages may ask, such as https://chat.example.org, or *."""
 
     def shown(self) -> dict[str, Any]:
-        """What is set, without keys: for the log's first line."""
-        return {name: value for name, value in vars(self).items() if value is not None and name != "keys"}
+        """What is set, without keys and passwords: for the log's first line."""
+        known = {name: value for name, value in vars(self).items() if value is not None and name != "keys"}
+        return {name: redacted(value) for name, value in known.items()}

@@ -18,8 +18,10 @@ from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
 from ps_eval.run_folder import report_failures
 from ps_eval.scheduler import Scheduler
-from ps_eval.spending.answer_file import STDOUT, Answered, AnswerFile, beside
+from ps_eval.spending.answer_file import STDOUT, Answered, AnswerFile, Decided, beside
 from ps_eval.spending.answer_screen import show_answers, show_decision
+from ps_eval.spending.target import TARGETED
+from ps_eval.spending.unlike import KEEP
 from ps_train.questions import Question, questions_from_rows
 
 STDIN = "-"
@@ -34,7 +36,7 @@ def answer_command(
     budget: float | None = None,
     total_tokens: int | None = None,
     target_accuracy: float | None = None,
-    policy: str = "hull",
+    policy: str | None = None,
     dry_run: bool = False,
     grader: str = DEFAULT_GRADER,
     backbone: str | None = None,
@@ -44,6 +46,7 @@ def answer_command(
     omit_reasoning: bool = False,
     skip_failed: bool = False,
     json: bool = False,
+    unlike: str = KEEP,
     allowed: Allowed = Allowed(),
 ) -> None:
     """Answer questions, each with the thinking tokens it needs, within one budget for all.
@@ -58,10 +61,12 @@ def answer_command(
         predictor: Predictor folder.
         model: The reasoning model: a folder or a Hugging Face name. A dry run needs none.
         output: JSONL file of answers; - is the standard output.
-        budget: Mean reasoning tokens a question. Give this, --total-tokens or --target-accuracy.
+        budget: Mean reasoning tokens a question, see policy. Give this, --total-tokens or --target-accuracy.
         total_tokens: Reasoning tokens for all questions together.
         target_accuracy: Spend as little as is expected to reach this accuracy, such as 0.8.
-        policy: hull (ours), myopic (the paper's greedy), mix, uniform, or module:function of your own.
+        policy: use (priced by predicted use: the budget counts tokens used), hull (it counts tokens granted),
+            myopic (the paper's greedy), mix, uniform, or module:function of your own; by default use where
+            the predictor knows it, else hull.
         dry_run: Only decide: budgets and what they are expected to bring, nothing is generated.
         grader: Reads answers off texts, and grades where there are references: math, gsm8k, choice, number,
             exact, or module:function of your own.
@@ -72,6 +77,8 @@ def answer_command(
         omit_reasoning: Leave the reasoning's text out of the output.
         skip_failed: End well although some questions failed.
         json: Print the summary as JSON.
+        unlike: keep what is predicted of questions unlike those the predictor learned from, or give them the
+            mean of these.
         allowed: What is refused otherwise.
 
     Raises:
@@ -85,20 +92,25 @@ def answer_command(
         grader=grader,
         backbone=backbone,
         min_windows=min_windows,
+        unlike=unlike,
         **vars(allowed),
     )
     console = Console(stderr=output == STDOUT and not dry_run)
     for remark in scheduler.remarks:
         Console(stderr=True).print(f"NOTE: {remark}.", style="bold", highlight=False)
     spend = {"mean_tokens": budget, "total_tokens": total_tokens, "accuracy": target_accuracy}
-    if source.questions == STDIN and budget is not None and policy == "hull" and not dry_run:
+    streams = scheduler.policy_or_default(policy) in TARGETED and budget is not None
+    if source.questions == STDIN and streams and not dry_run:
+        assert budget is not None
         asked: list[Question] = []
         arriving = _from_stdin(source)
-        answered = _answer_stream(scheduler, arriving, asked, budget, output, not omit_reasoning, skip_failed)
+        answered = _answer_stream(
+            scheduler, arriving, asked, budget, policy, output, not omit_reasoning, skip_failed
+        )
     else:
         asked = _load(source)
         if dry_run:
-            show_decision(scheduler.budgets(asked, policy=policy, **spend), json, console)  # type: ignore[arg-type]
+            show_decision(scheduler.budgets(asked, policy=policy, **spend), unlike, json, console)  # type: ignore[arg-type]
             return
         with show_progress("questions answered", len(asked), kept_first=True) as progress:
             answered = scheduler.answer(
@@ -113,6 +125,7 @@ def answer_command(
     show_answers(
         answered,
         len(asked),
+        unlike,
         output,
         json,
         console,
@@ -159,12 +172,14 @@ def _answer_stream(
     arriving: Iterator[Question],
     asked: list[Question],
     mean_tokens: float,
+    policy: str | None,
     output: str,
     reasoning: bool,
     skip_failed: bool,
 ) -> list[Answered]:
     """Answer questions as they come, those that came meanwhile together; they are added to `asked`."""
-    settings = scheduler.run_settings({"stream": mean_tokens, "keeps_reasoning": reasoning})
+    named = scheduler.policy_or_default(policy)
+    settings = scheduler.run_settings({"stream": mean_tokens, "policy": named, "keeps_reasoning": reasoning})
     failures: dict[str, str] = {}
     stream = None
     with AnswerFile.opened(output, settings) as file:
@@ -175,11 +190,12 @@ def _answer_stream(
                 continue
             # The first that come tell the price to start from: of one alone it would be a poor guess.
             stream = stream or scheduler.stream(
-                mean_tokens=mean_tokens, past_questions=missing if len(missing) > 1 else ()
+                mean_tokens=mean_tokens, past_questions=missing if len(missing) > 1 else (), policy=policy
             )
             grants = dict(zip([q.id for q in missing], stream.decide_all(missing), strict=True))
-            budgets = {name: int(grant) for name, grant in grants.items()}
-            failures |= scheduler.answer_within(budgets, missing, file, reasoning)
+            flags = [None] * len(missing) if stream.unlike is None else stream.unlike.tolist()
+            decided = {q.id: Decided(int(grants[q.id]), flag) for q, flag in zip(missing, flags, strict=True)}
+            failures |= scheduler.answer_within(decided, missing, file, reasoning)
             for name, grant in grants.items():
                 if name in file.answers:
                     stream.settle(grant, file.answers[name].reasoning_tokens)

@@ -149,6 +149,11 @@ def is_policy(name: str) -> bool:
     return name in _POLICIES or is_plug_in(name)
 
 
+def default_policy(knows_use: bool) -> str:
+    """What spends a budget best: `use` where use is predicted: its budget counts tokens used; else `hull`."""
+    return "use" if knows_use else "hull"
+
+
 def allocate_policy(
     name: str, inputs: PolicyInputs, total_tokens: int, *, min_windows: int = 1, seed: int = 0
 ) -> Allocation:

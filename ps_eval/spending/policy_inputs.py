@@ -49,6 +49,8 @@ class PolicyInputs:
     """(N, W). Measured use of these very queries."""
     n_traces: npt.NDArray[np.integer] | None = None
     """(N,). Traces behind each measured curve."""
+    unlike: npt.NDArray[np.bool_] | None = None
+    """(N,). Queries unlike those that the predictor learned from; None where it cannot tell."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budgets", check_grid(self.budgets))

@@ -21,18 +21,22 @@ def length_curves(train: CurveTable, questions: Sequence[str], num_bins: int = 1
     Returns:
         (N, W).
     """
-    return _means_by_length(train, train.curves, questions, num_bins)
+    return means_by_length(train.questions, train.curves, questions, num_bins)
 
 
 def length_use(train: CurveTable, questions: Sequence[str], num_bins: int = 10) -> npt.NDArray[np.float64]:
     """Likewise the tokens that training questions of like length really use, (N, W)."""
-    return _means_by_length(train, train.expected_use, questions, num_bins)
+    return means_by_length(train.questions, train.expected_use, questions, num_bins)
 
 
-def _means_by_length(
-    train: CurveTable, values: npt.NDArray[np.floating], questions: Sequence[str], num_bins: int
+def means_by_length(
+    known_questions: Sequence[str],
+    values: npt.NDArray[np.floating],
+    questions: Sequence[str],
+    num_bins: int = 10,
 ) -> npt.NDArray[np.float64]:
-    known, new = (np.array([len(q.split()) for q in texts]) for texts in (train.questions, questions))
+    """Mean `values` (M, K) of M known questions in each tenth by number of words, for N questions: (N, K)."""
+    known, new = (np.array([len(q.split()) for q in texts]) for texts in (known_questions, questions))
     edges = np.unique(np.quantile(known, np.linspace(0, 1, num_bins + 1)[1:-1]))
     known_bins, new_bins = np.searchsorted(edges, known, "right"), np.searchsorted(edges, new, "right")
     overall = values.mean(axis=0)

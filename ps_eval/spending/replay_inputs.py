@@ -50,6 +50,12 @@ def means_of(predictor: Any) -> dict[str, Any]:
     return {"mean_curve": predictor.training_mean, **({} if use is None else {"mean_use": use})}
 
 
+def means_of_table(table: CurveTable) -> dict[str, Any]:
+    """The same, of a table of training questions."""
+    use = {} if table.use is None else {"mean_use": table.use.mean(axis=0)}
+    return {"mean_curve": table.curves.mean(axis=0), **use}
+
+
 def split_traces(folder: str | Path, table: CurveTable) -> tuple[CurveTable, CurveTable] | None:
     """The table as either half of the traces kept beside it measures it; None where there are none.
 

@@ -14,7 +14,8 @@ from ps_alloc.predictions import uniform_budgets
 from ps_eval.engines.base import Sampling
 from ps_eval.engines.pool import EnginePool
 from ps_eval.engines.shared_prefill import shared_prefill
-from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags, flat_settings
+from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags
+from ps_eval.flag_values import flat_settings
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
@@ -29,6 +30,7 @@ from ps_eval.spending.replay import PLOT_FILE
 from ps_eval.spending.replay_inputs import means_of
 from ps_eval.spending.result_screen import show_result
 from ps_eval.spending.scoring import cell_name
+from ps_eval.spending.unlike import KEEP, check_unlike, fall_back, say_unlike
 from ps_train.common.features import Features
 from ps_train.load import load_predictor
 from ps_train.predictor import CurvePredictor
@@ -55,6 +57,7 @@ def run_command(
     n_resamples: int = 2000,
     skip_failed: bool = False,
     json: bool = False,
+    unlike: str = KEEP,
     allow_training_questions: bool = False,
     allowed: Allowed = Allowed(),
 ) -> None:
@@ -87,6 +90,8 @@ def run_command(
         n_resamples: Bootstrap resamples of the questions.
         skip_failed: Compare on the questions whose requests all succeeded, and name the others.
         json: Print the summary as JSON.
+        unlike: keep what is predicted of questions unlike those the predictor learned from, or give them the
+            mean of these.
         allow_training_questions: Go on although the predictor learned from some of the questions.
         allowed: What else is refused otherwise.
 
@@ -95,10 +100,12 @@ def run_command(
     """
     config, seed = flat_settings(locals()), sampling.seed
     timer, judge = PhaseTimer(), load_grader(grader)
+    check_unlike(unlike)
+    below: list[str] = []
     with timer.phase("load"):
         asked = source.load()
         given = _load_allocations(allocations or [])
-        remarks = []
+        remarks: list[str] = []
         if predictor is not None:
             remarks = check_predictor(
                 predictor,
@@ -125,8 +132,11 @@ def run_command(
                 backbone,
                 pool=pool,
                 allow_code=allowed.allow_code,
+                unlike=unlike,
             )
         )
+        titles, below = say_unlike(inputs.unlike, unlike)
+        remarks += titles
     chosen = policies or possible_policies(inputs, live=True)
     with stack, show_progress("questions answered", len(asked), kept_first=True) as progress:
         rows = run_live(
@@ -149,11 +159,14 @@ def run_command(
         )
     plot_accuracy(rows, Path(output) / PLOT_FILE)
     compared = compare_live(output, rows, levels=used or (), n_resamples=n_resamples, seed=seed)
-    summary = Summary(rows, collect_run_info(config, seed, timer.seconds), compared)
+    info = collect_run_info(config, seed, timer.seconds)
+    summary = Summary(rows, info, compared, remarks + below)
     summary.save(output)
     missing = len(asked) - rows[0].n
     failed = f"{missing} of {len(asked)} questions failed: {output}/{FAILURES_FILE} names them."
-    show_result(summary, output, remarks, json, *([failed] if missing else []), scheduling_cost(timer))
+    show_result(
+        summary, output, remarks, json, *([failed] if missing else []), *below, scheduling_cost(timer)
+    )
     warn_of_grading(_graded_texts(asked, Path(output), rows), judge, Console(stderr=True))
 
 
@@ -191,8 +204,9 @@ def predicted_inputs(
     *,
     pool: EnginePool | None = None,
     allow_code: bool = False,
+    unlike: str = KEEP,
 ) -> Iterator[PolicyInputs]:
-    """What a saved predictor tells about questions before any is answered.
+    """What a saved predictor tells about questions before any is answered; see `inputs_from`.
 
     Where it reads the states of the model that `pool` serves, the prompts are read once: what is answered
     within this context goes on from there. Adds to the phases `load` (the predictor and its backbone),
@@ -210,17 +224,36 @@ def predicted_inputs(
             with timer.phase("load"):
                 loaded.predict_curves(questions[:1])  # the backbone is loaded at the first question
         with timer.phase("predict"):
-            inputs = inputs_from(loaded, questions, features)
+            inputs = inputs_from(loaded, questions, features, unlike=unlike)
         yield inputs
 
 
 def inputs_from(
-    predictor: CurvePredictor, questions: Sequence[str], features: Features | None = None
+    predictor: CurvePredictor,
+    questions: Sequence[str],
+    features: Features | None = None,
+    unlike: str = KEEP,
 ) -> PolicyInputs:
-    """What a predictor that is loaded tells about questions, from their features where there are any."""
-    said = predictor.predict(questions if features is None else features)
+    """What a predictor that is loaded tells about questions, from their features where there are any.
+
+    Args:
+        predictor: The predictor.
+        questions: N texts.
+        features: Theirs, where they are known.
+        unlike: keep what is predicted of questions unlike those it learned from, or take the mean of these.
+
+    Raises:
+        ValueError: If it cannot read them, or cannot tell who is unlike and is to do something about it.
+    """
+    means = means_of(predictor)
+    said = fall_back(predictor.predict(questions if features is None else features), means, unlike)
     return PolicyInputs(
-        len(said), said.budgets, predictions=said.curves, predicted_use=said.use, **means_of(predictor)
+        len(said),
+        said.budgets,
+        predictions=said.curves,
+        predicted_use=said.use,
+        unlike=said.unlike,
+        **means,
     )
 
 

@@ -194,7 +194,7 @@ def test_learn_and_replay_by_command(tmp_path: Path, capsys: pytest.CaptureFixtu
         "--n-resamples",
         "200",
     ]
-    assert main([*replay, "--train", f"{tmp_path}/train", "--mean-costs", "8", "--as-json"]) == 0
+    assert main([*replay, "--train", f"{tmp_path}/train", "--mean-costs", "8", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["cost"] == "passes"
     gains = {row["policy"]: row["gain_low"] for row in content["rows"]}
@@ -204,7 +204,7 @@ def test_learn_and_replay_by_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "best static %" in capsys.readouterr().out
     better = replace(menu(400, 4), accuracy=np.ones((400, 3), np.float32))
     better.save(tmp_path / "static")
-    assert main([*replay, "--static", f"{tmp_path}/static", "--mean-costs", "8", "--as-json"]) == 0
+    assert main([*replay, "--static", f"{tmp_path}/static", "--mean-costs", "8", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert (
         max(row["gain"] for row in rows if row["policy"] == "predicted") < 0

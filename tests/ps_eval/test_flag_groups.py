@@ -12,7 +12,8 @@ import pytest
 from ps_eval.cli import main
 from ps_eval.command_line import CommandParser
 from ps_eval.engines.base import Sampling
-from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags, flat_settings
+from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags
+from ps_eval.flag_values import flat_settings
 
 
 @dataclass(frozen=True)

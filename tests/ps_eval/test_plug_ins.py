@@ -25,7 +25,8 @@ import torch
 
 from ps_alloc import Allocation
 from ps_eval.engines.transformers import TransformersEngine
-from ps_eval.experiments.record import Outcome, ResultTable
+from ps_eval.experiments.record import Outcome
+from ps_eval.reporting.tables import ResultTable, number
 from ps_train.curve.mlp_net import CurveNet
 from ps_train.predictor import CurvePredictor
 
@@ -106,14 +107,13 @@ class Level(CurvePredictor):
         return np.tile(self.training_mean * np.float32(self.factor), (len(x), 1))
 
 
-def count(*, scratch, upto: int = 3) -> Outcome:
+def count(*, upto: int = 3) -> Outcome:
     """How far can it count?
 
     Args:
-        scratch: Not used.
         upto: Where to stop.
     """
-    rows = [[str(n), str(n * n)] for n in range(upto)]
+    rows = [[str(n), number(n * n, "d", "square")] for n in range(upto)]
     return Outcome([ResultTable("Squares", ["n", "square"], rows)], f"It counts to {upto}.")
 
 
@@ -262,6 +262,7 @@ def test_an_experiment_of_ones_own_leaves_its_record(
     record = json.loads((folder / "experiment.json").read_text())
     assert record["question"] == "How far can it count?"
     assert record["tables"][0]["rows"][-1] == ["2", "4"]
+    assert (folder / "figures.csv").read_text().splitlines()[-1] == "Squares,2,square,square,4.0"
     assert "How far can it count?" in (folder / "report.md").read_text()
     (outside / "more.yaml").write_text("upto: 5\nquick:\n  upto: 1\n")
     assert main(["experiment", "outside:count", "--config-file", "more.yaml", "--output", "exp"]) == 0

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.strategies import Strategy
 from small_runs import MODULES, write_config, write_tables
 
+from ps_train.architectures import build_predictor
 from ps_train.budget.regressor import BudgetRegressor
 from ps_train.budget.targets import BinTarget, PointTarget, QuantileTarget
 from ps_train.cli import main
@@ -21,7 +22,7 @@ from ps_train.common.text_batches import collate
 from ps_train.curve.lora import CurveLoRA
 from ps_train.curve.mlp import CurveMLP
 from ps_train.difficulty.mlp import DifficultyMLP
-from ps_train.predictor import build_predictor, load_predictor
+from ps_train.predictor import load_predictor
 
 
 @pytest.fixture(scope="module")

@@ -217,7 +217,7 @@ def _eval(folder: Path) -> Path:
         "model_usage": {"m": {"input_tokens": 9, "output_tokens": 90, "reasoning_tokens": 40}},
         "scores": {"choice": {"value": "C", "answer": "B"}},
     }
-    with zipfile.ZipFile(folder / "log.eval", "w") as archive:
+    with zipfile.ZipFile(folder / "log.eval", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("header.json", json.dumps({"eval": {"task": "t", "model": "m"}}))
         archive.writestr("samples/q1_epoch_1.json", json.dumps(sample))
     return folder / "log.eval"
