@@ -10,7 +10,7 @@ from ps_alloc import allocate
 from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
-from ps_eval.experiments.record import Outcome
+from ps_eval.reporting.record import Outcome
 from ps_eval.reporting.tables import Cell, ResultTable, number
 from ps_eval.spending.live import LiveAnswer, answer_within
 from ps_train.embedded.problem_families import make_problems
