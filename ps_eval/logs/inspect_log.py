@@ -74,7 +74,8 @@ def _read_zip(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]
                 yield f"{path} {name}", evaluation, json.loads(_part(archive, name))
     except NotImplementedError as error:  # a compression that Python's zipfile lacks
         raise ValueError(
-            f"{path} is compressed in a way that needs Inspect's own reader: install inspect_ai"
+            f"{path} is compressed in a way that needs Inspect's own reader: "
+            "pip install 'predictive-scheduling[inspect]'"
         ) from error
     except (*UNREADABLE, OSError) as error:
         raise ValueError(f"{path} must be an Inspect .eval archive, but {error}") from error

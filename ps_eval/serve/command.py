@@ -165,6 +165,7 @@ def run_server(
         access_log=False,  # paths may hold keys
         server_header=False,  # the upstream's own headers pass through
         date_header=False,
+        proxy_headers=False,  # who asks is told by the key
         ws="none",
         timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # goes to call_later as it is
         timeout_graceful_shutdown=drain_seconds,

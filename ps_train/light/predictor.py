@@ -199,10 +199,13 @@ class LightPredictor:
         rarity_and_weights: npt.NDArray[np.float32],
     ) -> npt.NDArray[np.float64]:
         values = weigh(text, rarity_and_weights[:, 0], self.hasher)
-        products = rarity_and_weights[:, 1:] * values[:, None]
-        sums = np.zeros((len(products) + 1, products.shape[1]))
-        np.cumsum(products, axis=0, out=sums[1:])
-        read = sums[text.starts[1:]] - sums[text.starts[:-1]]
+        weights = rarity_and_weights[:, 1:]
+        if len(questions) == 1:
+            read = (values.astype(np.float64) @ weights)[None]
+        else:
+            row = np.repeat(np.arange(len(questions)), np.diff(text.starts))
+            sums = [np.bincount(row, column * values, minlength=len(questions)) for column in weights.T]
+            read = np.stack(sums, axis=1)
         dense = self._scaling.apply(np.hstack([count_columns(questions), named]))
         return read + dense @ self.arrays["dense"] + self.arrays["intercept"]
 
