@@ -12,7 +12,7 @@ from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
 from ps_eval.engines.pool import OneEngine
 from ps_eval.engines.shared_prefill import shared_prefill
-from ps_eval.experiments.record import Outcome
+from ps_eval.reporting.record import Outcome
 from ps_eval.reporting.tables import Cell, ResultTable, number
 from ps_eval.spending.live import LiveAnswer, answer_within
 from ps_train.embedded.problem_families import make_problems
