@@ -41,11 +41,13 @@ $(VENV_CLIENTS)/.installed: constraints-clients.txt
 demo: $(VENV)/.installed  ## questions to answers under a budget, on the embedded model
 	$(BIN)/ps-eval demo
 
+# A worker a core, one thread each; a file's tests stay together, with what they share.
+WORKERS ?= 2
 test: $(VENV)/.installed  ## the fast tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed  ## the tests marked slow
-	$(BIN)/python -m pytest -m slow --timeout=1800
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout=1800 --numprocesses $(WORKERS) --dist loadfile
 
 test-vllm: $(VENV_VLLM)/.installed $(VENV_CLIENTS)/.installed  ## the tests on the real vLLM engine and its server, CPU build
 	$(BIN_VLLM)/python -m pytest tests/real_vllm --timeout=600
