@@ -6,9 +6,9 @@ A real vLLM server with the embedded reasoner and a real `ps-eval serve` before 
 under one budget for all (a third of them cut), with exploration; nobody grades anything. From the log alone
 (`ps-eval import-samples`, censored) two predictors are learned: an MLP on the served model's states, as the
 shipped one, and a light one. Each further round serves fresh problems under the budgets of the predictor
-(`--policy`) that the round before left, and learns from its own log alone. All are replayed on traced test problems at equal tokens
-used, beside the shipped predictor, which learned from 2,560 traced and probed problems. What is there already
-is not done again.
+(`--policy`) that the round before left, and learns from its own log alone. All are replayed on traced test
+problems at equal tokens used, beside the shipped predictor, which learned from 2,560 traced and probed
+problems. What is there already is not done again.
 
 `--simulate` needs no server: each problem is reasoned about once without a budget (transformers engine), cut
 where it was granted less, as a server with the same random numbers would have been.
