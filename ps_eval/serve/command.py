@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -116,6 +117,8 @@ def _serve(settings: ServeSettings) -> None:
     _say_what_serves(settings, upstream, lanes)
     if state is not None:
         state.save(lanes)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays: no later collection looks through it
     try:
         run_server(
             gateway,
@@ -165,6 +168,7 @@ def run_server(
         access_log=False,  # paths may hold keys
         server_header=False,  # the upstream's own headers pass through
         date_header=False,
+        proxy_headers=False,  # who asks is told by the key
         ws="none",
         timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # goes to call_later as it is
         timeout_graceful_shutdown=drain_seconds,

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from ps_train.common.held_out import held_out_table
 from ps_train.common.rows import Rows
 from ps_train.schema import CurveSchema
 
@@ -42,7 +41,7 @@ class ExportBest(pl.Callback):
                 pl_module.held_out = checkpoint["held_out"]
         module: Any = pl_module
         folder = module.export(Path(trainer.default_root_dir))
-        table = held_out_table(module)
+        table = module.held_out_table()
         if table is not None:
             console.print(table)
         console.print(f"wrote {folder}", highlight=False, soft_wrap=True)

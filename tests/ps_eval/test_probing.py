@@ -131,6 +131,7 @@ def test_an_interrupted_table_is_continued_to_the_same_table(
     np.testing.assert_array_equal(whole.curves, cut.curves)
 
 
+@pytest.mark.slow
 def test_a_killed_trace_command_ends_in_the_table_of_an_uninterrupted_one(
     random_reasoner: Path, questions: list[Question], tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ def light(bench: Bench) -> Path:
     return folder / "fit" / "predictor"
 
 
-@pytest.mark.parametrize("name", ["import of samples", "answer", "fit, light"])
+@pytest.mark.parametrize("name", ["import of samples", "trace", "answer", "run", "fit, light"])
 def test_a_killed_command_loses_nothing(name: str, bench: Bench) -> None:
     (subject,) = faults.by_name([name])
     row = faults.kill(bench, subject, 1)
