@@ -378,7 +378,5 @@ def test_who_is_unlike_travels_from_the_predictions_to_the_allocation(tmp_path, 
     (tmp_path / "a.json").write_text(json.dumps({**content, "unlike": [40]}))
     with pytest.raises(ValueError, match=r"a.json: unlike must be rows of 40, got 40"):
         Allocation.load(tmp_path / "a.json")
-    with pytest.raises(
-        ValueError, match=r"unlike must be one bool a curve \(40\), got int64 of"
-    ):
+    with pytest.raises(ValueError, match=r"unlike must be one bool a curve \(40\), got int64 of"):
         Predictions(CURVES, 16 * np.arange(1, 17), unlike=np.array([1, 2]))
