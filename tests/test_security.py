@@ -20,9 +20,9 @@ from transformers import AutoConfig
 from ps_alloc import Predictions
 from ps_eval.cli import main as ps_eval
 from ps_eval.diffusion import ablate
-from ps_eval.experiments.record import RECORD_FILE, ExperimentRecord
 from ps_eval.logs.read import read_samples
 from ps_eval.redaction import redacted
+from ps_eval.reporting.record import RECORD_FILE, ExperimentRecord
 from ps_eval.reporting.summary import collect_run_info
 from ps_eval.serve.settings import ServeSettings
 from ps_train.cli import main as ps_train

@@ -15,9 +15,9 @@ from rich.table import Table
 from ps_alloc.files import write_json
 from ps_eval.diffusion.spend import SpendRow, compare
 from ps_eval.reporting.tables import percent, points
-from ps_eval.spending.question_length import means_by_length
 from ps_train.menu.ridge import MenuPredictor
 from ps_train.menu.table import MenuTable
+from ps_train.question_length import means_by_length
 
 RESULT_FILE = "menu_replay.json"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ps_eval.experiments.policy_rows import Contest, Rows, tokens_saved
-from ps_eval.experiments.record import Claim, Outcome, line_plot
 from ps_eval.experiments.settings import ContestSettings
+from ps_eval.reporting.record import Claim, Outcome, line_plot
 from ps_eval.reporting.summary import SummaryRow
 from ps_eval.reporting.tables import DASH, Cell, ResultTable, beside, gain_text, number, percent, points
 

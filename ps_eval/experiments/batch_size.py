@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ps_alloc import Pacer, allocate
 from ps_eval.experiments.predictors import predict_with
-from ps_eval.experiments.record import Outcome, line_plot
+from ps_eval.reporting.record import Outcome, line_plot
 from ps_eval.reporting.tables import Cell, ResultTable, beside, percent, points
 from ps_train.curve_table import CurveTable, score_windows
 

@@ -20,8 +20,8 @@ from rich.table import Table
 
 from ps_alloc.plug_in import load_plug_in
 from ps_eval.experiments import EXPERIMENTS
-from ps_eval.experiments.record import RECORD_FILE, ExperimentRecord, Outcome, ResultTable
 from ps_eval.flag_values import grouped, groups_of
+from ps_eval.reporting.record import RECORD_FILE, ExperimentRecord, Outcome, ResultTable
 from ps_eval.reporting.report import write_report
 from ps_eval.reporting.summary import collect_run_info
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ps_alloc import allocate
 from ps_eval.experiments.embedded import WINDOW, EmbeddedTraces, shipped_curves, trace_embedded
-from ps_eval.experiments.record import Claim, Outcome, curve_plot
+from ps_eval.reporting.record import Claim, Outcome, curve_plot
 from ps_eval.reporting.tables import Cell, ResultTable, number, percent, points
 
 IntArray = npt.NDArray[np.int64]

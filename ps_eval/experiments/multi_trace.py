@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ps_alloc.options import OptionMenus, allocate_options, majority_vote_values, vote_menus
 from ps_eval.experiments.embedded import WINDOW, EmbeddedTraces, shipped_curves, trace_embedded
-from ps_eval.experiments.record import Outcome, line_plot
+from ps_eval.reporting.record import Outcome, line_plot
 from ps_eval.reporting.statistics import paired_bootstrap
 from ps_eval.reporting.tables import Cell, ResultTable, beside, interval, percent
 

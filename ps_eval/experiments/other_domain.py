@@ -14,8 +14,8 @@ from ps_eval.demo import PREDICTOR_CONFIG
 from ps_eval.experiments.embedded import TWO_FAMILIES, trace_embedded
 from ps_eval.experiments.policy_rows import LENGTH, Contest
 from ps_eval.experiments.predictors import predict_with
-from ps_eval.experiments.record import Outcome
 from ps_eval.experiments.settings import EmbeddedSettings
+from ps_eval.reporting.record import Outcome
 from ps_eval.reporting.tables import DASH, Cell, ResultTable, gain_text, number, percent, points
 from ps_eval.reporting.words import label
 from ps_eval.spending.question_length import length_curves

@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from ps_eval.demo import REASONER
 from ps_eval.experiments.embedded import shipped_curves, trace_embedded
-from ps_eval.experiments.record import Outcome
 from ps_eval.experiments.replayed import ridge
 from ps_eval.experiments.scores import Scores, score_table
 from ps_eval.experiments.settings import EmbeddedSettings
+from ps_eval.reporting.record import Outcome
 from ps_eval.reporting.tables import points
 from ps_train.common.features import extract_features
 from ps_train.curve_table import CurveTable

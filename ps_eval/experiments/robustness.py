@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from ps_alloc import Guard, PlattCalibrator, allocate
 from ps_alloc.difficulty import allocate_by_difficulty, fit_class_curves
-from ps_eval.experiments.record import Claim, Outcome, line_plot
 from ps_eval.experiments.replayed import Tables, load_tables, ridge
 from ps_eval.experiments.settings import RidgeSettings
+from ps_eval.reporting.record import Claim, Outcome, line_plot
 from ps_eval.reporting.tables import DASH, Cell, ResultTable, beside, number, points
 from ps_train.curve.metrics import per_window_pearson
 from ps_train.curve_table import CurveTable, score_windows

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ps_eval.experiments.record import Claim, Outcome, line_plot
 from ps_eval.experiments.replayed import Tables, load_tables, ridge
 from ps_eval.experiments.scores import Scores, score_table
 from ps_eval.experiments.settings import RidgeSettings
+from ps_eval.reporting.record import Claim, Outcome, line_plot
 from ps_eval.reporting.tables import points
 from ps_eval.spending.question_length import length_curves
 from ps_train.common.text_features import text_features

@@ -11,9 +11,9 @@ from ps_alloc import allocate
 from ps_alloc.allocate import Method
 from ps_eval.demo import REASONER
 from ps_eval.experiments.embedded import coarser, trace_embedded
-from ps_eval.experiments.record import Outcome, line_plot
 from ps_eval.experiments.replayed import load_tables, ridge
 from ps_eval.experiments.settings import EmbeddedSettings
+from ps_eval.reporting.record import Outcome, line_plot
 from ps_eval.reporting.tables import DASH, Cell, ResultTable, beside, percent, points
 from ps_train.common.features import extract_features
 from ps_train.curve_table import CurveTable

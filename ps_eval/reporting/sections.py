@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ps_alloc.files import read_json
-from ps_eval.experiments.record import RECORD_FILE, Claim, ExperimentRecord
+from ps_eval.reporting.record import RECORD_FILE, Claim, ExperimentRecord
 from ps_eval.reporting.summary import SUMMARY_FILE, RunInfo, Summary, SummaryRow, build, load_summary
 from ps_eval.reporting.tables import ResultTable, percent, points
 from ps_eval.reporting.words import MEANINGS, label

@@ -11,8 +11,8 @@ import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 from rich.console import Console
 
+from ps_train.common.gathered_rows import GatheredRows
 from ps_train.common.novelty import how_many_unlike
-from ps_train.curve.metrics import CurveRows
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -29,7 +29,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Called by the trainer in every process."""
-        gathered = CurveRows().to(pl_module.device)
+        gathered = GatheredRows().to(pl_module.device)
         for batch in predictions:
             values = batch["predictions"].to(pl_module.device)
             unlike = batch["unlike"].to(pl_module.device) if "unlike" in batch else values[:, :0]

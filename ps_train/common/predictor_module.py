@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from rich.table import Table
 from torch import Tensor
 
 from ps_train.architectures import build_predictor
@@ -23,12 +24,12 @@ from ps_train.common.checkpoint_state import (
     set_random_state,
 )
 from ps_train.common.export import answer_command, training_record
+from ps_train.common.gathered_rows import GatheredRows
 from ps_train.common.novelty import LEAST_ROWS, Novelty
 from ps_train.common.optimization import OptimizerSettings, ScheduleSettings, make_optimizer
 from ps_train.common.prediction_writer import PredictionWriter
 from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextFormat
-from ps_train.curve.metrics import CurveRows
 from ps_train.predictor import CurvePredictor, load_predictor, read_config
 from ps_train.schema import CurveSchema
 
@@ -61,7 +62,7 @@ class PredictorModule(pl.LightningModule):
     learns: tuple[str, ...]
     """What else a batch must hold to train and judge it by."""
     net: CurvePredictor
-    quality: CurveRows
+    quality: GatheredRows
 
     def __init__(
         self, optimizer: OptimizerSettings, schedule: ScheduleSettings, predictor: str | None
@@ -104,6 +105,10 @@ class PredictorModule(pl.LightningModule):
     def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
         """Write all rows' predictions (N, …) in the order of the data; returns the files."""
         raise NotImplementedError
+
+    def held_out_table(self) -> Table | None:
+        """What the predictor is worth on the validation rows, as a fit's last words; None: nothing to say."""
+        return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained, as torch's optimizers take it."""

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.table import Table
 from torch import Tensor
 
 from ps_train.common.predictor_module import PredictorModule
 from ps_train.common.rows import Rows
+from ps_train.curve.held_out import held_out_table
 from ps_train.curve.metrics import CurveQuality
 from ps_train.curve.predictions import Curves, as_curves, compared, said_by, write_curves
 from ps_train.predictor import CurvePredictor
@@ -43,6 +45,10 @@ class CurveModule(PredictorModule):
     def held_out_curves(self) -> tuple[Curves, Curves] | None:
         """Predicted and measured curves of the validation rows, as the weights make them."""
         return as_curves(self.held_out, self.net.schema.num_windows)
+
+    def held_out_table(self) -> Table | None:
+        """Accuracy at sensible budgets by these curves, by the question's length and evenly spread."""
+        return held_out_table(self)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Curves (B, W), with use beside them where it is learned."""

@@ -21,11 +21,11 @@ from ps_eval.experiments.multi_trace import multi_trace, vote_accuracy
 from ps_eval.experiments.other_domain import _joined, other_domain
 from ps_eval.experiments.policy_rows import tokens_saved
 from ps_eval.experiments.predictors import check_sources, predict_with
-from ps_eval.experiments.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
 from ps_eval.experiments.replayed import RIDGE_PENALTY, load_tables, ridge
 from ps_eval.experiments.robustness import POLICIES, noise_tolerance, starvation
 from ps_eval.experiments.settings import EmbeddedSettings, RidgeSettings
 from ps_eval.experiments.training_data import distribution_shift, inputs, label_noise, training_size
+from ps_eval.reporting.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
 from ps_eval.reporting.summary import RunInfo, SummaryRow
 from ps_eval.reporting.tables import beside, interval, percent, points
 from ps_eval.spending.question_length import length_curves

@@ -25,7 +25,7 @@ import torch
 
 from ps_alloc import Allocation
 from ps_eval.engines.transformers import TransformersEngine
-from ps_eval.experiments.record import Outcome
+from ps_eval.reporting.record import Outcome
 from ps_eval.reporting.tables import ResultTable, number
 from ps_train.curve.mlp_net import CurveNet
 from ps_train.predictor import CurvePredictor
