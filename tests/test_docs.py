@@ -80,7 +80,7 @@ def test_the_twenty_tasks_name_commands_and_pages_that_are_there() -> None:
         for tool, command in re.findall(r"`(ps-\w+) ([a-z-]+)", short):
             module = importlib.import_module(f"{tool.replace('-', '_')}.cli")
             if tool == "ps-alloc":  # the one without a table of its commands
-                with pytest.raises(SystemExit, match="^0$"):
+                with pytest.raises(SystemExit, match=r"^0$"):
                     module.main([command, "--help"])
                 continue
             known = {**module.COMMANDS, **getattr(module, "LIGHTNING", {})}

@@ -41,7 +41,8 @@ class ExportBest(pl.Callback):
             if "held_out" in checkpoint:
                 pl_module.held_out = checkpoint["held_out"]
         module: Any = pl_module
-        table = module.held_out_table()
+        # Modules that train no predictor, such as the embedded reasoner, have nothing to say.
+        table = module.held_out_table() if hasattr(module, "held_out_table") else None
         if table is not None and isinstance(table.title, str):
             module.net.training_record["held_out"] = held_out_scores(table)
         folder = module.export(Path(trainer.default_root_dir))
