@@ -271,12 +271,12 @@ def _finding(name: str, compared: Compared) -> str:
         f"{compared.full.used.mean():.0f} tokens, "
         f"{percent(compared.wasted, 0)}% of them after the answer stands."
     ]
-    for policy in (STEP, FITTED):
+    for policy in (STEP, FITTED, AGREE, SURE):
         saved = _savings(compared, policy, BEFORE)
         if saved:
             parts.append(
-                f"{policy} uses {100 * min(saved.values()):.0f} to {100 * max(saved.values()):.0f}% "
-                f"fewer tokens than {BEFORE} at equal accuracy."
+                f"{policy} saves {100 * min(saved.values()):+.0f} to {100 * max(saved.values()):+.0f}% of the "
+                f"tokens of {BEFORE} at equal accuracy."
             )
     return " ".join(parts)
 
