@@ -227,7 +227,14 @@ def test_presets_are_found_by_name_from_any_folder(fitted, tmp_path, monkeypatch
 def test_presets_that_read_text_train_on_any_model(preset, data, fitted, backbone, tmp_path):
     train = ["--data.train", str(fitted / data.format("train")), "--data.backbone", str(backbone)]
     train += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.batch_size", "8"]
-    train += ["--trainer.precision", "32-true", "--trainer.accelerator", "cpu"]
+    train += [
+        "--trainer.precision",
+        "32-true",
+        "--trainer.accelerator",
+        "cpu",
+        "--model.schedule.warmup_steps",
+        "0",
+    ]
     assert main(["fit", "--config", preset, *train, "--trainer.default_root_dir", str(tmp_path)]) == 0
     curves = load_predictor(tmp_path / "predictor").predict_curves(["how many ?"])
     assert curves.shape[0] == 1
