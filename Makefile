@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VENV_VLLM := .venv-vllm
 BIN_VLLM := $(VENV_VLLM)/bin
+VENV_CLIENTS := .venv-clients
 # Two OpenMP teams that spin on two cores slow each other down many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -31,6 +32,12 @@ $(VENV_VLLM)/.installed: pyproject.toml constraints-vllm.txt
 	$(BIN_VLLM)/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	touch $@
 
+# Clients of the gateway that want other versions than vLLM does.
+$(VENV_CLIENTS)/.installed: constraints-clients.txt
+	$(PYTHON) -m venv $(VENV_CLIENTS)
+	$(VENV_CLIENTS)/bin/pip install --quiet --constraint constraints-clients.txt langchain-openai 'litellm[proxy]'
+	touch $@
+
 demo: $(VENV)/.installed  ## questions to answers under a budget, on the embedded model
 	$(BIN)/ps-eval demo
 
@@ -42,7 +49,7 @@ test: $(VENV)/.installed  ## the fast tests
 test-slow: $(VENV)/.installed  ## the tests marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout=1800 --numprocesses $(WORKERS) --dist loadfile
 
-test-vllm: $(VENV_VLLM)/.installed  ## the tests on the real vLLM engine and its server, CPU build
+test-vllm: $(VENV_VLLM)/.installed $(VENV_CLIENTS)/.installed  ## the tests on the real vLLM engine and its server, CPU build
 	$(BIN_VLLM)/python -m pytest tests/real_vllm --timeout=600
 
 # A clean environment: what an older system brings. scipy is the tests' referee, on whatever version fits.
@@ -88,4 +95,4 @@ format: $(VENV)/.installed  ## rewrite files in the project's style
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) .venv-lowest .venv-audit site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_CLIENTS) .venv-lowest .venv-audit site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -69,7 +69,7 @@ def _in_short(message: str) -> str:
             return f"{what}: it is {MOVED[name]} now"
         owners = [cls for cls in (*MODULES, *DATA) if not kind or cls.__name__ == kind[1]]
         names = [known for cls in owners for known in inspect.signature(cls).parameters]
-        close = difflib.get_close_matches(name, names, 1)
+        close = difflib.get_close_matches(name, names, 1, 0.5)
         return f"{what}: did you mean {close[0]!r}?" if close else what
     if found := re.search(r'Parser key "schedule":\s+Unable to load config .?\'?(\w+)', message):
         return f"model.schedule has settings of its own: it is model.schedule.shape {found[1]} now"

@@ -59,7 +59,8 @@ def test_the_reasoner_answers_wherever_it_is_interrupted(reasoner: TransformersE
 
 def test_predicted_budgets_beat_uniform_ones_live(reasoner: TransformersEngine, tmp_path: Path) -> None:
     questions = [p.as_question(f"fresh-{i}") for i, p in enumerate(make_problems(128, seed=406))]
-    inputs = predicted_inputs(PREDICTOR, [q.question for q in questions], PhaseTimer())
+    with predicted_inputs(PREDICTOR, [q.question for q in questions], PhaseTimer()) as inputs:
+        pass
     uniform, hull = run_live(
         questions,
         reasoner,

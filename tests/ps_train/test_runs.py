@@ -216,7 +216,7 @@ def test_presets_are_found_by_name_from_any_folder(fitted, tmp_path, monkeypatch
     message = refusal(capsys, "fit", "--config", "no")
     assert "--config must be a file or one of ['budget_lora', 'curve_lora', 'curve_mlp'" in message
     assert main([]) == 0
-    assert "First:  ps-train fit --config curve_mlp" in capsys.readouterr().out
+    assert "ps-train fit --config curve_mlp" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ps-train ")
 
