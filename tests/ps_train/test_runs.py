@@ -148,6 +148,8 @@ def test_a_readme_says_what_the_predictor_is_and_a_merged_one_takes_its_model_al
         "made-up answers rightly under 8 token budgets, 16 to 128",
         "`layer_2` (12)",
         "40 questions",
+        "## Limits",
+        "| licence |",
     ):
         assert fact in readme
     assert "More Information Needed" not in readme
