@@ -274,9 +274,9 @@ def _finding(name: str, compared: Compared) -> str:
     for policy in (STEP, FITTED, AGREE, SURE):
         saved = _savings(compared, policy, BEFORE)
         if saved:
+            least, most = 100 * min(saved.values()), 100 * max(saved.values())
             parts.append(
-                f"{policy} saves {100 * min(saved.values()):+.0f} to {100 * max(saved.values()):+.0f}% of the "
-                f"tokens of {BEFORE} at equal accuracy."
+                f"{policy} saves {least:+.0f} to {most:+.0f}% of the tokens of {BEFORE} at equal accuracy."
             )
     return " ".join(parts)
 
