@@ -67,6 +67,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.diffusion.ablate:ablate_command",
         "Compare schedules of diffusion decoding: accuracy, cost and speed on the same questions.",
     ),
+    "fit-acceptance": (
+        "ps_eval.diffusion.fit_acceptance:fit_acceptance_command",
+        "Learn which tokens a diffusion model may commit at once, from its own slow responses.",
+    ),
     "menu": (
         "ps_eval.diffusion.menu:menu_command",
         "Decode questions under every schedule of a menu: a table to learn choosing from.",

@@ -17,7 +17,8 @@ from sklearn.linear_model import Ridge
 from ps_eval.cli import main
 from ps_eval.diffusion.generate import decode
 from ps_eval.diffusion.schedules import MENU, schedule_named
-from ps_eval.diffusion.spend import choose, compare, menu_chooser, static_frontier
+from ps_eval.diffusion.spend import choose, choosing, compare, half_split, menu_chooser
+from ps_eval.diffusion.static_frontier import static_frontier
 from ps_train.menu.ridge import PENALTIES, MenuPredictor
 from ps_train.menu.table import MenuTable
 
@@ -58,13 +59,13 @@ def test_a_schedule_that_leaves_rows_out_at_first_pays_for_the_first_pass() -> N
     assert chosen.rows == alone.rows + len(alone.tokens)
 
 
-def test_static_names_say_cache_block_size_and_threshold() -> None:
+def test_plain_names_say_cache_block_size_and_threshold() -> None:
     dual = schedule_named("dual-b8-t0.9")
     assert (dual.cache, dual.block_size, dual.threshold) == ("dual", 8, 0.9)
     assert schedule_named("tiers-b8-t0.97") == schedule_named("ours")
     for wrong in ("dual-b0-t0.9", "dual-b8-t1.5", "fast"):
         with pytest.raises(
-            ValueError, match=f"a schedule must be one of .*or static such as .*, got '{wrong}'"
+            ValueError, match=f"a schedule must be one of .*or plain such as .*, got '{wrong}'"
         ):
             schedule_named(wrong)
 
@@ -118,9 +119,12 @@ def test_a_perfect_prediction_beats_the_frontier_and_an_empty_one_does_not() -> 
     accuracy = np.stack([np.where(hard, 0.0, 1.0), np.ones(400)], 1)
     cost = np.tile([1.0, 3.0], (400, 1))
     known, nothing = accuracy + 0.0, np.tile(accuracy.mean(0), (400, 1))
-    rows = compare(
-        accuracy, cost, {"known": (known, cost), "nothing": (nothing, cost)}, [2.0], n_resamples=200
-    )
+    measured = accuracy, cost
+    policies = {
+        "known": choosing((known, cost), measured),
+        "nothing": choosing((nothing, cost), measured),
+    }
+    rows = compare(accuracy, cost, policies, [2.0], n_resamples=200)
     best, none = rows
     assert best.accuracy == pytest.approx(1.0, abs=0.03)
     assert best.gain_low > 0.15
@@ -199,7 +203,7 @@ def test_learn_and_replay_by_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert content["cost"] == "passes"
     gains = {row["policy"]: row["gain_low"] for row in content["rows"]}
     assert gains["predicted"] > 0.02
-    assert set(gains) == {"predicted", "question length", "oracle (flatters itself)"}
+    assert set(gains) == {"predicted", "question length", "hindsight (flatters itself)"}
     assert main(replay) == 0
     assert "best static %" in capsys.readouterr().out
     better = replace(menu(400, 4), accuracy=np.ones((400, 3), np.float32))
