@@ -83,6 +83,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.diffusion.menu_commands:replay_menu_command",
         "Predicted schedules beside the best static ones, on the questions of a menu table.",
     ),
+    "frontier": (
+        "ps_eval.diffusion.frontier:frontier_command",
+        "Schedules of menu tables side by side: accuracy against rows, passes and milliseconds a token.",
+    ),
     "import-paper": (
         "ps_eval.measuring.import_paper:import_paper",
         "Convert the paper's published CSV files into curve tables.",

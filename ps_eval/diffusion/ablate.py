@@ -173,9 +173,7 @@ def measure(
     return cells
 
 
-def cell_identity(
-    model: DiffusionModel, schedule: Schedule, questions: Sequence[Question]
-) -> dict[str, Any]:
+def cell_identity(model: DiffusionModel, schedule: Schedule, questions: Sequence[Question]) -> dict[str, Any]:
     """What a kept cell must have been measured with to be read again."""
     settings = asdict(schedule)
     if schedule.accept == "confidence":

@@ -33,9 +33,9 @@ def fit_acceptance_command(
     output: str,
     teacher: str = "tiers-b4-t0.97",
     schedules: list[str] = list(LED),  # noqa: B006 (jsonargparse shows it; never changed)
-    repeats: int = 4,
+    repeats: int = 1,
     hidden: int = 128,
-    epochs: int = 25,
+    epochs: int = 10,
     gen_length: int = 96,
     batch_size: int = 32,
     device: str = "auto",
@@ -45,10 +45,10 @@ def fit_acceptance_command(
 ) -> None:
     """Learn which tokens a diffusion model may commit at once, from its own slow responses.
 
-    A slow schedule answers the questions; then the model is led to those responses again in larger blocks, and a
-    small head learns at every pass where its most probable token is the one that the slow response has. No
-    reference answer is needed. Put the result in `acceptance` in the model's folder, or name it with
-    `--acceptance`; schedules such as tiers-b16-a0.9 ask it. Stop the command at any moment and run it again:
+    A slow schedule answers the questions; then the model is led to those responses again in larger blocks,
+    and a small head learns at every pass where its most probable token is the one that the slow response
+    has. No reference answer is needed. Put the result in `acceptance` in the model's folder, or name it with
+    `--acceptance`; schedules such as lean-b16-a0.9 ask it. Stop the command at any moment and run it again:
     slow responses are kept.
 
     Args:

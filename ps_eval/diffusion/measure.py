@@ -61,9 +61,7 @@ def answer_batch(
     clock = time.process_time if model.model.device.type == "cpu" else _accelerator_clock
     started = clock()
     seeds = [zlib.crc32(f"{run}:{q.id}".encode()) for q in questions] if temperature else None
-    responses = decode(
-        model, prompts, schedule, gen_length, choose, temperature=temperature, seeds=seeds
-    )
+    responses = decode(model, prompts, schedule, gen_length, choose, temperature=temperature, seeds=seeds)
     seconds = clock() - started
     answered = []
     for question, response in zip(questions, responses, strict=True):

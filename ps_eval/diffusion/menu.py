@@ -90,8 +90,9 @@ def menu_command(
     with show_progress("batches decoded", len(chunks) * len(chosen) * runs) as advance:
         for run in range(runs):
             cells = folder / (f"{CELLS_FOLDER}-{run}" if temperature else CELLS_FOLDER)
-            draw = {"temperature": temperature, "run": run}
-            by_run.append(measure(loaded, chunks, chosen, gen_length, cells, advance, **draw))
+            by_run.append(
+                measure(loaded, chunks, chosen, gen_length, cells, advance, temperature=temperature, run=run)
+            )
     table = as_table(asked, by_run, prompt_states(loaded, asked, gen_length), settings)
     table.save(folder)
     lines = [

@@ -109,10 +109,11 @@ def replay_menu_command(
             np.hstack([t.cost(learned.cost_name) for t in more]).astype(np.float64),
         )
     rows = compare(accuracy, cost, policies, budgets, others=others, n_resamples=n_resamples, seed=seed)
+    agreed = agreement(prediction.accuracy, measured)
     content = {
         "cost": learned.cost_name,
         "n": len(measured),
-        "agreement": agreement(prediction.accuracy, measured),
+        "agreement": agreed,
         "rows": [{**asdict(row), "gain": row.gain} for row in rows],
         "static": [
             {"schedule": name, "cost": float(cost[:, s].mean()), "accuracy": float(accuracy[:, s].mean())}
@@ -124,7 +125,7 @@ def replay_menu_command(
     if as_json:
         _print_json(content)
     else:
-        _print(rows, learned.cost_name, len(measured), content["agreement"])
+        _print(rows, learned.cost_name, len(measured), agreed)
 
 
 def by_length(train: MenuTable, test: MenuTable, cost_name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +145,7 @@ def by_length(train: MenuTable, test: MenuTable, cost_name: str) -> tuple[np.nda
 
 
 def agreement(predicted: np.ndarray, measured: MenuTable) -> dict[str, float]:
-    """Mean correlations over the schedules: of predicted accuracies with measured ones, and of the runs' halves.
+    """Correlations, mean over schedules: of predicted accuracies with measured ones, of the runs' halves.
 
     Returns:
         `predicted`, and with two runs or more `halves`: what a perfect prediction of one half would have.
@@ -152,9 +153,7 @@ def agreement(predicted: np.ndarray, measured: MenuTable) -> dict[str, float]:
     content = {"predicted": _mean_correlation(predicted, measured.accuracy)}
     if measured.right is not None:
         half = measured.right.shape[2] // 2
-        first, second = (
-            measured.right[:, :, part].mean(2) for part in (slice(half), slice(half, 2 * half))
-        )
+        first, second = (measured.right[:, :, part].mean(2) for part in (slice(half), slice(half, 2 * half)))
         content["halves"] = _mean_correlation(first, second)
     return content
 

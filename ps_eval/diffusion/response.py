@@ -16,7 +16,7 @@ Sampler = Callable[[int], npt.NDArray[np.float32]]
 
 
 def gumbel_sampler(temperature: float, vocabulary: int, seed: int) -> Sampler:
-    """Noise under which the largest logit is a sample at `temperature`, as LLaDA draws tokens (`generate.py`)."""
+    """Noise under which the largest logit is a draw at `temperature` (as in LLaDA's `generate.py`)."""
     rng = np.random.default_rng(seed)
     return lambda m: np.float32(temperature) * rng.gumbel(size=(m, vocabulary)).astype(np.float32)
 

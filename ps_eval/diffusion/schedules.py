@@ -58,11 +58,9 @@ class Schedule:
     refresh_block: bool = True
     """Of the tiered cache: whether all rows of the current block are recomputed at every pass."""
     accept: Accept = "confidence"
-    """What the threshold is compared with: a token's confidence, or the chance that a learned head gives it."""
+    """What the threshold is compared with: a token's confidence, or its chance by a learned head."""
 
-    def __call__(
-        self, head: AcceptanceHead | None = None
-    ) -> tuple[AdaptiveInferenceScheduler, CacheManager]:
+    def __call__(self, head: AcceptanceHead | None = None) -> tuple[AdaptiveInferenceScheduler, CacheManager]:
         """Make one response's scheduler and cache manager.
 
         Args:
@@ -161,11 +159,11 @@ _PLAIN_NAME = re.compile(r"(none|prefix|dual|tiers|lean|slide)-b(\d+)-([ta])(0?\
 
 
 def schedule_named(name: str) -> Schedule:
-    """The schedule of that name: one of `SCHEDULES`, or a plain one such as `dual-b8-t0.9` or `tiers-b16-a0.8`.
+    """The schedule of that name: one of `SCHEDULES`, or a plain one, `dual-b8-t0.9` or `lean-b16-a0.9`.
 
     Plain names are cache, block size and threshold: `t` of the confidence, `a` of the chance that the model's
-    acceptance head gives a token. `tiers` refreshes as `ours` does; `lean` recomputes less of the current block
-    (`refresh_block`), and `slide` is lean with open positions that slide.
+    acceptance head gives a token. `tiers` refreshes as `ours` does; `lean` recomputes less of the current
+    block (`refresh_block`); `slide` is lean with positions that open as earlier ones are filled.
 
     Raises:
         ValueError: If there is none.

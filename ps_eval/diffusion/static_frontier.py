@@ -31,7 +31,7 @@ def static_frontier(accuracy: Array, cost: Array, at: npt.ArrayLike) -> Array:
 
 
 def resample_counts(n: int, n_resamples: int, seed: int) -> Array:
-    """(n_resamples, n): how often each of n questions is drawn, as a share: means of resamples are products."""
+    """(n_resamples, n): how often each question is drawn, as a share; means of resamples are products."""
     drawn = np.random.default_rng(seed).integers(0, n, (n_resamples, n))
     return np.array([np.bincount(row, minlength=n) for row in drawn]) / n
 

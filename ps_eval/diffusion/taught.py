@@ -1,4 +1,4 @@
-"""States along known responses: what a learned acceptance would have seen, and whether it should have accepted."""
+"""Ways to known responses: what an acceptance head would have seen on them, and what was right."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ps_eval.diffusion.models import DiffusionModel
 from ps_eval.diffusion.response import Response
 from ps_eval.diffusion.row_cache import RowCache
 
-LAXEST, STRICTEST = 0.1, 0.95  # confidences from which a taught response commits right tokens, drawn in between
+LAXEST, STRICTEST = 0.1, 0.95  # between them each response draws from when on it commits right tokens
 
 
 class TaughtResponse(Response):
@@ -87,7 +87,7 @@ def acceptance_examples(
             model,
             np.asarray(prompt, np.int64),
             target,
-            schedules[rng.integers(len(schedules))],
+            schedules[int(rng.integers(len(schedules)))],
             float(rng.uniform(LAXEST, STRICTEST)),
         )
         for prompt, target in zip(prompts, targets, strict=True)

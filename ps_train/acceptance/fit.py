@@ -41,7 +41,7 @@ def fit_acceptance(
     prompts: npt.NDArray[np.intp],
     *,
     hidden: int = 128,
-    epochs: int = 25,
+    epochs: int = 10,
     batch_size: int = 1024,
     learning_rate: float = 3e-3,
     weight_decay: float = 1e-2,
@@ -109,7 +109,7 @@ def fit_acceptance(
         np.ascontiguousarray(arrays["2.weight"][0]),
         arrays["2.bias"],
     )
-    return head, FitReport(int(len(kept)), float(y[out].mean()), best, by_confidence, best_epoch)
+    return head, FitReport(len(kept), float(y[out].mean()), best, by_confidence, best_epoch)
 
 
 def save_acceptance(head: AcceptanceHead, folder: str | Path, **facts: object) -> None:
