@@ -7,7 +7,7 @@ BIN_VLLM := $(VENV_VLLM)/bin
 # Two OpenMP teams that spin on two cores slow each other down many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-slow test-vllm docs lint format clean
+.PHONY: help demo test test-slow test-vllm test-lowest docs api dist lock audit reliability lint format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -34,14 +34,26 @@ $(VENV_VLLM)/.installed: pyproject.toml constraints-vllm.txt
 demo: $(VENV)/.installed  ## questions to answers under a budget, on the embedded model
 	$(BIN)/ps-eval demo
 
+# A worker a core, one thread each; a file's tests stay together, with what they share.
+WORKERS ?= 2
 test: $(VENV)/.installed  ## the fast tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed  ## the tests marked slow
-	$(BIN)/python -m pytest -m slow --timeout=1800
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout=1800 --numprocesses $(WORKERS) --dist loadfile
 
 test-vllm: $(VENV_VLLM)/.installed  ## the tests on the real vLLM engine and its server, CPU build
 	$(BIN_VLLM)/python -m pytest tests/real_vllm --timeout=600
+
+# A clean environment: what an older system brings. scipy is the tests' referee, on whatever version fits.
+test-lowest:  ## the allocator's tests on the lowest versions of numpy and numba that are supported
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --constraint constraints-lowest.txt . pytest pytest-timeout hypothesis scipy
+	.venv-lowest/bin/python -m pytest tests/ps_alloc
+
+# Killed, filled, cut and fuzzed; an hour where other work runs beside it. Returns 1 where anything is lost or wrong.
+reliability: $(VENV)/.installed  ## docs/reliability.md: faults done on purpose, and what is lost
+	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/measure.py --output docs/reliability.md
 
 lint: $(VENV)/.installed  ## style and types, as CI checks them
 	$(BIN)/ruff check .
@@ -51,9 +63,29 @@ lint: $(VENV)/.installed  ## style and types, as CI checks them
 docs: $(VENV)/.installed  ## the documentation site, into site/
 	$(BIN)/mkdocs build --strict --quiet
 
+api: $(VENV)/.installed  ## the public names as released: after a change that was meant
+	$(BIN)/python tests/public_api.py
+
+dist: $(VENV)/.installed  ## sdist and wheel, into dist/
+	rm -rf build
+	$(BIN)/python -m build --no-isolation
+
+# Every version with its hashes: pip install --require-hashes -r locks/base.txt && pip install --no-deps WHEEL
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--constraint constraints.txt
+lock: $(VENV)/.installed  ## renew locks/ from pyproject.toml and constraints.txt
+	$(BIN)/$(LOCK) --output-file locks/base.txt pyproject.toml
+	$(BIN)/$(LOCK) --extra eval --extra serve --output-file locks/eval-serve.txt pyproject.toml
+
+# Without the advisories' host nothing is audited: pip-audit then lists each package as skipped, and says so.
+audit: $(VENV)/.installed  ## known vulnerabilities of what is pinned
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --requirement locks/eval-serve.txt --no-deps --disable-pip
+
 format: $(VENV)/.installed  ## rewrite files in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) site build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VLLM) .venv-lowest .venv-audit site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from ps_train.common.loading import load_backbone
-from ps_train.common.lora_backbone import LoraBackbone, LoraSettings
+from ps_train.common.lora_backbone import LoraBackbone
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.text_batches import TextFormat, collate
 from ps_train.curve_table import CurveTable
 

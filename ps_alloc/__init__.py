@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     )
     from ps_alloc.pacing import Pacer
     from ps_alloc.predictions import Predictions
+    from ps_alloc.reallocation import Reallocation, reallocate
+    from ps_alloc.stopping import StoppingRule, best_gain, fit_stopping, worth_going_on
     from ps_alloc.warming import warm_up
 
 # The same once more, for the interpreter: name, and the module that holds it.
@@ -39,16 +41,22 @@ _HOMES = {
     "Pacer": "pacing",
     "PlattCalibrator": "calibration",
     "Predictions": "predictions",
+    "Reallocation": "reallocation",
+    "StoppingRule": "stopping",
     "UseCalibrator": "calibration",
     "allocate": "allocate",
     "allocate_by_difficulty": "difficulty",
     "allocate_options": "options",
+    "best_gain": "stopping",
     "budget_for": "frontier",
     "fit_class_curves": "difficulty",
+    "fit_stopping": "stopping",
     "frontier": "frontier",
     "majority_vote_values": "options",
+    "reallocate": "reallocation",
     "vote_menus": "options",
     "warm_up": "warming",
+    "worth_going_on": "stopping",
 }
 
 __all__ = [
@@ -61,16 +69,22 @@ __all__ = [
     "Pacer",
     "PlattCalibrator",
     "Predictions",
+    "Reallocation",
+    "StoppingRule",
     "UseCalibrator",
     "allocate",
     "allocate_by_difficulty",
     "allocate_options",
+    "best_gain",
     "budget_for",
     "fit_class_curves",
+    "fit_stopping",
     "frontier",
     "majority_vote_values",
+    "reallocate",
     "vote_menus",
     "warm_up",
+    "worth_going_on",
 ]
 
 

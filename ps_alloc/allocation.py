@@ -47,6 +47,8 @@ class Allocation:
     invalid: npt.NDArray[np.integer] | None = None
     """(M,). Queries whose rows were no curves, where such were let through; `expected_accuracy` is of the
     others, where they got what uniform gives."""
+    unlike: npt.NDArray[np.integer] | None = None
+    """(M,). Queries unlike those that the predictor of the curves learned from, where it could tell."""
 
     def __post_init__(self) -> None:
         """Lay out the grid where only its window is given.
@@ -131,6 +133,8 @@ class Allocation:
             content["expected_used"] = self.used.tolist()
         if self.invalid is not None:
             content["invalid"] = self.invalid.tolist()
+        if self.unlike is not None:
+            content["unlike"] = self.unlike.tolist()
         return content if self.ids is None else {**content, "ids": self.ids}
 
     def save(self, path: str | Path) -> None:
@@ -184,8 +188,17 @@ class Allocation:
             budgets=grid,  # type: ignore[arg-type]
             charged=content.get("charged", "granted"),
             invalid=None if "invalid" not in content else _whole_numbers(path, content, "invalid"),
+            unlike=None if "unlike" not in content else _rows(path, content, "unlike", tokens.size),
             used=None if used is None else vector(f"{path}: expected_used", used, size=tokens.size, low=0.0),
         )
+
+
+def _rows(path: str | Path, content: dict[str, Any], name: str, number: int) -> IntArray:
+    """Row numbers below `number`; there may be none."""
+    rows = _whole_numbers(path, content, name) if content[name] != [] else np.empty(0, np.int64)
+    if rows.size and rows.max() >= number:
+        raise ValueError(f"{path}: {name} must be rows of {number}, got {rows.max()}")
+    return rows
 
 
 def _whole_numbers(path: str | Path, content: dict[str, Any], name: str) -> IntArray:

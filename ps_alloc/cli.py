@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 from ps_alloc import commands
+from ps_alloc.completion import FLAG, print_completion
 from ps_alloc.errors import accept_any_text, did_you_mean, run_command
 from ps_alloc.frontier_command import frontier_command
 
@@ -39,6 +40,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if not given:
         sys.stdout.write(OVERVIEW)
         return 0
+    if given[0] == FLAG:
+        return print_completion(given, lambda: parser)
     if given[0] in by_name:
         by_name[given[0]].refuse_unknown(given[1:])
     elif not given[0].startswith("-"):
@@ -72,7 +75,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     by_name: dict[str, _Parser] = {}
 
     def command(name: str, run: Callable[[argparse.Namespace], None], help: str) -> _Parser:
-        by_name[name] = subparsers.add_parser(name, description=help)
+        by_name[name] = subparsers.add_parser(name, description=help, help=help)
         by_name[name].add_argument("--json", action="store_true", help="print the result as JSON")
         by_name[name].set_defaults(run=run)
         return by_name[name]

@@ -65,3 +65,23 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """`; did you mean 'greedy'?`, or nothing where no word comes near."""
     near = difflib.get_close_matches(word, words, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def missing_package(command: str, error: ModuleNotFoundError, extra: str) -> str:
+    """One sentence on what to install; a missing module of this project is a defect and is raised again.
+
+    Args:
+        command: Such as `ps-eval serve`.
+        error: What importing it raised.
+        extra: Of the distribution, that brings what the command needs.
+
+    Raises:
+        ModuleNotFoundError: `error`, if one of the project's own modules is missing.
+    """
+    package = (error.name or "").split(".")[0]
+    if package in ("", "ps_alloc", "ps_train", "ps_eval"):
+        raise error
+    return (
+        f"{command} needs the package {package}, which is not installed: "
+        f"pip install 'predictive-scheduling[{extra}]'"
+    )

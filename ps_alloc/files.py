@@ -36,10 +36,11 @@ def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Itera
     target = check_output(path, inputs=inputs)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _new_file(target)
+    mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
         yield temporary
-        if target.exists():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        # The writer may have put another file in its place: safetensors does, with mode 0600.
+        temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else mode)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

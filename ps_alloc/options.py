@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import LARGEST_TOTAL, check_curves, check_values, whole
+from ps_alloc._checks import LARGEST_TOTAL, check_curves, check_values, numbers, whole
 from ps_alloc._menus import Menus, solve
 
 IntArray = npt.NDArray[np.int64]
@@ -100,6 +100,9 @@ def allocate_options(menus: OptionMenus, total_tokens: int) -> OptionAllocation:
             f"total_tokens must pay for every query's cheapest option, which takes {smallest} tokens, "
             f"got {total_tokens}"
         )
+    # Values near 1 in size: rounding is judged against that, and sums of any finite values stay finite.
+    exponent = int(np.frexp(np.abs(value_kept).max())[1])
+    value_kept = np.ldexp(value_kept, -exponent)
     solution = solve(Menus(kept_start, cost_kept, value_kept), total_tokens)
     chosen_costs = cost_kept[solution.choice]
     n_queries = start.size - 1
@@ -108,9 +111,9 @@ def allocate_options(menus: OptionMenus, total_tokens: int) -> OptionAllocation:
         costs=chosen_costs,
         total_tokens=total_tokens,
         spent_tokens=int(chosen_costs.sum()),
-        expected_value=float(value_kept[solution.choice].mean()),
-        price=solution.price,
-        gap_bound=solution.gap / n_queries,
+        expected_value=float(np.ldexp(value_kept[solution.choice].mean(), exponent)),
+        price=float(np.ldexp(solution.price, exponent)),
+        gap_bound=float(np.ldexp(solution.gap / n_queries, exponent)),
     )
 
 
@@ -196,15 +199,13 @@ def _undominated(row: IntArray, value: FloatArray) -> npt.NDArray[np.bool_]:
 
 
 def _check_menus(menus: OptionMenus) -> tuple[IntArray, IntArray, FloatArray]:
-    start, cost, value = (np.asarray(part) for part in menus)
+    start, cost, value = (numbers(name, part) for name, part in zip(menus._fields, menus, strict=True))
     if start.ndim != 1 or start.size < 2 or start.dtype.kind not in "iu":
         raise ValueError(
             f"start must be whole numbers of shape (N + 1,), N at least 1, got {start.dtype} {start.shape}"
         )
     if cost.ndim != 1 or value.shape != cost.shape:
         raise ValueError(f"cost and value must have one shape (M,), got {cost.shape} and {value.shape}")
-    if cost.dtype.kind not in "iuf" or value.dtype.kind not in "iuf":
-        raise ValueError(f"cost and value must be real numbers, got {cost.dtype} and {value.dtype}")
     start = start.astype(np.int64)
     if start[0] != 0 or start[-1] != cost.size:
         raise ValueError(f"start must run from 0 to M = {cost.size}, got {start[0]} to {start[-1]}")

@@ -37,6 +37,8 @@ class Predictions:
     """(N, W). Expected tokens really used under each budget; None where that is not known."""
     ids: list[str] | None = None
     """(N,). Names of the questions, where known."""
+    unlike: npt.NDArray[np.bool_] | None = None
+    """(N,). Whether a question is unlike those that the predictor learned from; None where it cannot tell."""
 
     def __post_init__(self) -> None:
         curves = check_curves(self.curves)
@@ -49,7 +51,13 @@ class Predictions:
         if use is not None and use.shape != curves.shape:
             raise ValueError(f"use must have the curves' shape {curves.shape}, got {use.shape}")
         ids = None if self.ids is None else _checked_ids(self.ids, len(curves))
-        for name, value in (("curves", curves), ("budgets", budgets), ("use", use), ("ids", ids)):
+        unlike = None if self.unlike is None else np.asarray(self.unlike)
+        if unlike is not None and (unlike.shape != (len(curves),) or unlike.dtype != np.bool_):
+            raise ValueError(
+                f"unlike must be one bool a curve ({len(curves)}), got {unlike.dtype} of shape {unlike.shape}"
+            )
+        checked = {"curves": curves, "budgets": budgets, "use": use, "ids": ids, "unlike": unlike}
+        for name, value in checked.items():
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -80,6 +88,8 @@ class Predictions:
             arrays["use"] = np.asarray(self.use)
         if self.ids is not None:
             arrays["ids"] = np.array(self.ids, dtype=np.str_)
+        if self.unlike is not None:
+            arrays["unlike"] = self.unlike
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
 
@@ -175,7 +185,8 @@ def _checked_ids(ids: Sequence[Any], number: int) -> list[str]:
 def _read_npz(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            found = {name: content[name] for name in ("curves", "budgets", "use", "ids") if name in content}
+            names = ("curves", "budgets", "use", "ids", "unlike")
+            found = {name: content[name] for name in names if name in content}
     except Exception as error:  # a damaged archive raises whatever its remains are taken for
         raise ValueError(f"{path} must be a .npz file of plain arrays, but {_line(error)}") from error
     missing = [name for name in ("curves", "budgets") if name not in found]

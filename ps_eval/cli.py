@@ -9,8 +9,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ps_alloc.errors import accept_any_text, did_you_mean, run_command
-from ps_eval.command_line import CommandParser
+from ps_alloc.completion import FLAG, print_completion
+from ps_alloc.errors import accept_any_text, did_you_mean, missing_package, run_command
 
 # Subcommand: where its function lives, and its line in `ps-eval --help` (the docstring's first line). A
 # function is imported only when its subcommand is run, so that torch and vLLM load only where they are used.
@@ -30,6 +30,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "answer": (
         "ps_eval.spending.answer:answer_command",
         "Answer questions, each with the thinking tokens it needs, within one budget for all.",
+    ),
+    "roll": (
+        "ps_eval.spending.roll:roll_command",
+        "Answer questions, forecasting again at every checkpoint who should think on.",
     ),
     "run": (
         "ps_eval.spending.run:run_command",
@@ -54,6 +58,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import-samples": (
         "ps_eval.logs.command:import_samples_command",
         "Make a curve table of samples: rows, or logs of Inspect, lm-eval-harness, OpenAI, vLLM, SGLang.",
+    ),
+    "arms": (
+        "ps_eval.logs.arms:arms_command",
+        "Compare a gateway's rules by its decision log: tokens, finished answers, feedback; A/B in a table.",
     ),
     "serve": (
         "ps_eval.serve.command:serve_command",
@@ -94,6 +102,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+EXTRAS = {"serve": "serve"}
+"""Of the distribution, which a command needs; the others need `eval`."""
 FROM_ENVIRONMENT = ("serve",)
 """Commands whose flags are environment variables too: `PS_EVAL_SERVE__UPSTREAM`."""
 OVERVIEW = """\
@@ -102,7 +112,7 @@ Give each question the thinking tokens it needs: same spend, more right answers.
   ps-eval assess logs.jsonl
       would it pay for you? asks logs of evaluations that you have already
   ps-eval demo
-      in a checkout: the whole path on a small model, no GPU, 3 minutes
+      the whole path on a small model that comes with it, no GPU, 3 minutes
   ps-eval answer --questions new.jsonl --predictor P --model M \\
       --budget 512 --output out.jsonl
       your questions, one budget for all, with a predictor of yours
@@ -112,6 +122,7 @@ A predictor is learnt from a trace: ps-eval trace, then ps-train fit.
 {commands}
 
 ps-eval COMMAND --help explains each. Files: docs/formats.md.
+Completion: ps-eval --print-completion bash
 """
 PACKAGES = ("predictive-scheduling", "torch", "transformers", "vllm", "openai", "ray")
 """Whose versions `--version` tells: this package and what it runs models with."""
@@ -131,6 +142,10 @@ def main(args: list[str] | None = None) -> int:
     if given[0] == "--version":
         sys.stdout.write(versions() + "\n")
         return 0
+    if given[0] == FLAG:
+        from ps_eval.completion import completion_parser
+
+        return print_completion(given, completion_parser)
     try:
         function, settings = _parsed(given)
     except SystemExit as stop:  # --help: 0; what is wrong has been said: 2
@@ -158,14 +173,11 @@ def _parsed(args: list[str]) -> tuple[Callable[..., None], dict[str, Any]]:
         raise SystemExit(2)
     module, attribute = COMMANDS[name][0].split(":")
     try:
+        from ps_eval.command_line import CommandParser
+
         imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("ps_alloc", "ps_train", "ps_eval"):
-            raise
-        sys.stderr.write(
-            f"error: ps-eval {name} needs the package {error.name}, which is not installed; "
-            "pyproject.toml names the extras, such as pip install 'predictive-scheduling[eval]'\n"
-        )
+        sys.stderr.write(f"error: {missing_package(f'ps-eval {name}', error, EXTRAS.get(name, 'eval'))}\n")
         raise SystemExit(2) from None
     function = getattr(imported, attribute)
     environment = f"PS_EVAL_{name.upper()}__" if name in FROM_ENVIRONMENT else None

@@ -1,8 +1,8 @@
 """A function's signature as a command's flags, and its docstring as their help: argparse, nothing else.
 
 `min_windows: int = 1` is `--min-windows 1`; a list is `--budgets 32,48`; a bool is `--quick` or `--no-quick`;
-a dict is `--engine-options.dtype bfloat16`; what may be given by position (`NAME`, `RUNS …`) is. `--config
-FILE.yaml` brings any of them, and flags win over it.
+a dict is `--engine-options.dtype bfloat16`; a dataclass (`ps_eval.flag_groups`) is a flag a field; what may
+be given by position (`NAME`, `RUNS …`) is. `--config FILE.yaml` brings any of them, and flags win over it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ import yaml
 
 from ps_alloc.errors import did_you_mean
 from ps_eval.docstrings import field_docstrings, read_docstring
-from ps_eval.flag_values import convert, from_text, is_list, plain_type, yaml_value
+from ps_eval.flag_values import (
+    convert,
+    from_text,
+    grouped,
+    groups_of,
+    is_list,
+    plain_type,
+    yaml_value,
+)
 
 ABSENT: Any = inspect.Parameter.empty
 
@@ -39,7 +47,8 @@ class CommandParser(argparse.ArgumentParser):
 
         Args:
             prog: How the command is called.
-            function: What it runs. Its parameters have types and, under `Args:`, a line each.
+            function: What it runs. Its parameters have types and, under `Args:`, a line each; a dataclass is
+                one flag a field, each with a docstring.
             fields_of: A dataclass whose fields are the flags, instead of the function's parameters; each has
                 a docstring.
             environment: Prefix of the variables that a setting may also come from.
@@ -56,26 +65,49 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
             argument_default=ABSENT,
         )
-        self._hints = {k: v for k, v in get_type_hints(source).items() if k != "return"}
-        self._parameters = inspect.signature(source).parameters
-        for name, parameter in self._parameters.items():
-            self._add(name, parameter, explained.get(name, ""))
+        self._hints: dict[str, Any] = {}
+        self._parameters: dict[str, inspect.Parameter] = {}
+        self._function, self._fields_of = function, fields_of
+        groups = {} if fields_of else groups_of(function)
+        hints = get_type_hints(source)
+        for name, parameter in inspect.signature(source).parameters.items():
+            if name in groups:
+                self._add_group(groups[name])
+            else:
+                self._add(self, name, parameter, hints[name], explained.get(name, ""))
         self.add_argument("--config", metavar="FILE", help="YAML file with any of these settings")
 
-    def _add(self, name: str, parameter: inspect.Parameter, explained: str) -> None:
+    def _add_group(self, group: type) -> None:
+        """A flag a field, under the class's own title."""
+        section = self.add_argument_group((inspect.getdoc(group) or "").partition(".")[0])
+        hints, explained = get_type_hints(group), field_docstrings(group)
+        for name, parameter in inspect.signature(group).parameters.items():
+            # A field without a default may stand by position in Python; on the command line it is a flag.
+            named = parameter.replace(kind=parameter.KEYWORD_ONLY)
+            self._add(section, name, named, hints[name], explained.get(name, ""))
+
+    def _add(
+        self,
+        section: argparse._ActionsContainer,
+        name: str,
+        parameter: inspect.Parameter,
+        hint: Any,
+        explained: str,
+    ) -> None:
+        self._parameters[name], self._hints[name] = parameter, hint
         required = parameter.default is ABSENT
         text = explained.replace("%", "%%")
         if not required and parameter.default not in (None, "", (), []) and parameter.default is not False:
             text += f" (default: {_shown(parameter.default)})"
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-            many = is_list(self._hints[name])
+            many = is_list(hint)
             metavar = f"{name.upper()} …" if many else name.upper()
-            self.add_argument(name, nargs="*" if many else "?", metavar=metavar, help=text)
-        elif plain_type(self._hints[name]) is bool:
-            self.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
+            section.add_argument(name, nargs="*" if many else "?", metavar=metavar, help=text)
+        elif plain_type(hint) is bool:
+            section.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
         else:
-            self.add_argument(_flag(name), metavar=_metavar(self._hints[name]), help=text)
-        self.usage = f"{self.usage}{' ' + _usage(name, parameter, self._hints[name]) if required else ''}"
+            section.add_argument(_flag(name), metavar=_metavar(hint), help=text)
+        self.usage = f"{self.usage}{' ' + _usage(name, parameter, hint) if required else ''}"
 
     def settings(self, args: Sequence[str]) -> dict[str, Any]:
         """The arguments that `args` give the function.
@@ -97,7 +129,10 @@ class CommandParser(argparse.ArgumentParser):
         if missing:
             names = [n.upper() if self._by_position(n) else _flag(n) for n in missing]
             self.error(f"{', '.join(names)} must be given")
-        return settings
+        try:
+            return settings if self._fields_of else grouped(self._function, settings)
+        except ValueError as error:
+            self.error(str(error))
 
     def _by_position(self, name: str) -> bool:
         return self._parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -21,13 +21,14 @@ from ps_eval.spending.policies import possible_policies
 from ps_eval.spending.replay import PLOT_FILE, replay
 from ps_eval.spending.replay_inputs import predict_table, split_traces
 from ps_eval.spending.run import predicted_inputs, scheduling_cost
+from ps_train import presets
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import Question, save_questions
+from ps_train.shipped import FOLDER
 
-ROOT = Path(__file__).parents[1]
-REASONER = ROOT / "checkpoints" / "tiny-reasoner"
-PREDICTOR = ROOT / "checkpoints" / "tiny-predictor"
-PREDICTOR_CONFIG = ROOT / "configs" / "tiny" / "curve_mlp.yaml"
+REASONER = FOLDER / "tiny-reasoner"
+PREDICTOR = FOLDER / "tiny-predictor"
+PREDICTOR_CONFIG = presets.FOLDER / "tiny_curve_mlp.yaml"
 
 TEMPERATURE, TOP_P = 0.7, 1.0
 """Sampling of the chains of thought that the shipped predictor was trained on."""
@@ -66,12 +67,9 @@ def demo_command(
         batch_size: Sequences decoded at once.
 
     Raises:
-        ValueError: If the checkpoints are not there, or the folder was begun with other settings.
+        ValueError: If the folder was begun with other settings.
     """
     config = dict(locals())
-    for needed in (REASONER, PREDICTOR, PREDICTOR_CONFIG):
-        if not needed.exists():
-            raise ValueError(f"the demo must run in a checkout of the repository, but {needed} is not there")
     folder, timer, console = Path(output), PhaseTimer(), Console()
     loaded = load_engine(engine, REASONER, batch_size=batch_size, **(engine_options or {}))
     test = _questions("test", num_problems, seed)

@@ -1,9 +1,10 @@
-"""Texts from a command line and values from YAML files, as their parameters' types want them."""
+"""Texts from a command line and values from YAML files, as a function's parameters want them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import is_dataclass
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -118,3 +119,33 @@ def yaml_value(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def grouped(function: Callable[..., object], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A function's arguments of settings by name, those of its dataclasses put together.
+
+    Raises:
+        ValueError: As a dataclass does.
+    """
+    arguments = dict(settings)
+    for name, cls in groups_of(function).items():
+        names = [field.name for field in fields(cls) if field.name in arguments]
+        arguments[name] = cls(**{field: arguments.pop(field) for field in names})
+    return arguments
+
+
+def groups_of(function: Callable[..., object]) -> dict[str, type]:
+    """The dataclasses among a function's parameters, by the parameters' names."""
+    hints = get_type_hints(function)
+    return {name: hints[name] for name in inspect.signature(function).parameters if is_dataclass(hints[name])}
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's arguments by the names of their flags, groups taken apart: what its records keep."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if is_dataclass(value):
+            flat |= {field.name: getattr(value, field.name) for field in fields(value)}
+        else:
+            flat[name] = value
+    return flat

@@ -2,6 +2,7 @@
 
 FORMER_NAMES: dict[str, tuple[str, ...]] = {
     "ps_eval.answers": ("ps_eval.grading", "ps_eval.grading.extraction"),
+    "ps_eval.experiments.record": ("ps_eval.reporting.record", "ps_eval.reporting.tables"),
     "ps_eval.import_paper": ("ps_eval.measuring.import_paper",),
     "ps_eval.live": ("ps_eval.spending.live",),
     "ps_eval.plots": ("ps_eval.reporting.plots",),

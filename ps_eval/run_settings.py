@@ -10,8 +10,14 @@ from typing import Any
 
 from ps_eval.engines.base import Sampling
 from ps_eval.run_folder import remember_settings
+from ps_train.common.novelty import NOVELTY_FILE
 
-PREDICTOR_FILES = ("config.json", "model.safetensors", "adapter/adapter_model.safetensors")
+PREDICTOR_FILES = (
+    "config.json",
+    "model.safetensors",
+    "adapter/adapter_model.safetensors",
+    NOVELTY_FILE,
+)
 HASH_BYTES = 8
 
 

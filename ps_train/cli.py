@@ -7,12 +7,15 @@ import importlib
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from jsonargparse import ArgumentParser
-
-from ps_alloc.errors import accept_any_text, run_command
+from ps_alloc.completion import FLAG, print_completion
+from ps_alloc.errors import accept_any_text, missing_package, run_command
 
 # Command: where its function lives, and what it does. The function's signature makes the flags.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "forecast": (
+        "ps_train.forecast.command:forecast_command",
+        "learn from kept traces what becomes of a trace under way",
+    ),
     "light": (
         "ps_train.light.command:light_command",
         "fit a light text predictor on a curve table: numpy alone at inference",
@@ -28,6 +31,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": (
         "ps_train.merge:merge_command",
         "fold a text predictor's adapters into its language model, for serving",
+    ),
+    "novelty": (
+        "ps_train.novelty_command:novelty_command",
+        "let a predictor saved without it tell questions unlike those it learned from",
+    ),
+    "stopping": (
+        "ps_train.forecast.command:stopping_command",
+        "learn when to stop thinking under a price, from kept traces and a forecaster",
     ),
     "sweep": ("ps_train.sweep:sweep_command", "score a predictor for each layer of a language model"),
 }
@@ -51,6 +62,12 @@ def main(args: list[str] | None = None) -> int:
     if given[0] == "--version":
         sys.stdout.write(f"ps-train {_version()}\n")
         return 0
+    if given[0] == FLAG:
+        try:
+            from ps_train.completion import completion_parser
+        except ModuleNotFoundError as error:
+            return _cannot(f"ps-train {FLAG}", error)
+        return print_completion(given, completion_parser)
     if given[0] in COMMANDS:
         return _run_function(given[0], given[1:])
     if not given[0].startswith("-") and given[0] not in LIGHTNING:
@@ -59,7 +76,10 @@ def main(args: list[str] | None = None) -> int:
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
         sys.stderr.write(f"error: no command {given[0]!r}: {hint}\n")
         return 2
-    from ps_train.training_cli import run
+    try:
+        from ps_train.training_cli import run
+    except ModuleNotFoundError as error:
+        return _cannot("ps-train " + given[0], error)
 
     def train() -> None:
         try:
@@ -94,10 +114,20 @@ def _version() -> str:
         return "(not installed)"
 
 
+def _cannot(command: str, error: ModuleNotFoundError) -> int:
+    sys.stderr.write(f"error: {missing_package(command, error, 'train')}\n")
+    return 2
+
+
 def _run_function(name: str, args: list[str]) -> int:
     target, summary = COMMANDS[name]
     module, attribute = target.split(":")
-    function = getattr(importlib.import_module(module), attribute)
+    try:
+        from jsonargparse import ArgumentParser
+
+        function = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        return _cannot(f"ps-train {name}", error)
     parser = ArgumentParser(prog=f"ps-train {name}", description=f"{summary[0].upper()}{summary[1:]}.")
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
     parser.add_function_arguments(function, fail_untyped=True)

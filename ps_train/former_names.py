@@ -8,7 +8,7 @@ FORMER_NAMES: dict[str, tuple[str, ...]] = {
     "ps_train.data.budget_data": ("ps_train.budget.data",),
     "ps_train.data.budget_labels": ("ps_train.budget.labels",),
     "ps_train.data.budgets": ("ps_train.budget.budgets",),
-    "ps_train.data.curve_data": ("ps_train.curve.data",),
+    "ps_train.data.curve_data": ("ps_train.curve.data", "ps_train.curve.batches"),
     "ps_train.data.curve_table": ("ps_train.curve_table",),
     "ps_train.data.curve_text_data": ("ps_train.curve.text_data",),
     "ps_train.data.difficulty": ("ps_train.difficulty.labels",),

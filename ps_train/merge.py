@@ -10,9 +10,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModel, PreTrainedModel
 
+from ps_train.architectures import build_predictor
 from ps_train.common.loading import load_backbone
 from ps_train.common.text_predictor import BACKBONE_PREFIX, TextPredictor
-from ps_train.predictor import BACKBONE_FOLDER, build_predictor, load_predictor
+from ps_train.predictor import load_predictor
+from ps_train.predictor_files import BACKBONE_FOLDER
 
 
 def merge_command(*, predictor: str, output: str, backbone: str | None = None) -> None:

@@ -6,9 +6,7 @@ Those that read text have LoRA adapters beside them in `adapter/`.
 
 from __future__ import annotations
 
-import importlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,35 +15,31 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ps_alloc import Predictions
 from ps_alloc.files import atomic_path, read_json, write_json
+from ps_train.architectures import build_predictor
 from ps_train.common.heads import keeping_type
 from ps_train.common.model_card import model_card
-from ps_train.question_hashes import HASHES_FILE, save_question_hashes
+from ps_train.common.novelty import Novelty
+from ps_train.predictor_files import (
+    BACKBONE_FOLDER,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    copied,
+    fetched,
+    is_own,
+    located,
+)
+from ps_train.question_hashes import save_question_hashes
 from ps_train.schema import CurveSchema as CurveSchema
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 LANGUAGE_MODEL = "backbone"
 """The name under which a predictor keeps a language model among its modules."""
-
-ADAPTER_FOLDER = "adapter"
-BACKBONE_FOLDER = "backbone"
-"""A language model of the predictor's own, adapters folded in: `ps-train merge` writes it."""
-
-ARCHITECTURES = {
-    "curve_mlp": "ps_train.curve.mlp_net:CurveNet",
-    "curve_lora": "ps_train.curve.lora_net:CurveLoraNet",
-    "budget_lora": "ps_train.budget.net:BudgetNet",
-    "difficulty_lora": "ps_train.difficulty.lora_net:DifficultyNet",
-    "difficulty_mlp": "ps_train.difficulty.mlp_net:DifficultyFeatureNet",
-}
-"""`architecture` in config.json to the class that reads the folder; imported when asked for."""
 
 
 class CurvePredictor(nn.Module, ModelHubMixin):
@@ -69,6 +63,8 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         `num_questions`."""
         self.training_texts: Sequence[str] | None = None
         """The questions it learned from, between a fit and `save_pretrained`: their hashes are kept."""
+        self.novelty: Novelty | None = None
+        """Tells questions unlike those it learned from; None in folders written before there was such."""
         self.register_buffer("mean_curve", torch.full((schema.num_windows,), 0.5))
         if schema.has_use:
             self.register_buffer("training_use", torch.tensor(schema.grid, dtype=torch.float32))
@@ -146,18 +142,30 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             ValueError: If `x` cannot be read.
         """
         names = None if ids is None else list(ids)
-        if not self.schema.has_use:
+        if not len(x):  # refused where an allocation is asked for
+            return Predictions(
+                np.empty((0, self.schema.num_windows), np.float32), self.schema.grid, ids=names
+            )
+        if self.novelty is None and not self.schema.has_use:
             curves = self.predict_curves(x, batch_size=batch_size)
             return Predictions(curves, self.schema.grid, ids=names)
-        outputs = self.predict_outputs(x, batch_size=batch_size)
+        if self.novelty is None:
+            outputs, unlike = self.predict_outputs(x, batch_size=batch_size), None
+        else:
+            outputs, columns = self.read(x, batch_size=batch_size)
+            unlike = self.novelty.unlike(columns)
         use = self.use_of(outputs)
-        assert use is not None
         return Predictions(
             self.curves_of(outputs).float().cpu().numpy(),
             self.schema.grid,
-            use=use.float().cpu().numpy(),
+            use=None if use is None else use.float().cpu().numpy(),
             ids=names,
+            unlike=unlike,
         )
+
+    def read(self, x: Any, *, batch_size: int = 1024) -> tuple[Tensor, npt.NDArray[np.float32]]:
+        """The outputs (N, K) of what `predict_curves` takes, and what `novelty` compares, (N, D)."""
+        raise NotImplementedError
 
     def predict_outputs(self, x: Any, *, batch_size: int = 1024) -> Tensor:
         """The network's outputs (N, K) of what `predict_curves` takes."""
@@ -212,13 +220,15 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         for source in ("backbone", "encoder"):
             path = config["schema"][source]
             if path is not None and Path(path).exists():
-                if _is_own(path):
-                    path = _copied(path, save_directory / BACKBONE_FOLDER)
+                if is_own(path):
+                    path = copied(path, save_directory / BACKBONE_FOLDER)
                 # Kept relative, so that a checkout with the predictor and its backbone can be moved.
                 config["schema"][source] = os.path.relpath(path, save_directory)
         self.save_weights(save_directory)
         if self.training_texts is not None:
             save_question_hashes(save_directory, self.training_texts)
+        if self.novelty is not None:
+            self.novelty.save(save_directory)
         write_json(save_directory / CONFIG_FILE, config)
 
     @classmethod
@@ -236,34 +246,22 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         allow_code: bool = False,
         **_: Any,
     ) -> CurvePredictor:
-        if os.path.isdir(model_id):
-            folder = Path(model_id)
-        else:
-            folder = Path(
-                snapshot_download(
-                    model_id,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                    allow_patterns=[
-                        CONFIG_FILE,
-                        WEIGHTS_FILE,
-                        HASHES_FILE,
-                        f"{ADAPTER_FOLDER}/*",
-                        f"{BACKBONE_FOLDER}/*",
-                    ],
-                )
-            )
+        options = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "force_download": force_download,
+            "local_files_only": local_files_only,
+            "token": token,
+        }
+        folder = Path(model_id) if os.path.isdir(model_id) else fetched(model_id, **options)
         net = build_predictor(
             read_json(folder / CONFIG_FILE),
             source=str(folder / CONFIG_FILE),
             allow_code=allow_code,
             locate=lambda schema: replace(
                 schema,
-                backbone=_locate(backbone, schema.backbone, folder),
-                encoder=_locate(encoder, schema.encoder, folder),
+                backbone=located(backbone, schema.backbone, folder),
+                encoder=located(encoder, schema.encoder, folder),
             ),
         )
         if not (folder / WEIGHTS_FILE).is_file():
@@ -276,78 +274,8 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             raise ValueError(
                 f"{folder / WEIGHTS_FILE} must hold the weights its config describes, but {reason}"
             ) from error
+        net.novelty = Novelty.load(folder)
         return net.eval()
-
-
-def build_predictor(
-    config: Any,
-    *,
-    source: str,
-    locate: Callable[[CurveSchema], CurveSchema] = lambda schema: schema,
-    allow_code: bool = False,
-) -> CurvePredictor:
-    """Make the predictor that a `CurvePredictor.config` describes, with weights yet to be loaded.
-
-    Args:
-        config: As read from JSON or a checkpoint.
-        source: Where it was read from, for messages.
-        locate: Says where the schema's language models are now.
-        allow_code: Take an `architecture` of the form `module:Class`: importing it runs its code.
-
-    Raises:
-        ValueError: If the config is damaged or names an unknown architecture.
-    """
-    architecture = config.get("architecture") if isinstance(config, dict) else None
-    target = ARCHITECTURES.get(architecture) if isinstance(architecture, str) else None
-    if target is None and isinstance(architecture, str) and ":" in architecture:
-        if not allow_code:
-            raise ValueError(
-                f"architecture in {source} is code of your own, {architecture}: it runs only where you allow "
-                "it, load_predictor(…, allow_code=True)"
-            )
-        target = architecture
-    if target is None:
-        raise ValueError(
-            f"architecture in {source} must be one of {sorted(ARCHITECTURES)}, got {architecture!r}; "
-            "module:Class for one of your own"
-        )
-    try:
-        schema, settings = CurveSchema(**config["schema"]), dict(config["settings"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{source} must hold a predictor's schema and settings, but {error!r}") from error
-    module, name = target.split(":")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"architecture in {source} must be importable, but {error}") from error
-    try:
-        with torch.device("cpu"):  # whatever the caller's default; a predictor is moved as any module
-            predictor: CurvePredictor = kind(locate(schema), **settings)
-    except (TypeError, AttributeError, KeyError, RuntimeError) as error:
-        raise ValueError(f"settings in {source} must be those of a {architecture}, but {error}") from error
-    predictor.training_record = dict(config.get("training") or {})
-    return predictor
-
-
-def _is_own(path: str) -> bool:
-    """Whether a language model lies in a predictor's folder, as `ps-train merge` leaves it."""
-    return Path(path).name == BACKBONE_FOLDER and (Path(path).parent / WEIGHTS_FILE).is_file()
-
-
-def _copied(path: str, target: Path) -> str:
-    """A predictor's own language model goes where the predictor goes, to a hub for instance."""
-    if Path(path).resolve() != target.resolve():
-        shutil.copytree(path, target, dirs_exist_ok=True)
-    return str(target)
-
-
-def _locate(given: str | Path | None, configured: str | None, folder: Path) -> str | None:
-    """Where a language model lies: where the caller says, else beside the predictor, else as configured."""
-    if given is not None:
-        return str(given)
-    if configured is not None and (folder / configured).exists():
-        return os.path.normpath(folder / configured)
-    return configured
 
 
 def load_predictor(
@@ -401,5 +329,5 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise ValueError(f"{folder / CONFIG_FILE} must hold a predictor's schema and settings")
     for source in ("backbone", "encoder"):
-        schema[source] = _locate(None, schema.get(source), folder)
+        schema[source] = located(None, schema.get(source), folder)
     return config

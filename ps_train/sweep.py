@@ -6,7 +6,9 @@ the seeds: each is scored alone, so that the spread over starts comes with the m
 
 from __future__ import annotations
 
+import json as jsonlib  # `json` is a flag of the command
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -105,7 +107,7 @@ def sweep_layers(
 
     data([f"{prefix}{layer}" for layer in layers]).setup("fit")  # one forward pass a prompt for all layers
     scores = []
-    for layer in track(layers, description="layers", transient=True):
+    for layer in track(layers, description="layers", transient=True, console=Console(stderr=True)):
         name = f"{prefix}{layer}"
         module = CurveMLP(
             [hidden_size], num_members=seeds, dropout=dropout, schedule=ScheduleSettings("cosine")
@@ -164,6 +166,7 @@ def sweep_command(
     cache: str = "runs/features",
     device: str = "auto",
     dtype: str = "auto",
+    json: bool = False,
 ) -> None:
     """Score a predictor for each layer; write `sweep.json` and `sweep.png`, and print a table.
 
@@ -179,6 +182,7 @@ def sweep_command(
         cache: Folder for extracted features.
         device: Where features are extracted, such as cuda:0; auto takes a GPU where there is one.
         dtype: float32, bfloat16 or float16; auto is float32 on a CPU and bfloat16 elsewhere.
+        json: Print the scores as JSON instead of the table.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     scores = sweep_layers(
@@ -195,8 +199,12 @@ def sweep_command(
     )
     folder = Path(output)
     settings = {"train": train, "backbone": backbone, "encoder": encoder, "seeds": seeds, "seed": seed}
-    write_json(folder / "sweep.json", {"settings": settings, "scores": [asdict(score) for score in scores]})
+    content = {"settings": settings, "scores": [asdict(score) for score in scores]}
+    write_json(folder / "sweep.json", content)
     plot_sweep(scores, folder / "sweep.png")
+    if json:
+        sys.stdout.write(jsonlib.dumps(content) + "\n")
+        return
     table = Table("layer", "per-window r", "flattened r")
     best = max(score.window_pearson for score in scores)
     for score in scores:

@@ -53,7 +53,7 @@ def read_columns(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     refuse_lfs_pointer(path)
     try:
         table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} must be a Parquet file, but {error}") from error
     missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
     if missing:

@@ -15,6 +15,8 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 # A comment before a block says why it is not run here, and what is.
 NOT_RUN = re.compile(r"<!-- not run: [^>]{5,} -->\s*\Z")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A block without a language right behind a Python block is what it prints.
+PRINTED = re.compile(r"^```python\n(?:(?!^```).)*?^```\n+```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def python_blocks(page: Path) -> list[str]:
@@ -35,6 +37,8 @@ def test_the_python_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) ->
         [sys.executable, str(program)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    for printed in PRINTED.findall(page.read_text(encoding="utf-8")) if page.name == "README.md" else ():
+        assert " ".join(printed.split()) in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

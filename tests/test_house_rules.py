@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,53 @@ def test_imports_point_only_downward(package: str) -> None:
         if (found := imported_packages(path) & FORBIDDEN[package])
     }
     assert not upward
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for package in FORBIDDEN for path in python_files(package)}
+
+
+def imported_at_loading(body: list[ast.stmt]) -> set[str]:
+    """Modules of ours that must be there before a file is: not what functions or type checkers import."""
+    found = set()
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (full & FILES.keys()) or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Try):
+            found |= imported_at_loading([*node.body, *(n for h in node.handlers for n in h.body)])
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            found |= imported_at_loading([*node.body, *node.orelse])
+    return found & FILES.keys()
+
+
+def room(module: str) -> str | None:
+    """The folder within its package; a package's root is no room: front doors stand there."""
+    parts = FILES[module].relative_to(ROOT).parts
+    return "/".join(parts[:2]) if len(parts) > 2 else None
+
+
+def test_neither_files_nor_rooms_import_in_circles() -> None:
+    trees = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in FILES.items()}
+    imports = {module: imported_at_loading(tree.body) - {module} for module, tree in trees.items()}
+    assert "ps_train.schema" in imports["ps_train.predictor"]
+    assert "ps_eval.spending.replay" in imports["ps_eval.experiments.policy_rows"]
+    rooms: dict[str, set[str]] = {}
+    for module, needed in imports.items():
+        if (here := room(module)) is not None:
+            others = {there for other in needed if (there := room(other)) is not None}
+            rooms.setdefault(here, set()).update(others - {here})
+    for graph in (imports, rooms):
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
 
 
 def test_only_engine_adapters_import_vllm() -> None:

@@ -17,6 +17,8 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ps_alloc.kernels.jit import kernel
+
 LANES = 16
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
 INTS = ir.VectorType(ir.IntType(32), LANES)
@@ -228,3 +230,25 @@ def _transpose(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
 
 best_by_grid = _best_of_sixteen_python if config.DISABLE_JIT else _by_grid
 best_by_use = _best_of_sixteen_python if config.DISABLE_JIT else _by_use
+
+
+@kernel
+def best_of_sixteen(
+    values: Any,
+    use: Any,
+    grid: Any,
+    start: Any,
+    low_step: Any,
+    high_step: Any,
+    tolerance: Any,
+    low_windows: Any,
+    high_windows: Any,
+) -> bool:
+    """See `_best_of_sixteen_python`."""
+    if len(use):
+        return bool(
+            best_by_use(values, use, grid, start, low_step, high_step, tolerance, low_windows, high_windows)
+        )
+    return bool(
+        best_by_grid(values, use, grid, start, low_step, high_step, tolerance, low_windows, high_windows)
+    )

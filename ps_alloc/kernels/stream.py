@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ps_alloc.kernels.access import USE_UNITS, accuracy_at, at, cost_at
 from ps_alloc.kernels.jit import kernel
-from ps_alloc.kernels.simd import LANES, best_by_grid, best_by_use
+from ps_alloc.kernels.simd import LANES, best_of_sixteen
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -66,7 +66,7 @@ def split_by_price(
     padded = np.full((LANES + 1) * width, -np.inf, np.float32)
     block = padded[: LANES * w].reshape(LANES, w)
     use_padded = np.zeros((LANES + 1) * width, np.float32)
-    use_block = use_padded[: LANES * w].reshape(LANES, w)
+    use_block = use_padded[: LANES * w].reshape(LANES, w)[: LANES if used else 0]
     start = np.empty(LANES, np.float32)
     low_step = np.empty(LANES, np.float32)
     high_step = np.empty(LANES, np.float32)
@@ -100,30 +100,17 @@ def split_by_price(
         in_place = plain and (len(curves) - group) * w >= (LANES - 1) * w + width
         if in_place:
             # Read where they lie; all other curves are brought into the block first.
-            if used:
-                suspicious |= best_by_use(
-                    curves[group : group + LANES],
-                    use[group : group + LANES],
-                    grid_row,
-                    start,
-                    low_step,
-                    high_step,
-                    tolerance,
-                    low_windows,
-                    high_windows,
-                )
-            else:
-                suspicious |= best_by_grid(
-                    curves[group : group + LANES],
-                    use,
-                    grid_row,
-                    start,
-                    low_step,
-                    high_step,
-                    tolerance,
-                    low_windows,
-                    high_windows,
-                )
+            suspicious |= best_of_sixteen(
+                curves[group : group + LANES],
+                use[group : group + LANES],
+                grid_row,
+                start,
+                low_step,
+                high_step,
+                tolerance,
+                low_windows,
+                high_windows,
+            )
         else:
             for r in range(size):
                 i = ids[group + r] if ids.size > 0 else group + r
@@ -139,30 +126,17 @@ def split_by_price(
                         suspicious |= not (cost >= before and cost <= grid[k + 1])
                         before = cost
                         use_block[r, k] = cost
-            if used:
-                best_by_use(
-                    block,
-                    use_block,
-                    grid_row,
-                    start,
-                    low_step,
-                    high_step,
-                    tolerance,
-                    low_windows,
-                    high_windows,
-                )
-            else:
-                best_by_grid(
-                    block,
-                    use,
-                    grid_row,
-                    start,
-                    low_step,
-                    high_step,
-                    tolerance,
-                    low_windows,
-                    high_windows,
-                )
+            best_of_sixteen(
+                block,
+                use_block,
+                grid_row,
+                start,
+                low_step,
+                high_step,
+                tolerance,
+                low_windows,
+                high_windows,
+            )
         for r in range(size):
             row = group + r
             i = ids[row] if ids.size > 0 else row

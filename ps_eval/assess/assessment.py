@@ -203,6 +203,13 @@ def _check(
         raise ValueError(f"an assessment needs at least {MIN_QUESTIONS} questions, got {len(table)}")
     if not any(text.strip() for text in table.questions) and not numbers and scout is None:
         raise ValueError("the samples must have their questions' texts: give them with --questions FILE")
+    texts = {text if text.strip() else f"\0 {row}" for row, text in enumerate(table.questions)}
+    if len(texts) < MIN_QUESTIONS:
+        raise ValueError(
+            f"an assessment needs at least {MIN_QUESTIONS} questions of different texts, got {len(texts)}"
+        )
+    if not table.expected_use[:, -1].any():
+        raise ValueError("the samples must have used tokens, but all of them took 0")
     for level in used:
         if not level > 0:
             raise ValueError(f"used must be positive mean tokens, got {level}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json as jsonlib  # `json` is a flag of the command
+import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -60,6 +64,7 @@ def ablate_command(
     limit: int | None = None,
     quick: bool = False,
     seed: int = 0,
+    json: bool = False,
 ) -> None:
     """Compare schedules of diffusion decoding: accuracy, cost and speed on the same questions.
 
@@ -81,6 +86,7 @@ def ablate_command(
         limit: Only the first questions.
         quick: A look: 32 questions.
         seed: Of the bootstrap.
+        json: Print the result as JSON.
 
     Raises:
         ValueError: If the questions or the model cannot be read, a schedule is unknown, or the folder was
@@ -104,17 +110,28 @@ def ablate_command(
         cells = measure(loaded, chunks, chosen, gen_length, folder / CELLS_FOLDER, advance)
     rows = summarise_cells(cells, reference, seed)
     config = {"questions": questions, **settings, "device": str(loaded.model.device)}
-    write_json(
-        folder / RESULT_FILE,
-        {
-            "rows": rows,
-            "schedules": {name: asdict(schedule) for name, schedule in chosen.items()},
-            "run": asdict(collect_run_info(config | {"reference": reference}, seed, timer.seconds)),
-        },
-    )
+    result = {
+        "rows": rows,
+        "schedules": {name: asdict(schedule) for name, schedule in chosen.items()},
+        "run": asdict(collect_run_info(config | {"reference": reference}, seed, timer.seconds)),
+    }
+    write_json(folder / RESULT_FILE, result)
     plot_frontier(rows, reference, folder / "frontier.png")
     plot_histories({name: c[0]["history"] for name, c in cells.items()}, folder / "history.png")
-    print_rows(rows, reference, Console())
+    if json:
+        sys.stdout.write(jsonlib.dumps(result) + "\n")
+        return
+    console = Console()
+    print_rows(rows, reference, console)
+    console.print(f"Written: {output}", highlight=False)
+    console.print(f"Next: ps-eval report {output} --output {output}/report", highlight=False, soft_wrap=True)
+
+
+def _as_file_name(question_id: str) -> str:
+    """An id where it can be part of a file's name, such as `q-7`; else its hash: ids are any text."""
+    if re.fullmatch(r"\w[\w.-]{0,79}", question_id, re.ASCII):
+        return question_id
+    return hashlib.sha256(question_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def measure(
@@ -137,7 +154,8 @@ def measure(
         chunks: Questions decoded together.
         schedules: By name.
         gen_length: Tokens decoded a response.
-        folder: One JSON file a cell, `<schedule>-<first question's id>.json`.
+        folder: One JSON file a cell, `<schedule>-<first question's id>.json`, of an id that is no file
+            name its hash.
         advance: Called with 1 after every cell.
         temperature: At which tokens are drawn; 0 takes the most probable ones.
         run: Number of the draw.
@@ -148,7 +166,7 @@ def measure(
     for number, chunk in enumerate(chunks):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            path = folder / f"{name}-{chunk[0].id}.json"
+            path = folder / f"{name}-{_as_file_name(chunk[0].id)}.json"
             expected = cell_identity(model, schedules[name], chunk) | (
                 {"temperature": temperature, "run": run} if temperature else {}
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import json as jsonlib  # `json` is a flag of the command
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from rich.table import Table
 from ps_alloc.files import read_json, write_json
 from ps_eval.diffusion.schedules import schedule_named
 from ps_eval.diffusion.static_frontier import resample_counts, static_frontier
-from ps_eval.experiments.record import percent, points
+from ps_eval.reporting.tables import percent, points
 from ps_train.menu.table import MenuTable
 
 RESULT_FILE = "frontier.json"
@@ -78,7 +78,7 @@ def frontier_command(
     output: str | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
-    as_json: bool = False,
+    json: bool = False,
 ) -> None:
     """Schedules of menu tables side by side: accuracy against rows, passes and milliseconds a token.
 
@@ -93,7 +93,7 @@ def frontier_command(
         output: Folder for the result as JSON.
         n_resamples: Bootstrap resamples of the questions.
         seed: Of the resamples.
-        as_json: Print the result as JSON.
+        json: Print the result as JSON.
 
     Raises:
         ValueError: If a table cannot be read, the questions differ, or no schedule is static.
@@ -133,8 +133,8 @@ def frontier_command(
     content = {"n": len(right), "static_caches": static_caches, "rows": [asdict(row) for row in rows]}
     if output is not None:
         write_json(Path(output) / RESULT_FILE, content)
-    if as_json:
-        sys.stdout.write(json.dumps(content) + "\n")
+    if json:
+        sys.stdout.write(jsonlib.dumps(content) + "\n")
     else:
         _print(rows, len(right))
 

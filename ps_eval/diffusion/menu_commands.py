@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import json as jsonlib  # `json` is a flag of the command
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +14,10 @@ from rich.table import Table
 
 from ps_alloc.files import write_json
 from ps_eval.diffusion.spend import SpendRow, choosing, compare, half_split
-from ps_eval.experiments.record import percent, points
+from ps_eval.reporting.tables import percent, points
 from ps_train.menu.ridge import MenuPredictor
 from ps_train.menu.table import MenuTable
+from ps_train.question_length import means_by_length
 
 RESULT_FILE = "menu_replay.json"
 
@@ -61,7 +62,7 @@ def replay_menu_command(
     output: str | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
-    as_json: bool = False,
+    json: bool = False,
 ) -> None:
     """Predicted schedules beside the best static ones, on the questions of a menu table.
 
@@ -74,7 +75,7 @@ def replay_menu_command(
         output: Folder for the result as JSON.
         n_resamples: Bootstrap resamples of the questions.
         seed: Of the resamples.
-        as_json: Print the result as JSON.
+        json: Print the result as JSON.
 
     Raises:
         ValueError: If a file cannot be read, or the tables have other schedules than the predictor.
@@ -122,26 +123,19 @@ def replay_menu_command(
     }
     if output is not None:
         write_json(Path(output) / RESULT_FILE, content)
-    if as_json:
-        _print_json(content)
+    if json:
+        sys.stdout.write(jsonlib.dumps(content) + "\n")
     else:
         _print(rows, learned.cost_name, len(measured), agreed)
 
 
 def by_length(train: MenuTable, test: MenuTable, cost_name: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean accuracy and cost of training questions of about the same length, in tenths: each (N, S)."""
-    known, new = (np.array([len(q.split()) for q in t.questions]) for t in (train, test))
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, 11)[1:-1]))
-    group, asked = np.searchsorted(edges, known, "right"), np.searchsorted(edges, new, "right")
-
-    def means(values: np.ndarray) -> np.ndarray:
-        rows = [
-            values[group == g].mean(0) if (group == g).any() else values.mean(0)
-            for g in range(len(edges) + 1)
-        ]
-        return np.array(rows, np.float64)[asked]
-
-    return means(train.accuracy), means(train.cost(cost_name))
+    accuracy, cost = (
+        means_by_length(train.questions, values, test.questions)
+        for values in (train.accuracy, train.cost(cost_name))
+    )
+    return accuracy, cost
 
 
 def agreement(predicted: np.ndarray, measured: MenuTable) -> dict[str, float]:
@@ -177,7 +171,3 @@ def _print(rows: list[SpendRow], cost_name: str, n: int, agreed: dict[str, float
     if "halves" in agreed:
         words.append(f"the halves of the runs with r = {agreed['halves']:.2f}")
     Console().print(", ".join(words), highlight=False)
-
-
-def _print_json(content: object) -> None:
-    sys.stdout.write(json.dumps(content) + "\n")

@@ -27,6 +27,7 @@ from transformers import (
 
 from ps_alloc.diffusion import AcceptanceHead
 from ps_train.acceptance.fit import load_acceptance
+from ps_train.shipped import resolve_embedded
 
 ACCEPTANCE_FOLDER = "acceptance"
 """In a model's folder: its acceptance head."""
@@ -84,6 +85,7 @@ def load_diffusion_model(
         ValueError: If nothing loadable is there, the config does not name the mask and EOS tokens, or the
             acceptance head reads states of another width.
     """
+    path = resolve_embedded(path)
     beside = Path(path) / ACCEPTANCE_FOLDER
     folder = acceptance if acceptance is not None else beside if beside.is_dir() else None
     head = None if folder is None else load_acceptance(folder)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from ps_alloc.plug_in import load_plug_in
 from ps_eval.engines.base import Engine
 from ps_eval.engines.pool import EnginePool, OneEngine
+from ps_train.shipped import resolve_embedded
 
 Adapter = TypeVar("Adapter")
 
@@ -19,34 +21,29 @@ ENGINES = {
     "vllm-native": "ps_eval.engines.vllm_native:NativeVLLMEngine",
     "openai": "ps_eval.engines.openai:OpenAIEngine",
 }
-"""Engine name to the class that runs it."""
+"""Engine name to the class that runs it; a class of the user's own goes by `module:Class`."""
+ENGINE_PARTS = (
+    *("kind", "repeatable", "one_pass", "concurrent", "settings"),
+    *("prompt_of", "text_of", "reason", "answer", "respond", "probe"),
+)
+"""What of `Engine` its class has already."""
 RAY = "ray"
 """In the place of an engine's name: the engine that its options name, on the workers of a Ray cluster."""
-
-
-def engine_arguments(
-    options: Mapping[str, object] | None,
-    format: Mapping[str, object] | None,
-    prompt: Mapping[str, object] | None,
-    batch_size: int,
-) -> dict[str, object]:
-    """A command's flags about its engine as keyword arguments of `load_engine` and `load_pool`."""
-    given = {"format": format, "prompt": prompt}
-    return {"batch_size": batch_size, **(options or {}), **{k: v for k, v in given.items() if v}}
 
 
 def load_engine(name: str, model: str | Path, **options: object) -> Engine:
     """Load a model into an engine.
 
     Args:
-        name: One of `ENGINES`.
-        model: A folder or a Hugging Face model name.
+        name: One of `ENGINES`, or `module:Class` of your own: an `Engine` made of (model, …). It is imported,
+            so name only code that you trust.
+        model: A folder, a Hugging Face model name, or `embedded:tiny-reasoner`, which comes with the package.
         options: Keyword arguments of the engine's class, such as `batch_size`.
 
     Raises:
         ValueError: If there is no such engine, it has no such option, or as the engine does.
     """
-    return _construct(name, engine_class(name), model, options)
+    return _construct(name, engine_class(name), resolve_embedded(model), options)
 
 
 def engine_class(name: str) -> type[Engine]:
@@ -60,10 +57,14 @@ def engine_class(name: str) -> type[Engine]:
             "engine ray stands for many engines: it is for ps-eval trace, run and answer alone, "
             "and its workers need one of the others"
         )
-    if name not in ENGINES:
-        raise ValueError(f"engine must be one of {tuple(ENGINES)}, got {name!r}")
-    module, attribute = ENGINES[name].split(":")
-    adapter: type[Engine] = getattr(importlib.import_module(module), attribute)
+    adapter: type[Engine]
+    if name in ENGINES:
+        module, attribute = ENGINES[name].split(":")
+        adapter = getattr(importlib.import_module(module), attribute)
+        return adapter
+    adapter = load_plug_in(name, "engine", ENGINES, "a class of (model, …)", "module:Class")
+    if missing := [part for part in ENGINE_PARTS if not hasattr(adapter, part)]:
+        raise ValueError(f"engine must be an Engine (ps_eval.engines.base), but {name} has no {missing[0]}")
     return adapter
 
 
@@ -71,7 +72,7 @@ def load_pool(name: str, model: str | Path, **options: object) -> EnginePool:
     """Load a model into one engine in this process, or into those of a Ray cluster.
 
     Args:
-        name: One of `ENGINES`, or `ray`.
+        name: One of `ENGINES`, `module:Class` of your own, or `ray`.
         model: A folder or a Hugging Face model name.
         options: Keyword arguments of the engine's class, or of `ps_eval.engines.ray_pool.RayEnginePool`.
 
@@ -84,7 +85,7 @@ def load_pool(name: str, model: str | Path, **options: object) -> EnginePool:
         from ps_eval.engines.ray_pool import RayEnginePool
     except ImportError as error:
         raise ValueError("engine ray needs Ray Data: pip install 'predictive-scheduling[ray]'") from error
-    return _construct(name, RayEnginePool, model, options)
+    return _construct(name, RayEnginePool, resolve_embedded(model), options)
 
 
 def _construct(

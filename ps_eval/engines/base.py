@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,11 +26,12 @@ class Sampling:
     """How reasoning tokens are drawn. Answers are always decoded greedily."""
 
     temperature: float = 0.6
-    """0 decodes greedily."""
+    """Of the chains of thought, 0 decodes greedily."""
     top_p: float = 0.95
     """Nucleus: the smallest set of tokens with at least this probability; 1 keeps all."""
     seed: int = 0
-    """The same seed, question and trace number draw the same reasoning, whatever the batch or the budget."""
+    """The same seed, question and trace number draw the same reasoning, whatever the batch or the budget.
+    Random policies and the bootstrap draw by it, too."""
     top_k: int = 0
     """Only the most probable tokens, this many; 0 keeps all."""
     min_p: float = 0.0
@@ -93,6 +94,9 @@ class Answer:
     """Of these tokens, those that the model decoded."""
     cut: bool = False
     """It met its limit of tokens."""
+    confidence: float | None = field(default=None, compare=False)
+    """Geometric mean of the probabilities of the tokens decoded after a forced prefix; None where the engine
+    does not tell."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from ps_eval.engines.reading import Rows
 from ps_eval.engines.sampling import Choose
 from ps_eval.engines.token_engine import Stops
 
+Halt = Callable[[np.ndarray, int], np.ndarray]
+"""(R,) numbers of the rows that run, the tokens each has → (R,) bool, those that end here."""
 COMPACT_BELOW = 0.8
 """Rows that are done leave the batch when the rest is less than this share of it: leaving costs a copy."""
 MARKER_TOKENS = 8
@@ -42,6 +44,7 @@ def decode(
     choose: Choose,
     generated: list[list[int]],
     progress: Progress | None = None,
+    halt: Halt | None = None,
 ) -> None:
     """Decode B rows whose next logits are known, each up to its limit or a stop, which is kept.
 
@@ -54,6 +57,7 @@ def decode(
         choose: From logits to tokens.
         generated: `generated[n]` gets the tokens of the row with number n.
         progress: Called with the number of rows that just ended.
+        halt: Asked after every step which rows end here; their memory stays where it is meanwhile.
     """
     device = logits.device
     stop_ids = torch.tensor(until.stops.ids, device=device)
@@ -70,6 +74,10 @@ def decode(
         if until.stops.text is not None:
             reached = [until.reached(generated[number]) for number in numbers]
             done |= active & torch.tensor(reached, device=device)
+        if halt is not None:
+            running = (active & ~done).nonzero().flatten()
+            halted = halt(numbers[running.cpu().numpy()], step)
+            done[running[torch.from_numpy(halted).to(device)]] = True
         if progress and (num_done := int(done.sum())):
             progress(num_done)
         active = active & ~done

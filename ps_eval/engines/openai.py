@@ -15,6 +15,7 @@ from ps_eval.engines.base import Failure, Progress, Sampling, request_seed
 from ps_eval.engines.completion import BrokenCompletionError, Completion, NotACompletionError
 from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.engines.token_engine import GREEDY, Stops, TokenEngine
+from ps_eval.redaction import redacted
 from ps_train.common.loading import first_line
 from ps_train.common.prompts import PromptFormat
 
@@ -108,7 +109,8 @@ class OpenAIEngine(TokenEngine):
             return  # it does complete prompts; what each request gets is looked at then
         except (openai.OpenAIError, NotACompletionError) as error:
             raise ValueError(
-                f"base_url must be a server that completes prompts, got {self._url}: {self._reason(error)}"
+                f"base_url must be a server that completes prompts, got {redacted(self._url)}: "
+                f"{self._reason(error)}"
             ) from error
         self._returns_ids = completion.token_ids is not None
 
@@ -131,21 +133,21 @@ class OpenAIEngine(TokenEngine):
             served = [m.id for m in _wait_for(self._models())]
         except (openai.OpenAIError, AttributeError, TypeError, ValueError):
             if "model" in reason.lower():
-                return f"model must be one that {self._url} serves, got {self.name!r}: {reason}"
+                return f"model must be one that {redacted(self._url)} serves, got {self.name!r}: {reason}"
             hint = (
                 "" if str(self._url).rstrip("/").rpartition("/")[2].startswith("v") else " (is /v1 missing?)"
             )
             return (
                 f"base_url must be a server that completes prompts, but there is nothing at "
-                f"{self._url}/completions{hint}: {reason}"
+                f"{redacted(self._url)}/completions{hint}: {reason}"
             )
         if self.name in served:
             return (
-                f"base_url must be a server with a completions endpoint, but {self._url} serves "
+                f"base_url must be a server with a completions endpoint, but {redacted(self._url)} serves "
                 f"{self.name!r} for chat alone: {reason}"
             )
         known = ", ".join(sorted(served)[:5])
-        return f"model must be one that {self._url} serves ({known}), got {self.name!r}: {reason}"
+        return f"model must be one that {redacted(self._url)} serves ({known}), got {self.name!r}: {reason}"
 
     async def _models(self) -> list[Any]:
         async with self._client() as client:
@@ -170,7 +172,7 @@ class OpenAIEngine(TokenEngine):
     ) -> list[list[int] | Failure]:
         if self._takes == OPENAI_FIELDS and (sampling.top_k or sampling.min_p):
             raise ValueError(
-                f"top_k and min_p must be 0 on {self._url}, which refuses them, "
+                f"top_k and min_p must be 0 on {redacted(self._url)}, which refuses them, "
                 f"got {sampling.top_k} and {sampling.min_p}"
             )
 

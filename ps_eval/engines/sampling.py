@@ -52,3 +52,23 @@ def chooser(sampling: Sampling, draws: Sequence[np.ndarray]) -> Choose:
         return tokens.clamp(max=cdf.shape[1] - 1)
 
     return choose
+
+
+def scored(choose: Choose) -> tuple[Choose, dict[int, list[tuple[float, float]]]]:
+    """The same choice, and what it leaves behind: row number to (log-probability, entropy) of every step.
+
+    Both are the model's own, in nats, at temperature 1 and over all tokens, whatever the sampling. A row that
+    is done may have more entries than tokens, while it waits to leave its batch.
+    """
+    seen: dict[int, list[tuple[float, float]]] = {}
+
+    def choose_and_score(logits: torch.Tensor, rows: np.ndarray, step: int) -> torch.Tensor:
+        tokens = choose(logits, rows, step)
+        log_p = logits.float().log_softmax(-1)
+        entropies = -(log_p.exp() * log_p).nansum(-1)  # 0 · -inf, of tokens that are masked out
+        chosen = log_p.gather(1, tokens[:, None])[:, 0]
+        for row, log_probability, entropy in zip(rows, chosen.tolist(), entropies.tolist(), strict=True):
+            seen.setdefault(int(row), []).append((log_probability, entropy))
+        return tokens
+
+    return choose_and_score, seen

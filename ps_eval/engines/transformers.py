@@ -7,6 +7,7 @@ that are done; this loop does none of the three. Its forward passes are the mode
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from ps_eval.engines.decoding import Until, decode
 from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.engines.prefill import Prefill, PrefilledBatch, last_states
 from ps_eval.engines.reading import Rows
-from ps_eval.engines.sampling import chooser, greedy
+from ps_eval.engines.sampling import chooser, greedy, scored
 from ps_eval.engines.self_check import check_reading
 from ps_eval.engines.token_engine import Stops, TokenEngine
+from ps_eval.engines.watch import Watch
 from ps_train.common.blocks import hidden_size, text_decoder
 from ps_train.common.features import check_layers, layer_name, max_positions
 from ps_train.common.prompts import PromptFormat
@@ -137,12 +139,17 @@ class TransformersEngine(TokenEngine):
         sampling: Sampling,
         progress: Progress | None = None,
         prefilled: Prefill | None = None,
+        watch: Watch | None = None,
     ) -> Sequence[Reasoning | Failure]:
         """Reason about each question within its own budget; see `Engine.reason`.
 
-        Goes on from the prompts that `prefilled` holds, and reads the others.
+        Goes on from the prompts that `prefilled` holds, and reads the others. `watch` sees every token, and
+        may end a reasoning before its budget.
         """
         prefilled = prefilled or self.prefilled
+        if watch is not None:
+            watch.begin(requests, self._text)
+            prefilled = prefilled or self.prefill(list(dict.fromkeys(r.question for r in requests)))
         places = prefilled.places([r.question for r in requests]) if prefilled else {}
         known = {place for mine in places.values() for place, _ in mine}
         fresh = [place for place in range(len(requests)) if place not in known]
@@ -153,7 +160,9 @@ class TransformersEngine(TokenEngine):
         for batch, mine in places.items():
             assert prefilled is not None
             asked = [(requests[place], row) for place, row in mine]
-            found = self._reason_on(prefilled.batches[batch], asked, sampling, progress)
+            if watch is not None:
+                watch.places = [place for place, _ in mine]
+            found = self._reason_on(prefilled.batches[batch], asked, sampling, progress, watch)
             results |= dict(zip([place for place, _ in mine], found, strict=True))
         return [results[place] for place in range(len(requests))]
 
@@ -164,11 +173,14 @@ class TransformersEngine(TokenEngine):
         asked: Sequence[tuple[Request, int]],
         sampling: Sampling,
         progress: Progress | None,
+        watch: Watch | None = None,
     ) -> list[Reasoning | Failure]:
         """Reasonings from rows of a batch that was read, each row as often as it is asked for."""
         limits = [request.max_tokens for request, _ in asked]
         checked = self._checked(self._encode([request.question for request, _ in asked]), limits)
         choose = chooser(sampling, [uniforms(sampling, r.stream, r.max_tokens) for r, _ in asked])
+        choose = choose if watch is None else watch.seeing(choose)
+        halt = None if watch is None else watch.halt
         stops = self._reasoning_stops
         generated: list[list[int]] = [[] for _ in asked]
         going = [n for n, limit in enumerate(limits) if limit > 0 and not isinstance(checked[n], Failure)]
@@ -181,11 +193,14 @@ class TransformersEngine(TokenEngine):
             rows.keep(chosen)
             allowed = np.array(limits)[numbers]
             until = Until(stops, self._text)
-            decode(rows, batch.logits[chosen], numbers, allowed, until, choose, generated, progress)
-        return [
+            decode(rows, batch.logits[chosen], numbers, allowed, until, choose, generated, progress, halt)
+        reasonings = [
             c if isinstance(c, Failure) else self._as_reasoning(ids, stops)
             for c, ids in zip(checked, generated, strict=True)
         ]
+        if watch is not None:
+            watch.end([0 if isinstance(r, Failure) else len(r.token_ids) for r in reasonings])
+        return reasonings
 
     def probe(
         self,
@@ -262,8 +277,15 @@ class TransformersEngine(TokenEngine):
         limit = self.format.max_forced_tokens
         generated: list[list[int]] = [[] for _ in range(count)]
         until = Until(Stops(tuple(self._eos_ids)), self._text)
-        decode(rows, logits, np.arange(count), np.full(count, limit), until, greedy, generated)
-        return [self._as_answer(Reasoning((), finished=False), ids, limit) for ids in generated]
+        choose, seen = scored(greedy)
+        decode(rows, logits, np.arange(count), np.full(count, limit), until, choose, generated)
+        return [
+            replace(
+                self._as_answer(Reasoning((), finished=False), ids, limit),
+                confidence=float(np.exp(np.mean([lp for lp, _ in seen[row][: len(ids)]]))),
+            )
+            for row, ids in enumerate(generated)
+        ]
 
     def _generate(
         self,

@@ -7,52 +7,41 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ps_eval.experiments.policy_rows import Contest, Rows, gain_text, tokens_saved
-from ps_eval.experiments.record import Claim, Outcome, ResultTable, line_plot, percent, points
+from ps_eval.experiments.policy_rows import Contest, Rows, tokens_saved
+from ps_eval.experiments.settings import ContestSettings
+from ps_eval.reporting.record import Claim, Outcome, line_plot
 from ps_eval.reporting.summary import SummaryRow
+from ps_eval.reporting.tables import DASH, Cell, ResultTable, beside, gain_text, number, percent, points
 
 PAPER = "Predictive Scheduling (arXiv 2602.01237)"
 NOT_LEARNED = ("uniform", "oracle", "honest_oracle")
 
 
-def accuracy_budget(
-    *,
-    scratch: Path,
-    tables: str,
-    predictors: dict[str, str],
-    budgets: list[int],
-    overrides: list[str] | None = None,
-    seed: int = 0,
-    n_resamples: int = 2000,
-) -> Outcome:
+def accuracy_budget(settings: ContestSettings, *, scratch: Path) -> Outcome:
     """Accuracy, gain, share of the oracle's gain and tokens saved, by policy and budget.
 
     Args:
+        settings: The contest.
         scratch: Where trained predictors are kept.
-        tables: Folder with the curve tables `train` and `test`.
-        predictors: Row name to a predictor folder, or to a `.yaml` to train from.
-        budgets: Mean tokens per query, rising.
-        overrides: Further arguments of `ps-train fit`.
-        seed: Of training, random policies and the bootstrap.
-        n_resamples: Bootstrap resamples of the questions.
     """
-    contest = Contest.of(tables, predictors, scratch, seed, overrides)
-    rows = contest.rows(budgets, seed=seed, n_resamples=n_resamples)
+    budgets = settings.budgets
+    rows = _rows(settings, scratch)
     policies = list(dict.fromkeys(policy for policy, _ in rows))
     learned = [policy for policy in policies if policy not in NOT_LEARNED]
     uniform = [rows["uniform", budget].accuracy for budget in budgets]
 
-    def share(row: SummaryRow) -> str:
+    def share(row: SummaryRow) -> Cell:
         closed = _share_of_oracle(row, rows["honest_oracle", row.budget])
-        return "–" if closed is None else f"{100 * closed:.0f}%"
+        return DASH if closed is None else Cell(f"{100 * closed:.0f}%", share=closed)
 
-    def saved(row: SummaryRow) -> str:
+    def saved(row: SummaryRow) -> Cell:
         tokens = tokens_saved(budgets, uniform, row)
-        return f"> {budgets[-1] - row.budget}" if tokens is None else f"{tokens:+.0f}"
+        if tokens is None:
+            return Cell(f"> {budgets[-1] - row.budget}", at_least=budgets[-1] - row.budget)
+        return number(tokens, "+.0f", "tokens")
 
-    def table(title: str, shown: Sequence[str], cell: Callable[[SummaryRow], str]) -> ResultTable:
-        columns = ["mean tokens per query", *map(str, budgets)]
-        return ResultTable(title, columns, [[p, *(cell(rows[p, b]) for b in budgets)] for p in shown])
+    def table(title: str, shown: Sequence[str], cell: Callable[[SummaryRow], Cell]) -> ResultTable:
+        return _table(title, "mean tokens per query", shown, rows, budgets, cell)
 
     best = max((rows[p, b] for p in learned for b in budgets), key=lambda row: row.gain or 0.0)
     finding = (
@@ -72,21 +61,13 @@ def accuracy_budget(
     )
 
 
-def tight_budget(
-    *,
-    scratch: Path,
-    tables: str,
-    predictors: dict[str, str],
-    budgets: list[int],
-    overrides: list[str] | None = None,
-    seed: int = 0,
-    n_resamples: int = 2000,
-) -> Outcome:
+def tight_budget(settings: ContestSettings, *, scratch: Path) -> Outcome:
     """Gains at small budgets, with and without a first window for every query; see `accuracy_budget`."""
-    contest = Contest.of(tables, predictors, scratch, seed, overrides)
+    budgets = settings.budgets
+    contest = Contest.of(settings, scratch)
     rows: Rows = {}
     for least in (1, 0):
-        found = contest.rows(budgets, min_windows=least, seed=seed, n_resamples=n_resamples)
+        found = contest.rows(budgets, min_windows=least, seed=settings.seed, n_resamples=settings.n_resamples)
         rows |= {
             (f"{policy}, at least {least}", budget): row
             for (policy, budget), row in found.items()
@@ -101,31 +82,19 @@ def tight_budget(
         f"At {at} tokens the best policy is {best} window: {points(gains[best])} points over uniform, "
         f"beside {points(gains[mix])} without any look at the question ({mix})."
     )
-    table = ResultTable(
+    table = _table(
         "Accuracy, % (gain over uniform in points), by the fewest windows a query gets",
-        ["policy, fewest windows", *map(str, budgets)],
-        [
-            [p, *(f"{percent(rows[p, b].accuracy)} ({gain_text(rows[p, b])})" for b in budgets)]
-            for p in policies
-        ],
+        *("policy, fewest windows", policies, rows, budgets),
+        lambda row: beside(percent(row.accuracy), gain_text(row)),
     )
     shown = [p for p in policies if not p.startswith(("uniform", "honest"))]
     return Outcome([table], finding, {"gain": _gain_plot(rows, shown, budgets)})
 
 
-def inversion(
-    *,
-    scratch: Path,
-    tables: str,
-    predictors: dict[str, str],
-    budgets: list[int],
-    overrides: list[str] | None = None,
-    seed: int = 0,
-    n_resamples: int = 2000,
-) -> Outcome:
+def inversion(settings: ContestSettings, *, scratch: Path) -> Outcome:
     """Myopic and hull greedy on the same predictions, from tight budgets to ample; see `accuracy_budget`."""
-    contest = Contest.of(tables, predictors, scratch, seed, overrides)
-    rows = contest.rows(budgets, seed=seed, n_resamples=n_resamples)
+    budgets, predictors = settings.budgets, settings.predictors
+    rows = _rows(settings, scratch)
     shown = [f"{name}, {method}" for name in predictors for method in ("myopic", "hull")]
     worst = {p: min(rows[p, b].gain or 0.0 for b in budgets) for p in shown}
     # Below uniform beyond doubt: the whole interval is.
@@ -143,12 +112,24 @@ def inversion(
         f"{points(min(worst[p] for p in hull))} points, on the same predictions",
         "holds only if" if cured else "holds" if any(below[p] for p in hull) else "does not hold",
     )
-    table = ResultTable(
-        "Gain over uniform, points [95%]",
-        ["policy", *map(str, budgets)],
-        [[p, *(gain_text(rows[p, b]) for b in budgets)] for p in shown],
-    )
+    table = _table("Gain over uniform, points [95%]", "policy", shown, rows, budgets, gain_text)
     return Outcome([table], f"{finding} budgets.", {"gain": _gain_plot(rows, shown, budgets)}, [claim])
+
+
+def _rows(settings: ContestSettings, scratch: Path) -> Rows:
+    contest = Contest.of(settings, scratch)
+    return contest.rows(settings.budgets, seed=settings.seed, n_resamples=settings.n_resamples)
+
+
+def _table(
+    title: str,
+    first: str,
+    policies: Sequence[str],
+    rows: Rows,
+    budgets: Sequence[int],
+    cell: Callable[[SummaryRow], Cell],
+) -> ResultTable:
+    return ResultTable.by_budget(title, first, policies, budgets, lambda p, b: cell(rows[p, b]))
 
 
 def _gain_plot(rows: Rows, policies: Sequence[str], budgets: Sequence[int]) -> Figure:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ps_alloc import Pacer, allocate
 from ps_eval.experiments.predictors import predict_with
-from ps_eval.experiments.record import Outcome, ResultTable, line_plot, percent
+from ps_eval.reporting.record import Outcome, line_plot
+from ps_eval.reporting.tables import Cell, ResultTable, beside, percent, points
 from ps_train.curve_table import CurveTable, score_windows
 
 IntArray = npt.NDArray[np.int64]
@@ -67,23 +68,24 @@ def batch_size(
     paced = {budget: _paced(curves, test, orders, budget, prices[budget]) for budget in budgets}
     cold = {budget: _paced(curves, test, orders, budget, None) for budget in budgets}
     whole = {budget: accuracy[len(test), budget] for budget in budgets}
-    rows = [
-        [
-            f"{size} (the whole set)" if size == len(test) else str(size),
-            *(f"{percent(accuracy[size, b])} ({100 * (accuracy[size, b] - whole[b]):+.1f})" for b in budgets),
-        ]
-        for size in sizes
-    ]
-    for start, result in (("the training questions' price", paced), ("a cold start", cold)):
-        cells = (
-            f"{percent(result[b][0])} ({100 * (result[b][0] - whole[b]):+.1f}), {result[b][1]:.1f} t"
-            for b in budgets
-        )
-        rows.append([f"one at a time, paced from {start}", *cells])
-    table = ResultTable(
+    cells: dict[tuple[str, int], Cell] = {}
+    for budget in budgets:
+        for size in sizes:
+            name = f"{size} (the whole set)" if size == len(test) else str(size)
+            cells[name, budget] = _cell(accuracy[size, budget], whole[budget])
+        for start, result in (("the training questions' price", paced), ("a cold start", cold)):
+            cell = _cell(result[budget][0], whole[budget])
+            tokens = result[budget][1]
+            cells[f"one at a time, paced from {start}", budget] = Cell(
+                f"{cell}, {tokens:.1f} t", **cell.numbers, tokens=tokens
+            )
+    table = ResultTable.by_budget(
         f"Accuracy, % (against the whole set, points), mean of {num_orders} orders; t: tokens per query",
-        ["queries allocated together", *(f"{b} mean tokens" for b in budgets)],
-        rows,
+        "queries allocated together",
+        dict.fromkeys(name for name, _ in cells),
+        budgets,
+        lambda name, budget: cells[name, budget],
+        "{} mean tokens",
     )
     middle = budgets[len(budgets) // 2]
     close = [s for s in sizes if all(whole[b] - accuracy[s, b] <= 0.005 for b in budgets)]
@@ -103,6 +105,10 @@ def batch_size(
         zero_line=True,
     )
     return Outcome([table], finding, {"loss": figure})
+
+
+def _cell(accuracy: float, whole: float) -> Cell:
+    return beside(percent(accuracy), points(accuracy - whole, measure="against the whole set"))
 
 
 def _in_batches(curves: npt.NDArray[np.floating], test: CurveTable, size: int, budget: int) -> IntArray:

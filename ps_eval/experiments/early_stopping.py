@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from ps_alloc import allocate
 from ps_eval.experiments.embedded import WINDOW, EmbeddedTraces, shipped_curves, trace_embedded
-from ps_eval.experiments.record import Claim, Outcome, ResultTable, curve_plot, percent, points
+from ps_eval.reporting.record import Claim, Outcome, curve_plot
+from ps_eval.reporting.tables import Cell, ResultTable, number, percent, points
 
 IntArray = npt.NDArray[np.int64]
 
@@ -70,7 +71,7 @@ def early_stopping(
     stopped = {k: spend(traced, all_windows, k) for k in patiences}
     both = {(b, k): spend(traced, predicted(b), k) for k in patiences for b in budgets}
 
-    rows = [
+    rows: list[list[str]] = [
         *([f"uniform, {b} allowed", *_cells(s, hull)] for b, s in uniform.items()),
         *([f"predicted, {b} allowed", *_cells(s, hull)] for b, s in hull.items()),
         *([f"stop after {k} equal probes", *_cells(s, hull)] for k, s in stopped.items()),
@@ -142,11 +143,11 @@ def _at(rule: dict[int, Spent], tokens: float) -> float:
     return float(np.interp(tokens, [s.total for s in measured], [s.accuracy for s in measured]))
 
 
-def _cells(spent: Spent, hull: dict[int, Spent]) -> Sequence[str]:
+def _cells(spent: Spent, hull: dict[int, Spent]) -> Sequence[Cell]:
     return (
-        f"{spent.reasoning:.1f}",
-        f"{spent.probing:.1f}",
-        f"{spent.total:.1f}",
+        number(spent.reasoning, ".1f", "reasoning tokens"),
+        number(spent.probing, ".1f", "probe tokens"),
+        number(spent.total, ".1f", "tokens"),
         percent(spent.accuracy),
         points(spent.accuracy - _at(hull, spent.total)),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ps_eval.demo import PREDICTOR, REASONER, ROOT, TEMPERATURE, TOP_P
+from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
 from ps_eval.measuring.probing import measure_curves
@@ -18,8 +18,9 @@ from ps_eval.progress import show_progress
 from ps_train.curve_table import CurveTable
 from ps_train.embedded.problem_families import DIARY, make_problems
 from ps_train.predictor import load_predictor
+from ps_train.shipped import FOLDER
 
-TWO_FAMILIES = ROOT / "checkpoints" / "tiny-reasoner-two-families"
+TWO_FAMILIES = FOLDER / "tiny-reasoner-two-families"
 """The embedded reasoner that also solves handover problems."""
 WINDOW = 16
 """Tokens a window of the shipped predictor."""

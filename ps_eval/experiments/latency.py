@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,8 @@ from ps_alloc import allocate
 from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
-from ps_eval.experiments.record import Outcome, ResultTable
+from ps_eval.reporting.record import Outcome
+from ps_eval.reporting.tables import Cell, ResultTable, number
 from ps_eval.spending.live import LiveAnswer, answer_within
 from ps_train.embedded.problem_families import make_problems
 from ps_train.predictor import load_predictor
@@ -19,7 +19,6 @@ from ps_train.predictor import load_predictor
 
 def latency(
     *,
-    scratch: Path,
     engines: list[str],
     batch_sizes: list[int],
     budget: int,
@@ -29,7 +28,6 @@ def latency(
     """Seconds by phase on the embedded reasoner: predict, allocate, generate; medians of repeats.
 
     Args:
-        scratch: Not used: nothing is kept.
         engines: Names of engines, such as transformers, vllm.
         batch_sizes: Queries predicted, allocated and answered together.
         budget: Mean tokens per query allowed.
@@ -37,7 +35,8 @@ def latency(
         seed: Of the problems.
     """
     predictor = load_predictor(PREDICTOR)
-    rows, shares = [], []
+    rows: list[list[str]] = []
+    shares = []
     for name in engines:
         engine = load_engine(name, REASONER)
         for size in batch_sizes:
@@ -64,11 +63,11 @@ def latency(
             rows.append(
                 [
                     f"{name}, {size}",
-                    f"{1000 * predict:.1f}",
-                    f"{1000 * choose:.2f}",
-                    f"{1000 * generate:.0f}",
-                    f"{100 * share:.2f}%",
-                    f"{even:.2f}",
+                    number(1000 * predict, ".1f", "milliseconds"),
+                    number(1000 * choose, ".2f", "milliseconds"),
+                    number(1000 * generate, ".0f", "milliseconds"),
+                    Cell(f"{100 * share:.2f}%", share=share),
+                    number(even, ".2f", "tokens"),
                 ]
             )
     table = ResultTable(

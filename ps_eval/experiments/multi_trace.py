@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from ps_alloc.options import OptionMenus, allocate_options, majority_vote_values, vote_menus
 from ps_eval.experiments.embedded import WINDOW, EmbeddedTraces, shipped_curves, trace_embedded
-from ps_eval.experiments.record import Outcome, ResultTable, line_plot, percent
+from ps_eval.reporting.record import Outcome, line_plot
 from ps_eval.reporting.statistics import paired_bootstrap
+from ps_eval.reporting.tables import Cell, ResultTable, beside, interval, percent
 
 FloatArray = npt.NDArray[np.float64]
+ALONE = "length, one sample"
 
 
 def multi_trace(
@@ -72,37 +74,32 @@ def multi_trace(
         ]
         found = {
             "same for all (best in hindsight)": max(affordable, key=np.mean),
-            "length, one sample": score(vote_menus(curves, [1], window=WINDOW), votes[:, :, :1]),
+            ALONE: score(vote_menus(curves, [1], window=WINDOW), votes[:, :, :1]),
             "samples, one length (best in hindsight)": max(samples_only, key=np.mean),
             "length and samples": score(vote_menus(curves, sample_counts, window=WINDOW), votes),
         }
         for name, values in found.items():
             scores.setdefault(name, []).append(values)
     names = list(scores)
-    rows = []
-    for name in names:
-        cells = []
-        for b in range(len(budgets)):
-            pair = np.stack([scores["length, one sample"][b], scores[name][b]])
-            interval = paired_bootstrap(pair, [0, 0], seed=seed)
-            text = percent(float(interval.means[1]))
-            if name != "length, one sample":
-                low, high = interval.gain_lows[1], interval.gain_highs[1]
-                text += f" ({100 * interval.gains[1]:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"
-            cells.append(text)
-        rows.append([name, *cells])
-    both, alone = (
-        np.array([np.mean(v) for v in scores[name]]) for name in ("length and samples", "length, one sample")
-    )
+
+    def cell(name: str, budget: int) -> Cell:
+        b = budgets.index(budget)
+        pair = np.stack([scores[ALONE][b], scores[name][b]])
+        found = paired_bootstrap(pair, [0, 0], seed=seed)
+        text = percent(float(found.means[1]))
+        if name == ALONE:
+            return text
+        return beside(text, interval(found.gains[1], found.gain_lows[1], found.gain_highs[1]))
+
+    both, alone = (np.array([np.mean(v) for v in scores[name]]) for name in ("length and samples", ALONE))
     better = [b for b, a, o in zip(budgets, both, alone, strict=True) if a > o + 0.005]
     finding = (
         "Choosing length and samples together gains more than half a point over length alone at "
         f"{', '.join(map(str, better)) or 'no'} mean tokens; at most "
         f"{100 * float((both - alone).max()):+.1f} points."
     )
-    table = ResultTable(
-        "Accuracy, % (against length alone, points [95%])", ["spent on", *map(str, budgets)], rows
-    )
+    title = "Accuracy, % (against length alone, points [95%])"
+    table = ResultTable.by_budget(title, "spent on", names, budgets, cell)
     figure = line_plot(
         {name: [100 * float(np.mean(v)) for v in scores[name]] for name in names},
         budgets,

@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from ps_eval.demo import PREDICTOR_CONFIG
 from ps_eval.experiments.embedded import TWO_FAMILIES, trace_embedded
-from ps_eval.experiments.policy_rows import LENGTH, Contest, gain_text
+from ps_eval.experiments.policy_rows import LENGTH, Contest
 from ps_eval.experiments.predictors import predict_with
-from ps_eval.experiments.record import Outcome, ResultTable, points
+from ps_eval.experiments.settings import EmbeddedSettings
+from ps_eval.reporting.record import Outcome
+from ps_eval.reporting.tables import DASH, Cell, ResultTable, gain_text, number, percent, points
 from ps_eval.reporting.words import label
 from ps_eval.spending.question_length import length_curves
 from ps_train.curve.metrics import per_window_pearson
@@ -22,39 +24,27 @@ from ps_train.curve_table import CurveTable
 from ps_train.embedded.problem_families import DIARY, FAMILIES, HANDOVERS
 
 
-def other_domain(
-    *,
-    scratch: Path,
-    num_train: int,
-    num_test: int,
-    num_traces: int,
-    few: int,
-    budgets: list[int],
-    seed: int = 0,
-) -> Outcome:
+def other_domain(settings: EmbeddedSettings, *, scratch: Path, few: int) -> Outcome:
     """Gain on each family by what the predictor learned from, on the reasoner that solves both.
 
     Args:
+        settings: How many problems of each family, and the budgets.
         scratch: Where traces and predictors are kept.
-        num_train: Problems of a family to learn from.
-        num_test: Problems of a family to measure on.
-        num_traces: Traces a problem.
         few: Problems of the served family that are added to the other's.
-        budgets: Mean tokens per query.
-        seed: Of problems, traces and training.
     """
+    budgets, num_train, seed = settings.budgets, settings.num_train, settings.seed
     tables = {
         (family, split): trace_embedded(
             scratch,
             f"two-families-{family}-{split}",
             number,
-            num_traces,
+            settings.num_traces,
             family=family,
             reasoner=TWO_FAMILIES,
             seed=seed + 10 * shift + (split == "train"),
         ).table
         for shift, family in enumerate(FAMILIES)
-        for split, number in (("train", num_train), ("test", num_test))
+        for split, number in (("train", num_train), ("test", settings.num_test))
     }
     diary, handovers = ({split: tables[family, split] for split in ("train", "test")} for family in FAMILIES)
     both = {split: _joined(diary[split], handovers[split]) for split in ("train", "test")}
@@ -78,12 +68,14 @@ def other_domain(
         for family, (own, other, foreign) in served.items()
     }
     contests["both, mixed"] = _contest(both["train"], both["test"], {each: both["train"]}, scratch, seed)
-    uniform_rows, gain_rows, gains = [], [], {}
+    uniform_rows: list[list[str]] = []
+    gain_rows: list[list[str]] = []
+    gains = {}
     for title, contest in contests.items():
         rows = contest.rows(budgets, seed=seed)
-        uniform_rows.append([title, *(f"{100 * rows['uniform', b].accuracy:.0f}" for b in budgets)])
+        uniform_rows.append([title, *(percent(rows["uniform", b].accuracy, 0) for b in budgets)])
         lengths = length_curves(contest.train, contest.test.questions)
-        shown = [(policy, label(policy), "–") for policy in ("honest_oracle", "mix")]
+        shown = [(policy, label(policy), DASH) for policy in ("honest_oracle", "mix")]
         shown.append((f"{LENGTH}, hull", LENGTH, _r(lengths, contest.test)))
         shown += [
             (f"{name}, hull", name, _r(p.curves, contest.test)) for name, p in contest.predicted.items()
@@ -130,10 +122,11 @@ def _contest(
     return Contest(own, test, predicted)
 
 
-def _r(curves: npt.NDArray[np.floating], test: CurveTable) -> str:
+def _r(curves: npt.NDArray[np.floating], test: CurveTable) -> Cell:
     """Mean correlation over the windows where the test curves differ at all."""
     differs = test.curves.std(axis=0) > 0
-    return f"{per_window_pearson(curves[:, differs], test.curves[:, differs]).mean():.3f}"
+    r = per_window_pearson(curves[:, differs], test.curves[:, differs]).mean()
+    return number(float(r), ".3f", "per-window r")
 
 
 def _both(first: npt.NDArray[Any] | None, second: npt.NDArray[Any] | None) -> npt.NDArray[Any] | None:

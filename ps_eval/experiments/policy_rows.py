@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_eval.experiments.predictors import Predicted, check_sources, predict_with
-from ps_eval.experiments.record import points
+from ps_eval.experiments.settings import ContestSettings
 from ps_eval.reporting.summary import SummaryRow
 from ps_eval.spending.question_length import length_curves
 from ps_eval.spending.replay import replay
@@ -32,21 +32,15 @@ class Contest:
     """Name to its view of the test table."""
 
     @classmethod
-    def of(
-        cls,
-        tables: str,
-        predictors: dict[str, str],
-        scratch: Path,
-        seed: int,
-        overrides: Sequence[str] | None,
-    ) -> Contest:
-        """Load the tables `train` and `test` of a folder; load or train the predictors (`predict_with`)."""
-        check_sources(predictors.values())
-        folder = Path(tables)
+    def of(cls, settings: ContestSettings, scratch: Path) -> Contest:
+        """Load the tables; load or train the predictors (`predict_with`)."""
+        check_sources(settings.predictors.values())
+        folder = Path(settings.tables)
         train, test = (CurveTable.load(folder / split, features=[]) for split in ("train", "test"))
+        overrides = settings.overrides or []
         predicted = {
-            name: predict_with(source, folder, scratch, seed=seed, overrides=overrides or [])
-            for name, source in predictors.items()
+            name: predict_with(source, folder, scratch, seed=settings.seed, overrides=overrides)
+            for name, source in settings.predictors.items()
         }
         return cls(train, test, predicted)
 
@@ -81,13 +75,6 @@ class Contest:
 
 def _named(name: str, rows: Sequence[SummaryRow]) -> list[SummaryRow]:
     return [replace(row, policy=f"{name}, {row.policy}") for row in rows if row.policy != "uniform"]
-
-
-def gain_text(row: SummaryRow) -> str:
-    """A gain over uniform with its interval, in points."""
-    if row.policy == "uniform" or row.gain is None or row.gain_low is None or row.gain_high is None:
-        return "–"
-    return f"{points(row.gain)} [{points(row.gain_low)}, {points(row.gain_high)}]"
 
 
 def tokens_saved(budgets: Sequence[int], uniform: Sequence[float], row: SummaryRow) -> float | None:

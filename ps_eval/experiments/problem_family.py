@@ -9,10 +9,12 @@ import numpy.typing as npt
 
 from ps_eval.demo import REASONER
 from ps_eval.experiments.embedded import shipped_curves, trace_embedded
-from ps_eval.experiments.record import Outcome, ResultTable, points
 from ps_eval.experiments.replayed import ridge
+from ps_eval.experiments.scores import Scores, score_table
+from ps_eval.experiments.settings import EmbeddedSettings
+from ps_eval.reporting.record import Outcome
+from ps_eval.reporting.tables import points
 from ps_train.common.features import extract_features
-from ps_train.curve.metrics import allocation_gain, per_window_pearson
 from ps_train.curve_table import CurveTable
 
 FAMILIES = {
@@ -23,34 +25,23 @@ FAMILIES = {
 LAYER = 4
 
 
-def problem_family(
-    *,
-    scratch: Path,
-    num_train: int,
-    num_test: int,
-    num_traces: int,
-    budgets: list[int],
-    seed: int = 0,
-) -> Outcome:
+def problem_family(settings: EmbeddedSettings, *, scratch: Path) -> Outcome:
     """Gain on each family by the family that ridge regression on hidden states learned from, and by the
     shipped predictor, which learned from both mixed within problems.
 
     Args:
+        settings: How many problems of each family, and the budgets.
         scratch: Where the traces are kept.
-        num_train: Problems of a family to learn from.
-        num_test: Problems of a family to measure on.
-        num_traces: Traces a problem.
-        budgets: Mean tokens per query.
-        seed: Of the problems and traces.
     """
+    budgets, num_train = settings.budgets, settings.num_train
     tables: dict[tuple[str, str], CurveTable] = {}
     states = {}
     for shift, (family, kinds) in enumerate(FAMILIES.items()):
-        for split, number in (("train", num_train), ("test", num_test)):
+        for split, number in (("train", num_train), ("test", settings.num_test)):
             key = family, split
-            own_seed = seed + 10 * shift + (split == "train")
+            own_seed = settings.seed + 10 * shift + (split == "train")
             tables[key] = trace_embedded(
-                scratch, f"{family}-{split}", number, num_traces, kinds=kinds, seed=own_seed
+                scratch, f"{family}-{split}", number, settings.num_traces, kinds=kinds, seed=own_seed
             ).table
             states[key] = extract_features(str(REASONER), tables[key].questions, [LAYER])[f"layer_{LAYER}"]
     rows, worst = [], []
@@ -65,24 +56,15 @@ def problem_family(
             },
             "the shipped predictor": shipped_curves(test.questions),
         }
-        gains = {
-            name: allocation_gain(curves, test.curves, window=test.equal_window, budgets=budgets)
-            for name, curves in learned.items()
-        }
-        for name, curves in learned.items():
-            r = per_window_pearson(curves, test.curves).mean()
-            rows.append([tested, name, f"{r:.3f}", *(points(float(g)) for g in gains[name])])
-        own = next(g for name, g in gains.items() if name.startswith(tested))
-        other = next(g for name, g in gains.items() if not name.startswith((tested, "the shipped")))
-        worst.append(float((other - own).min()))
+        scores = {name: Scores.of(curves, test, budgets) for name, curves in learned.items()}
+        rows += [((tested, name), score) for name, score in scores.items()]
+        own = next(s for name, s in scores.items() if name.startswith(tested))
+        other = next(s for name, s in scores.items() if not name.startswith((tested, "the shipped")))
+        worst.append(float((other.gains - own.gains).min()))
     finding = (
         f"Against learning from the family that is served, learning from the other costs up to "
         f"{-100 * min(worst):.1f} points ({', '.join(FAMILIES)}: "
         f"{', '.join(points(value) for value in worst)})."
     )
-    table = ResultTable(
-        "Gain over uniform, points",
-        ["tested on", "learned from", "per-window r", *(f"gain at {b}" for b in budgets)],
-        rows,
-    )
+    table = score_table("Gain over uniform, points", ["tested on", "learned from"], budgets, rows)
     return Outcome([table], finding)

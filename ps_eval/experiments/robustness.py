@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from ps_alloc import Guard, PlattCalibrator, allocate
 from ps_alloc.difficulty import allocate_by_difficulty, fit_class_curves
-from ps_eval.experiments.record import Claim, Outcome, ResultTable, line_plot, points
 from ps_eval.experiments.replayed import Tables, load_tables, ridge
+from ps_eval.experiments.settings import RidgeSettings
+from ps_eval.reporting.record import Claim, Outcome, line_plot
+from ps_eval.reporting.tables import DASH, Cell, ResultTable, beside, number, points
 from ps_train.curve.metrics import per_window_pearson
 from ps_train.curve_table import CurveTable, score_windows
 
@@ -33,14 +35,11 @@ class Case(NamedTuple):
 
 
 def noise_tolerance(
+    settings: RidgeSettings,
     *,
-    scratch: Path,
-    tables: str,
     noises: list[float],
-    budgets: list[int],
     num_draws: int = 10,
     validation: int = 1500,
-    layer: str | None = None,
     seed: int = 0,
 ) -> Outcome:
     """Gain over uniform by predictor, policy and budget; the noise at which the gain is gone.
@@ -51,16 +50,13 @@ def noise_tolerance(
     the training table; everything is scored on the test table.
 
     Args:
-        scratch: Not used: nothing is trained for long.
-        tables: Folder with the curve tables `train` and `test`.
+        settings: The tables and the budgets, and the state that the learned predictor reads.
         noises: Standard deviations of the noise, in the logit, rising.
-        budgets: Mean tokens per query.
         num_draws: Draws of noise and of validation questions to average over.
         validation: Questions each for calibrator and guard.
-        layer: The hidden state of the learned predictor; by default the last one stored.
         seed: Of the draws.
     """
-    data = load_tables(tables, layer)
+    data, budgets = load_tables(settings.tables, settings.layer), settings.budgets
     predictors = [*(f"noise, sd {sd:g}" for sd in noises), USELESS, f"ridge on {data.layer}"]
     means: dict[str, Array] = {}
     correlations: dict[str, float] = {}
@@ -92,15 +88,14 @@ def noise_tolerance(
         for p, policy in enumerate(POLICIES)
         for b, budget in enumerate(budgets)
     }
-    tolerance = ResultTable(
-        "Noise (sd in the logit) at which the gain over uniform is gone",
-        ["policy", *map(str, budgets)],
-        [[p, *(_text(thresholds[p, b], noises) for b in budgets)] for p in POLICIES],
+    title = "Noise (sd in the logit) at which the gain over uniform is gone"
+    tolerance = ResultTable.by_budget(
+        title, "policy", POLICIES, budgets, lambda p, b: _text(thresholds[p, b], noises)
     )
     meaning = ResultTable(
         "Per-window correlation of the predictions with the measured curves (last draw)",
         ["predictor", "per-window r"],
-        [[name, f"{r:.2f}"] for name, r in correlations.items()],
+        [[name, number(r, ".2f", "per-window r")] for name, r in correlations.items()],
     )
     worst = {
         policy: min(float(table[p].min()) for table in means.values()) for p, policy in enumerate(POLICIES)
@@ -128,7 +123,6 @@ def noise_tolerance(
 
 def starvation(
     *,
-    scratch: Path,
     tables: str,
     error_rates: list[float],
     budgets: list[int],
@@ -142,7 +136,6 @@ def starvation(
     is one of the other two, at random. `probabilities` tells the allocator how sure the label is instead.
 
     Args:
-        scratch: Not used: nothing is trained.
         tables: Folder with the curve tables `train` and `test`.
         error_rates: Shares of labels that are wrong.
         budgets: Mean tokens per query.
@@ -180,7 +173,7 @@ def starvation(
                 [
                     f"{100 * rate:g}%",
                     name,
-                    *(f"{points(mean[b][0])} ({points(mean[b][1]) if rate else '–'})" for b in budgets),
+                    *(beside(points(mean[b][0]), _hurt(mean[b][1]) if rate else DASH) for b in budgets),
                 ]
             )
             lines[name].append(100 * float(mean[middle][0]))
@@ -206,6 +199,10 @@ def starvation(
     return Outcome([table], finding, {"gain": figure})
 
 
+def _hurt(gain: float) -> Cell:
+    return points(gain, measure="gain of the misclassified")
+
+
 def _classes(final: npt.NDArray[np.floating], low: float, high: float) -> npt.NDArray[np.int64]:
     """0 easy, 1 medium, 2 hard."""
     return np.where(final > high, 0, np.where(final < low, 2, 1)).astype(np.int64)
@@ -223,8 +220,10 @@ def _tolerance(noises: Sequence[float], gains: Array) -> float | None:
     return float(noises[i - 1] + fraction * (noises[i] - noises[i - 1]))
 
 
-def _text(tolerance: float | None, noises: Sequence[float]) -> str:
-    return f"> {noises[-1]:g}" if tolerance is None else f"{tolerance:.1f}"
+def _text(tolerance: float | None, noises: Sequence[float]) -> Cell:
+    if tolerance is None:
+        return Cell(f"> {noises[-1]:g}", at_least=noises[-1])
+    return number(tolerance, ".1f", "noise")
 
 
 def _add_noise(curves: Array, sd: float, rng: np.random.Generator) -> Array:

@@ -3,84 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ps_eval.experiments.record import Claim, Outcome, ResultTable, line_plot, points
 from ps_eval.experiments.replayed import Tables, load_tables, ridge
+from ps_eval.experiments.scores import Scores, score_table
+from ps_eval.experiments.settings import RidgeSettings
+from ps_eval.reporting.record import Claim, Outcome, line_plot
+from ps_eval.reporting.tables import points
 from ps_eval.spending.question_length import length_curves
 from ps_train.common.text_features import text_features
-from ps_train.curve.metrics import allocation_gain, per_window_pearson
 from ps_train.curve_table import CurveTable
 
 FloatArray = npt.NDArray[np.floating]
 
 
-def training_size(
-    *,
-    scratch: Path,
-    tables: str,
-    sizes: list[int],
-    budgets: list[int],
-    num_draws: int = 5,
-    layer: str | None = None,
-    seed: int = 0,
-) -> Outcome:
+def training_size(settings: RidgeSettings, *, sizes: list[int], num_draws: int = 5, seed: int = 0) -> Outcome:
     """Gain by number of training questions.
 
     Args:
-        scratch: Not used: ridge regression keeps nothing.
-        tables: Folder with the curve tables `train` and `test`.
+        settings: The tables and the budgets.
         sizes: Training questions; larger than the table means all of it.
-        budgets: Mean tokens per query.
         num_draws: Random subsets a size.
-        layer: The hidden state to predict from; by default the last one stored.
         seed: Of the subsets.
     """
-    data = load_tables(tables, layer)
+    data, budgets = load_tables(settings.tables, settings.layer), settings.budgets
     rng = np.random.default_rng(seed)
     sizes = sorted({min(size, len(data.train)) for size in sizes})
     scores = []
     for size in sizes:
         draws = 1 if size == len(data.train) else num_draws
         rows = [rng.permutation(len(data.train))[:size] for _ in range(draws)]
-        scores.append(np.mean([_score(data, data.train.take(r), budgets) for r in rows], axis=0))
-    doubling = (scores[-1][1:] - scores[-3][1:]) / np.log2(sizes[-1] / sizes[-3]) if len(sizes) > 2 else None
-    finding = f"All {sizes[-1]} questions: {_gains_text(scores[-1][1:], budgets)}. " + (
+        scores.append(Scores.mean(_score(data, data.train.take(r), budgets) for r in rows))
+    gained = scores[-1].gains - scores[-3].gains if len(sizes) > 2 else None
+    doubling = None if gained is None else gained / np.log2(sizes[-1] / sizes[-3])
+    finding = f"All {sizes[-1]} questions: {_gains_text(scores[-1].gains, budgets)}. " + (
         f"Over the last doublings, one doubling brought {_gains_text(doubling, budgets)}."
         if doubling is not None
         else ""
     )
-    return _outcome("training questions", [str(s) for s in sizes], sizes, scores, budgets, finding)
+    return _outcome("training questions", sizes, scores, budgets, finding)
 
 
-def label_noise(
-    *,
-    scratch: Path,
-    tables: str,
-    traces: list[int],
-    budgets: list[int],
-    num_draws: int = 5,
-    layer: str | None = None,
-    seed: int = 0,
-) -> Outcome:
+def label_noise(settings: RidgeSettings, *, traces: list[int], num_draws: int = 5, seed: int = 0) -> Outcome:
     """Gain by traces a training question: curves as they would have been with fewer of the measured traces.
 
     Each window keeps a random subset of its traces (hypergeometric); windows are drawn apart, so the noise of
     neighbouring windows is independent here, where that of a real trace is shared.
 
     Args:
-        scratch: Not used: ridge regression keeps nothing.
-        tables: Folder with the curve tables `train` and `test`.
+        settings: The tables and the budgets.
         traces: Traces a question; at most those measured.
-        budgets: Mean tokens per query.
         num_draws: Random subsets a number of traces.
-        layer: The hidden state to predict from; by default the last one stored.
         seed: Of the subsets.
     """
-    data = load_tables(tables, layer)
+    data, budgets = load_tables(settings.tables, settings.layer), settings.budgets
     most = int(data.train.n_traces.min())
     counts = sorted({min(count, most) for count in traces})
     rng = np.random.default_rng(seed)
@@ -92,34 +70,23 @@ def label_noise(
         for _ in range(1 if count == most else num_draws):
             curves = data.train.curves if count == most else rng.hypergeometric(right, wrong, count) / count
             draws.append(_score_curves(data, data.train, curves, budgets))
-        scores.append(np.mean(draws, axis=0))
-    full = scores[-1][1:]
-    enough = next(
-        count for count, score in zip(counts, scores, strict=True) if (score[1:] >= full - 0.005).all()
-    )
+        scores.append(Scores.mean(draws))
+    full = scores[-1].gains
+    enough = next(c for c, score in zip(counts, scores, strict=True) if (score.gains >= full - 0.005).all())
     finding = (
         f"{enough} traces a question are within half a point of {counts[-1]} at every budget; "
-        f"{counts[0]}: {_gains_text(scores[0][1:], budgets)} against {_gains_text(full, budgets)}."
+        f"{counts[0]}: {_gains_text(scores[0].gains, budgets)} against {_gains_text(full, budgets)}."
     )
-    return _outcome("traces a question", [str(c) for c in counts], counts, scores, budgets, finding)
+    return _outcome("traces a question", counts, scores, budgets, finding)
 
 
-def inputs(
-    *,
-    scratch: Path,
-    tables: str,
-    budgets: list[int],
-    layer: str | None = None,
-) -> Outcome:
+def inputs(settings: RidgeSettings) -> Outcome:
     """Gain by what the predictor reads: length, text counts, the hidden state, and both.
 
     Args:
-        scratch: Not used: ridge regression keeps nothing.
-        tables: Folder with the curve tables `train` and `test`.
-        budgets: Mean tokens per query.
-        layer: The hidden state; by default the last one stored.
+        settings: The tables and the budgets.
     """
-    data = load_tables(tables, layer)
+    data, budgets = load_tables(settings.tables, settings.layer), settings.budgets
     text = [text_features(t.questions) for t in (data.train, data.test)]
     hidden = [t.features[data.layer] for t in (data.train, data.test)]
     both = [np.concatenate([a, b], axis=1) for a, b in zip(hidden, text, strict=True)]
@@ -129,44 +96,33 @@ def inputs(
         f"hidden state ({data.layer})": ridge(hidden[0], data.train.curves, hidden[1]),
         "hidden state and text counts": ridge(both[0], data.train.curves, both[1]),
     }
-    scores = [_measure(curves, data.test, budgets) for curves in predictions.values()]
-    last, state = scores[-1][1:], scores[-2][1:]
+    scores = [Scores.of(curves, data.test, budgets) for curves in predictions.values()]
+    last, state = scores[-1].gains, scores[-2].gains
     finding = (
         f"Text beside the hidden state changes the gain by {points(float((last - state).min()))} to "
         f"{points(float((last - state).max()))} points; text alone reaches "
-        f"{_gains_text(scores[1][1:], budgets)}."
+        f"{_gains_text(scores[1].gains, budgets)}."
     )
     claim = Claim(
         "Hidden states and text together predict better than either",
         "Predictive Scheduling, future work",
-        f"per-window r {scores[-2][0]:.3f} (hidden) and {scores[1][0]:.3f} (text) to {scores[-1][0]:.3f} "
+        f"per-window r {scores[-2].r:.3f} (hidden) and {scores[1].r:.3f} (text) to {scores[-1].r:.3f} "
         f"(both); gain changes by at most {100 * float(np.abs(last - state).max()):.1f} points",
         "holds" if (last - state).min() > 0.005 else "does not hold",
     )
-    outcome = _outcome(
-        "predictor's inputs", list(predictions), range(len(predictions)), scores, budgets, finding
-    )
+    outcome = _outcome("predictor's inputs", list(predictions), scores, budgets, finding)
     return Outcome(outcome.tables, finding, {}, [claim])
 
 
-def distribution_shift(
-    *,
-    scratch: Path,
-    tables: str,
-    budgets: list[int],
-    layer: str | None = None,
-) -> Outcome:
+def distribution_shift(settings: RidgeSettings) -> Outcome:
     """Gain on easy and on hard test questions, by which training questions the predictor saw.
 
     Easy and hard are the halves by accuracy at the largest budget, split at the training table's median.
 
     Args:
-        scratch: Not used: ridge regression keeps nothing.
-        tables: Folder with the curve tables `train` and `test`.
-        budgets: Mean tokens per query.
-        layer: The hidden state; by default the last one stored.
+        settings: The tables and the budgets.
     """
-    data = load_tables(tables, layer)
+    data, budgets = load_tables(settings.tables, settings.layer), settings.budgets
     median = float(np.median(data.train.curves[:, -1]))
 
     def half_of(keep: Callable[[FloatArray], npt.NDArray[np.bool_]]) -> Tables:
@@ -186,29 +142,24 @@ def distribution_shift(
         ):
             names.append(f"{tested}, learned from {learned}")
             scores.append(_score(Tables(train, half.test, data.layer), train, budgets))
-    lost = [scores[0][1:] - scores[2][1:], scores[3][1:] - scores[5][1:]]
+    lost = [scores[0].gains - scores[2].gains, scores[3].gains - scores[5].gains]
     finding = (
         f"Each from {size} training questions. Learning from the other half costs "
         f"{points(-float(lost[0].max()))} points at most on easy questions and "
         f"{points(-float(lost[1].max()))} on hard ones; the lowest gain of any cell is "
-        f"{points(float(min(s[1:].min() for s in scores)))}."
+        f"{points(float(min(s.gains.min() for s in scores)))}."
     )
-    return _outcome("tested on", names, range(len(names)), scores, budgets, finding, plot=False)
+    return _outcome("tested on", names, scores, budgets, finding)
 
 
-def _score(data: Tables, train: CurveTable, budgets: Sequence[int]) -> FloatArray:
+def _score(data: Tables, train: CurveTable, budgets: Sequence[int]) -> Scores:
     return _score_curves(data, train, train.curves, budgets)
 
 
-def _score_curves(data: Tables, train: CurveTable, curves: FloatArray, budgets: Sequence[int]) -> FloatArray:
-    """Ridge on these training curves: (1 + B,) mean per-window correlation, then gains on the test table."""
+def _score_curves(data: Tables, train: CurveTable, curves: FloatArray, budgets: Sequence[int]) -> Scores:
+    """Ridge on these training curves, on the test table."""
     predicted = ridge(train.features[data.layer], curves, data.test.features[data.layer])
-    return _measure(predicted, data.test, budgets)
-
-
-def _measure(predicted: FloatArray, test: CurveTable, budgets: Sequence[int]) -> FloatArray:
-    gains = allocation_gain(predicted, test.curves, window=test.equal_window, budgets=budgets)
-    return np.concatenate([[per_window_pearson(predicted, test.curves).mean()], gains])
+    return Scores.of(predicted, data.test, budgets)
 
 
 def _gains_text(gains: FloatArray, budgets: Sequence[int]) -> str:
@@ -217,21 +168,17 @@ def _gains_text(gains: FloatArray, budgets: Sequence[int]) -> str:
 
 def _outcome(
     first_column: str,
-    names: Sequence[str],
-    x: Sequence[float],
-    scores: Sequence[FloatArray],
+    x: Sequence[int] | Sequence[str],
+    scores: Sequence[Scores],
     budgets: Sequence[int],
     finding: str,
-    plot: bool = True,
 ) -> Outcome:
-    rows = [
-        [name, f"{score[0]:.3f}", *(points(float(gain)) for gain in score[1:])]
-        for name, score in zip(names, scores, strict=True)
-    ]
-    columns = [first_column, "per-window r", *(f"gain at {b}" for b in budgets)]
-    table = ResultTable("Ridge regression, gain over uniform in points", columns, rows)
-    if not plot or isinstance(x, range):
+    """A table, and a picture where the rows are numbers."""
+    rows = [([str(name)], score) for name, score in zip(x, scores, strict=True)]
+    table = score_table("Ridge regression, gain over uniform in points", [first_column], budgets, rows)
+    numbers = [value for value in x if isinstance(value, int)]
+    if len(numbers) < len(x):
         return Outcome([table], finding)
-    lines = {f"{b} mean tokens": [100 * float(s[1 + i]) for s in scores] for i, b in enumerate(budgets)}
-    figure = line_plot(lines, list(x), xlabel=first_column, ylabel="gain over uniform, points", log_x=True)
+    lines = {f"{b} mean tokens": [100 * float(s.gains[i]) for s in scores] for i, b in enumerate(budgets)}
+    figure = line_plot(lines, numbers, xlabel=first_column, ylabel="gain over uniform, points", log_x=True)
     return Outcome([table], finding, {"gain": figure})

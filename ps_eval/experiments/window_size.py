@@ -11,8 +11,10 @@ from ps_alloc import allocate
 from ps_alloc.allocate import Method
 from ps_eval.demo import REASONER
 from ps_eval.experiments.embedded import coarser, trace_embedded
-from ps_eval.experiments.record import Outcome, ResultTable, line_plot, percent, points
 from ps_eval.experiments.replayed import load_tables, ridge
+from ps_eval.experiments.settings import EmbeddedSettings
+from ps_eval.reporting.record import Outcome, line_plot
+from ps_eval.reporting.tables import DASH, Cell, ResultTable, beside, percent, points
 from ps_train.common.features import extract_features
 from ps_train.curve_table import CurveTable
 
@@ -20,34 +22,26 @@ FloatArray = npt.NDArray[np.floating]
 
 
 def window_size(
-    *,
-    scratch: Path,
-    tables: str,
-    num_train: int,
-    num_test: int,
-    num_traces: int,
-    budgets: list[int],
-    layer: str | None = None,
-    seed: int = 0,
+    settings: EmbeddedSettings, *, scratch: Path, tables: str, layer: str | None = None
 ) -> Outcome:
     """Accuracy of predicted allocation by tokens a window: 8, 16, 32 on the embedded reasoner's curves, and
     16, 32, 64 on real ones. The predictor is ridge regression on hidden states, fitted to each window.
 
     Args:
+        settings: How many embedded problems, and the budgets; multiples of the largest window make all
+            windows equally able.
         scratch: Where the traces are kept.
-        tables: Folder with the curve tables `train` and `test`.
-        num_train: Embedded problems to learn from.
-        num_test: Embedded problems to measure on.
-        num_traces: Traces a problem.
-        budgets: Mean tokens per query; multiples of the largest window make all windows equally able.
+        tables: Folder with the real curve tables `train` and `test`.
         layer: The hidden state of the real tables; by default the last one stored.
-        seed: Of the embedded problems and their traces.
     """
-    rows = []
+    budgets = settings.budgets
+    cells: dict[tuple[str, int], Cell] = {}
     lines: dict[str, list[float]] = {}
     train, test = (
-        trace_embedded(scratch, name, number, num_traces, window=8, num_windows=32, seed=own_seed).table
-        for name, number, own_seed in (("train", num_train, seed + 1), ("test", num_test, seed))
+        trace_embedded(
+            scratch, name, number, settings.num_traces, window=8, num_windows=32, seed=settings.seed + shift
+        ).table
+        for name, number, shift in (("train", settings.num_train, 1), ("test", settings.num_test, 0))
     )
     features = [extract_features(str(REASONER), t.questions, [4])["layer_4"] for t in (train, test)]
     real = load_tables(tables, layer)
@@ -63,15 +57,9 @@ def window_size(
             usable = [b for b in budgets if b >= table.equal_window]
             ours = {b: _accuracy(predicted, table, b) for b in usable}
             even = {b: _accuracy(table.curves, table, b, method="uniform") for b in usable}
-            rows.append(
-                [
-                    name,
-                    *(
-                        f"{percent(ours[b])} ({points(ours[b] - even[b])})" if b in ours else "–"
-                        for b in budgets
-                    ),
-                ]
-            )
+            for b in budgets:
+                known = b in ours
+                cells[name, b] = beside(percent(ours[b]), points(ours[b] - even[b])) if known else DASH
             lines[name] = [100 * ours[b] if b in ours else float("nan") for b in budgets]
     spreads = {
         world: max(
@@ -84,11 +72,8 @@ def window_size(
     finding = "Accuracy differs between the window sizes by at most " + " and ".join(
         f"{spread:.1f} points ({world})" for world, spread in spreads.items()
     )
-    table_out = ResultTable(
-        "Accuracy, % (gain over uniform with the same windows, points)",
-        ["curves, window", *map(str, budgets)],
-        rows,
-    )
+    title = "Accuracy, % (gain over uniform with the same windows, points)"
+    table_out = ResultTable.by_budget(title, "curves, window", lines, budgets, lambda *key: cells[key])
     figure = line_plot(lines, budgets, xlabel="mean tokens per query", ylabel="accuracy, %")
     return Outcome([table_out], finding + ".", {"accuracy": figure})
 

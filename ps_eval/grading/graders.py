@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from ps_alloc.plug_in import load_plug_in
 from ps_eval.grading.equality import same_answer, same_number, same_text
 from ps_eval.grading.extraction import (
     boxed,
@@ -109,20 +107,7 @@ def load_grader(name: str = DEFAULT_GRADER) -> Grader:
     """
     if name in _GRADERS:
         return _GRADERS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise ValueError(f"grader must be one of {GRADER_NAMES} or module:function, got {name!r}")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"grader must be importable, but {name!r} is not: {error}") from error
-    if not callable(function):
-        raise ValueError(
-            f"grader must be a function of (text, reference), but {name!r} is a {type(function).__name__}"
-        )
+    function = load_plug_in(name, "grader", GRADER_NAMES, "a function of (text, reference)")
     extract = getattr(function, "extract", None)
     return ForeignGrader(name, int(getattr(function, "version", 0)), extract or _whole_text, function)
 

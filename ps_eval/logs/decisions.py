@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ps_eval.logs.sample import (
-    CUT,
     Sample,
     as_mapping,
     as_number,
@@ -15,11 +14,13 @@ from ps_eval.logs.sample import (
     read_text,
     read_tokens,
 )
+from ps_eval.logs.spent import Spent, spent
 from ps_train.light.censored import NO_CAP
 
 COUNTS = ("characters", "words", "digits")
 OVERSHOOT = 0.02
-"""Where more answers than this use clearly more than they were granted, budgets were not enforced."""
+"""Where more answers than this use clearly more than they were granted, budgets were not enforced (in logs
+that do not say it)."""
 
 
 def is_decision(row: Mapping[str, Any]) -> bool:
@@ -37,7 +38,7 @@ def decision_samples(
     by it.
     """
     faults: list[tuple[str, str]] = []
-    found: dict[str, tuple[Sample, int, str]] = {}
+    found: dict[str, tuple[Sample, int, Mapping[str, Any]]] = {}
     feedback: dict[str, float] = {}
     for where, row in rows:
         try:
@@ -49,25 +50,44 @@ def decision_samples(
                 if correct is not None:
                     feedback[name] = correct
                 continue
-            sample, granted = _sample(row)
-            found[name or f"row {len(found)}"] = sample, granted, read_name(row.get("finish_reason")).lower()
+            found[name or f"row {len(found)}"] = (*_sample(row), row)
         except ValueError as error:
             faults.append((where, str(error)))
-    beyond = sum(sample.tokens > granted * 1.02 + 8 for sample, granted, _ in found.values())
-    enforced = beyond <= OVERSHOOT * max(len(found), 1)
-    for name, (sample, granted, reason) in found.items():
-        by_length = reason in CUT
-        sample.finished = not by_length and (not enforced or sample.tokens < granted)
-        sample.cap = granted if enforced else int(NO_CAP)
+    unsaid = [one for one in found.values() if not isinstance(one[2].get("enforced"), bool)]
+    beyond = sum(sample.tokens > granted * 1.02 + 8 for sample, granted, _ in unsaid)
+    assumed = beyond <= OVERSHOOT * max(len(unsaid), 1)
+    bounds = []
+    for name, (sample, granted, row) in found.items():
+        told = row.get("enforced")
+        bound = told if isinstance(told, bool) else assumed
+        bounds.append(bound)
+        one = _spent(row, granted, bound)
+        assert one is not None
+        sample.tokens, sample.finished = one
+        sample.cap = granted if bound else int(NO_CAP)
         if not sample.finished:
             sample.cap = sample.tokens
         if sample.finished and name in feedback:
             sample.correct = feedback[name]
-    return [sample for sample, _, _ in found.values()], faults, enforced
+    return [sample for sample, _, _ in found.values()], faults, any(bounds)
+
+
+def _spent(row: Mapping[str, Any], granted: int, enforced: bool) -> Spent | None:
+    used, made = row.get("used"), row.get("completion_tokens")
+    return spent(
+        granted,
+        enforced=enforced,
+        used=None if used is None else read_tokens(used),
+        made=None if made is None else read_tokens(made),
+        thought_share=as_number(row.get("thought_share")),
+        finish_reason=read_name(row.get("finish_reason")),
+    )
 
 
 def _sample(row: Mapping[str, Any]) -> tuple[Sample, int]:
-    if row.get("used") is None:
+    granted = read_tokens(row["granted"])
+    whole = _spent(row, granted, enforced=False)
+    if whole is None:
         raise ValueError(
             "a decision must say how many tokens were used: the request failed or was not followed"
         )
@@ -79,13 +99,27 @@ def _sample(row: Mapping[str, Any]) -> tuple[Sample, int]:
     name = read_name(question.get("hash")) or text
     if not name:
         raise ValueError("a decision must have its question's text or hash")
-    counts = {key: as_number(question.get(key)) for key in COUNTS}
+    counts = {key: as_number(question.get(key)) for key in COUNTS} | _predicted(row)
     model = read_name(row.get("model"))
     sample = Sample(
         question_id=name,
-        tokens=read_tokens(row["used"]),
+        tokens=whole.tokens,
         question=text,
         group=(("model", model),) if model else (),
         numbers={key: number for key, number in counts.items() if number is not None},
     )
-    return sample, read_tokens(row["granted"])
+    return sample, granted
+
+
+def _predicted(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """What the gateway had predicted, as two numbers.
+
+    The budget followed it, and it may know more than the text tells: of two questions that look alike, the
+    one that was given more is the longer one. Estimates of cut answers must know it too.
+    """
+    curve = row.get("curve")
+    numbers = [as_number(value) for value in curve] if isinstance(curve, list) else []
+    known = [number for number in numbers if number is not None]
+    if not known or len(known) < len(numbers):
+        return {}
+    return {"predicted_mean": sum(known) / len(known), "predicted_last": known[-1]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from ps_eval.logs.sample import (
     with_choices,
 )
 
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,
+    EOFError,
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+)
+"""Of an archive: damaged, cut, encrypted or nested too deeply."""
 MAX_PART_BYTES = 1 << 30
 
 
@@ -64,9 +74,10 @@ def _read_zip(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]
                 yield f"{path} {name}", evaluation, json.loads(_part(archive, name))
     except NotImplementedError as error:  # a compression that Python's zipfile lacks
         raise ValueError(
-            f"{path} is compressed in a way that needs Inspect's own reader: install inspect_ai"
+            f"{path} is compressed in a way that needs Inspect's own reader: "
+            "pip install 'predictive-scheduling[inspect]'"
         ) from error
-    except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise ValueError(f"{path} must be an Inspect .eval archive, but {error}") from error
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ps_eval.logs.questions import add_questions, assume_right, count_tokens, grade, load_known_questions
+from ps_eval.logs.assume import assume_right
+from ps_eval.logs.questions import add_questions, count_tokens, grade, load_known_questions
 from ps_eval.logs.read import Reading, read_samples
 from ps_eval.logs.sample import Sample
 
@@ -55,11 +56,8 @@ def prepare(
         notes.append(f"{counted} samples counted with the tokenizer {tokenizer}")
     if graded := grade(samples, grader):
         notes.append(f"{graded} samples graded by {grader}")
-    assumed, share = assume_right(samples, right)
-    if assumed:
-        notes.append(
-            f"{assumed} samples without a grade: {share:.2g} of those that end are taken to be right"
-        )
+    if assumed := assume_right(samples, right):
+        notes.append(assumed)
     cut = sum(not sample.finished for sample in samples)
     if cut:
         notes.append(f"{cut} of {len(samples)} samples were cut: that they need more is all that is known")

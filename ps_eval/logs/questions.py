@@ -13,8 +13,6 @@ from ps_eval.logs.native import UNCOUNTED
 from ps_eval.logs.sample import Sample, as_number, read_name, read_text, with_choices
 from ps_train.questions import read_rows
 
-MIN_FEEDBACK = 50
-"""So many graded answers say what share of the others is right."""
 NUMBERED = re.compile(r"^(.*?)[-_:#/.@ ]+(?:s|sample|run|n)?\d+$", re.DOTALL)
 """`question-3`: an id with the number of its sample."""
 
@@ -126,32 +124,3 @@ def count_tokens(samples: Sequence[Sample], tokenizer: str | None) -> int:
     for sample in uncounted:
         sample.tokens = len(encode(sample.response, add_special_tokens=False)["input_ids"])
     return len(uncounted)
-
-
-def assume_right(samples: Sequence[Sample], share: float | None) -> tuple[int, float]:
-    """Give samples without a grade the share of finished answers that are right.
-
-    It is what the user states, or else what the graded ones say, if they are enough.
-
-    Returns:
-        How many got it, and the share.
-
-    Raises:
-        ValueError: If there are such and no share is given, or it lies outside [0, 1].
-    """
-    ungraded = [sample for sample in samples if sample.correct is None]
-    if not ungraded:
-        return 0, 0.0
-    graded = [sample.correct for sample in samples if sample.correct is not None and sample.finished]
-    if share is None and len(graded) >= MIN_FEEDBACK:
-        share = sum(graded) / len(graded)
-    if share is None:
-        raise ValueError(
-            f"{len(ungraded)} of {len(samples)} samples have no grade: give --questions with answers and "
-            "--grader, or --right SHARE, the share of finished answers that are right"
-        )
-    if not 0 <= share <= 1:
-        raise ValueError(f"right must be a share in [0, 1], got {share}")
-    for sample in ungraded:
-        sample.correct = share
-    return len(ungraded), share

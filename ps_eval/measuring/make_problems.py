@@ -27,7 +27,7 @@ def make_problems_command(
         max_steps: Most steps of a problem, up to 8; the embedded diffusion model is for 3.
         max_distractors: Most sentences about others; the embedded diffusion model is for 2.
         families: Of problems, in turns: diary, or handovers, which checkpoints/tiny-reasoner-two-families
-            solves as well.
+            solves as well, or doubts: a diary's questions, for the reasoner that doubts.
 
     Raises:
         ValueError: If a number is out of range or there is no such family.

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ps_alloc.predictions import check_budgets, uniform_budgets
 from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
@@ -38,6 +39,7 @@ def measure_curves(
     questions_per_chunk: int = 64,
     grader: Grader | None = None,
     skip_failed: bool = False,
+    keep_tokens: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> CurveTable:
     """Trace and probe every question, and write the curve table.
@@ -67,6 +69,8 @@ def measure_curves(
         questions_per_chunk: Questions traced together.
         grader: Tells right answers from wrong ones.
         skip_failed: Write the table of the questions that did not fail.
+        keep_tokens: Also keep each trace's tokens with their log-probabilities and entropies, and how sure
+            the model was of each forced answer: what a forecaster learns from. Transformers alone.
         progress: Called with the questions, or parts of one, that just ended; first with those of an earlier
             run.
 
@@ -87,6 +91,11 @@ def measure_curves(
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if keep_tokens and pool.settings.get("engine") != "transformers":
+        raise ValueError(
+            f"keep_tokens needs the engine transformers, got {pool.settings.get('engine')!r}, which does not "
+            "tell the probability of each token"
+        )
     grid = uniform_budgets(window, num_windows) if budgets is None else check_budgets(budgets)
     settings = RunSettings(
         pool.settings,
@@ -96,6 +105,7 @@ def measure_curves(
             "num_traces": num_traces,
             "budgets": grid.tolist(),
             "questions_per_chunk": questions_per_chunk,
+            **({"keep_tokens": True} if keep_tokens else {}),
         },
     )
     with locked_folder(output):
@@ -108,7 +118,12 @@ def measure_curves(
             )
         remember_questions(output, questions)
         trace = partial(
-            _trace_chunk, num_traces=num_traces, budgets=grid.tolist(), sampling=sampling, grader=grader
+            _trace_chunk,
+            num_traces=num_traces,
+            budgets=grid.tolist(),
+            sampling=sampling,
+            grader=grader,
+            keep_tokens=keep_tokens,
         )
         failures = _trace_missing(questions, traced, file, pool, questions_per_chunk, trace, progress)
         report_failures(output, failures, len(questions), skip=skip_failed)
@@ -164,19 +179,40 @@ def _trace_chunk(
     budgets: Sequence[int],
     sampling: Sampling,
     grader: Grader,
+    keep_tokens: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> list[TracedQuestion | Failure]:
     rows = [(q, t) for q in questions for t in range(num_traces)]
     requests = [Request(q.question, budgets[-1], stream_of(q.id, t)) for q, t in rows]
     share = None if progress is None else lambda done: progress(done / (2 * num_traces))
-    reasonings = engine.reason(requests, sampling, share)
+    watch = None
+    if keep_tokens:
+        from ps_eval.engines.watch import Watch  # brings torch, which not every engine needs
+
+        watch = Watch()
+    watching: Any = {} if watch is None else {"watch": watch}  # which other engines do not take
+    reasonings = engine.reason(requests, sampling, share, **watching)
     probes = engine.probe([q.question for q, _ in rows], reasonings, budgets, share)
     unreasoned = engine.answer([q.question for q in questions], [Reasoning((), False)] * len(questions))
     traced = []
     for number, question in enumerate(questions):
         mine = slice(number * num_traces, (number + 1) * num_traces)
-        traced.append(_traced_question(question, reasonings[mine], probes[mine], unreasoned[number], grader))
+        one = _traced_question(question, reasonings[mine], probes[mine], unreasoned[number], grader)
+        if watch is not None and isinstance(one, TracedQuestion):
+            seen = [watch.underway[row] for row in range(mine.start, mine.stop)]
+            one = replace(
+                one,
+                pieces=[list(u.pieces) for u in seen],
+                logprobs=[_rounded(u.logprobs) for u in seen],
+                entropies=[_rounded(u.entropies) for u in seen],
+                confidences=[[a.confidence for a in probed] for probed in probes[mine]],  # type: ignore[union-attr]  # none failed
+            )
+        traced.append(one)
     return traced
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 4) for value in values]
 
 
 def _traced_question(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from ps_alloc.predictions import uniform_budgets
-from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import Sampling
+from ps_eval.flag_groups import EngineFlags, QuestionFlags
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.measuring.table_features import check_layers_of, language_model, write_features
@@ -19,37 +18,27 @@ from ps_eval.measuring.trace_file import TRACES_FILE, read_traces
 from ps_eval.measuring.trace_screen import as_json, next_command, show_after, show_before
 from ps_eval.progress import show_progress
 from ps_eval.run_folder import FAILURES_FILE
-from ps_train.questions import load_questions
 
 
 def trace_command(
     *,
-    questions: str,
+    source: QuestionFlags,
     model: str,
     output: str,
     num_traces: int = 8,
     window: int = 16,
     num_windows: int = 16,
     grid: str | None = None,
-    temperature: float = 0.6,
-    top_p: float = 0.95,
-    seed: int = 0,
-    limit: int | None = None,
-    question_field: str | None = None,
-    answer_field: str | None = None,
-    id_field: str = "id",
+    sampling: Sampling = Sampling(),
     grader: str = DEFAULT_GRADER,
     layers: list[int] | None = None,
     feature_model: str | None = None,
     feature_dtype: str = "auto",
     feature_device: str = "auto",
-    engine: str = "transformers",
-    engine_options: dict[str, Any] | None = None,
-    format: dict[str, Any] | None = None,
-    prompt: dict[str, Any] | None = None,
-    batch_size: int = 128,
+    runner: EngineFlags = EngineFlags(),
     questions_per_chunk: int = 64,
     skip_failed: bool = False,
+    keep_tokens: bool = False,
     json: bool = False,
 ) -> None:
     """Sample chains of thought and probe them for answers: questions to a curve table.
@@ -57,8 +46,7 @@ def trace_command(
     Stop it at any moment and run it again: it goes on where it was, to the same table.
 
     Args:
-        questions: JSONL, CSV or Parquet with a question and its reference answer a row; GSM8K's and MATH's
-            own files are read as they are.
+        source: The questions, with references.
         model: The reasoning model: a folder or a Hugging Face name.
         output: The curve table's folder.
         num_traces: Chains of thought a question.
@@ -66,40 +54,30 @@ def trace_command(
         num_windows: Windows probed; the longest budget is window × num_windows tokens.
         grid: Any token budgets to probe at instead of windows: 256,512,1024 or geometric:256:32768:15 (first,
             last, how many) or linear:…, or a preset: paper, 8k, 32k.
-        temperature: Of the chains of thought; answers are decoded greedily.
-        top_p: Nucleus of the chains of thought.
-        seed: Seed of the chains of thought.
-        limit: Only the first questions.
-        question_field: Column of the questions' texts, where it is not called question or the like.
-        answer_field: Column of the references, likewise.
-        id_field: Column of the ids.
+        sampling: How chains of thought are drawn.
         grader: Tells right from wrong: math, gsm8k, choice, number, exact, or module:function of your own.
         layers: Also store the prompts' hidden states after these blocks, such as 8,16.
         feature_model: The language model whose states they are; by default the one that is traced.
         feature_dtype: It computes in: auto (as the engine where that is transformers, else float32),
             float32, bfloat16 or float16.
         feature_device: Where it computes: auto takes a GPU where there is one.
-        engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
-        engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
-        format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
-        prompt: What is put around a question, such as --prompt.system 'Be brief.'
-        batch_size: Sequences decoded at once.
+        runner: What runs the model.
         questions_per_chunk: Questions traced and saved together.
         skip_failed: Write the table although some questions failed, without them.
+        keep_tokens: Also keep every trace's tokens with their log-probabilities and entropies, from which
+            `ps-train forecast` learns; some 20 bytes a token. Engine transformers alone.
         json: Print the curve and the shares as JSON.
 
     Raises:
         ValueError: If the questions or the model cannot be read, or the folder was begun with other settings.
     """
-    config = {"format": format, "prompt": prompt}
-    judge, chosen = load_grader(grader), Sampling(temperature, top_p, seed)
+    judge = load_grader(grader)
     budgets = uniform_budgets(window, num_windows) if grid is None else parse_grid(grid)
-    fields = {"question_field": question_field, "answer_field": answer_field, "id_field": id_field}
-    asked = load_questions(questions, limit, **fields)  # type: ignore[arg-type]
-    reader = feature_model or str((engine_options or {}).get("tokenizer", model))
+    asked = source.load()
+    reader = feature_model or str(runner.arguments.get("tokenizer", model))
     if layers:
         check_layers_of(reader, layers)
-    pool = load_pool(engine, model, **engine_arguments(engine_options, **config, batch_size=batch_size))
+    pool = runner.load(model)
     console, kept = Console(stderr=json), _kept(output)
     if kept:
         console.print(f"{output}: going on, {kept} of {len(asked)} questions are traced.", highlight=False)
@@ -109,7 +87,7 @@ def trace_command(
             asked,
             budgets=budgets.tolist(),
             num_traces=num_traces,
-            sampling=chosen,
+            sampling=sampling,
             grader=judge,
             console=console,
         )
@@ -121,10 +99,11 @@ def trace_command(
                 output,
                 num_traces=num_traces,
                 budgets=budgets.tolist(),
-                sampling=chosen,
+                sampling=sampling,
                 questions_per_chunk=questions_per_chunk,
                 grader=judge,
                 skip_failed=skip_failed,
+                keep_tokens=keep_tokens,
                 progress=progress,
             )
         if layers:
@@ -135,7 +114,7 @@ def trace_command(
                     layers,
                     lambda: language_model(pool, reader, feature_dtype, feature_device),
                     model=reader,
-                    prompt=prompt,
+                    prompt=runner.prompt,
                     progress=progress,
                 )
     except KeyboardInterrupt:

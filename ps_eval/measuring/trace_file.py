@@ -12,6 +12,8 @@ from ps_eval.run_settings import RunSettings
 
 TRACES_FILE = "traces.jsonl"
 SETTINGS_FILE = "trace_settings.json"
+KEPT_TOKENS = ("pieces", "logprobs", "entropies", "confidences")
+"""What `ps-eval trace --keep-tokens` adds to a traced question."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,14 @@ class TracedQuestion:
     """1 where the answer without any reasoning is right; None in files written before it was asked."""
     last_texts: list[str] = field(default_factory=list)
     """(T,) what followed each trace's longest reasoning, to be looked at; none in files written before."""
+    pieces: list[list[str]] = field(default_factory=list)
+    """(T, L) each token's own text; this and what follows only where tokens were to be kept."""
+    logprobs: list[list[float]] = field(default_factory=list)
+    """(T, L) each token's log-probability, in nats, at temperature 1."""
+    entropies: list[list[float]] = field(default_factory=list)
+    """(T, L) of the distribution each token was drawn from, likewise."""
+    confidences: list[list[float | None]] = field(default_factory=list)
+    """(T, W) how sure the model was of each forced answer (`Answer.confidence`)."""
 
     def take(self, traces: Sequence[int]) -> TracedQuestion:
         """The question with only some of its traces."""
@@ -43,6 +53,10 @@ class TracedQuestion:
             answers=[self.answers[t] for t in traces],
             correct=[self.correct[t] for t in traces],
             last_texts=[self.last_texts[t] for t in traces] if self.last_texts else [],
+            pieces=[self.pieces[t] for t in traces] if self.pieces else [],
+            logprobs=[self.logprobs[t] for t in traces] if self.logprobs else [],
+            entropies=[self.entropies[t] for t in traces] if self.entropies else [],
+            confidences=[self.confidences[t] for t in traces] if self.confidences else [],
         )
 
 
@@ -69,7 +83,11 @@ class TraceFile:
         """Add questions at the end, each in one write."""
         with self.path.open("a", encoding="utf-8") as file:
             for question in traced:
-                file.write(json.dumps(asdict(question), ensure_ascii=False) + "\n")
+                row = asdict(question)
+                for name in KEPT_TOKENS:
+                    if not row[name]:
+                        del row[name]  # as in files of traces whose tokens are not kept
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()
 
 

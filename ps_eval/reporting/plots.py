@@ -13,8 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from ps_alloc.files import atomic_path
 from ps_eval.reporting.summary import SummaryRow
-from ps_eval.reporting.words import COLOURS, label
-from ps_eval.spending.policies import POLICIES
+from ps_eval.reporting.words import COLOURS, LABELS, label
 
 PANEL_INCHES = (6.0, 4.4)
 
@@ -121,4 +120,4 @@ def label_lines(panel: Axes, size: float = 8.5) -> None:
 
 def _rank(policy: str) -> int:
     """Legend order; names of no policy come last."""
-    return POLICIES.index(policy) if policy in POLICIES else len(POLICIES)
+    return list(LABELS).index(policy) if policy in LABELS else len(LABELS)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ps_alloc.files import read_json
-from ps_eval.experiments.record import RECORD_FILE, Claim, ExperimentRecord, ResultTable, percent, points
+from ps_eval.reporting.record import RECORD_FILE, Claim, ExperimentRecord
 from ps_eval.reporting.summary import SUMMARY_FILE, RunInfo, Summary, SummaryRow, build, load_summary
+from ps_eval.reporting.tables import ResultTable, percent, points
 from ps_eval.reporting.words import MEANINGS, label
 
 SWEEP_FILE, ABLATION_FILE, ASSESSMENT_FILE = "sweep.json", "ablation.json", "assessment.json"
@@ -55,6 +56,8 @@ class Section:
     claims: list[Claim] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
     run: RunInfo | None = None
+    remarks: list[str] = field(default_factory=list)
+    """What a reader must know before the figures."""
 
 
 def read_section(folder: Path) -> Section:
@@ -106,6 +109,7 @@ def _summary(folder: Path) -> Section:
         pictures=sorted(folder.glob("*.png")),
         grids=[_grid(mode, [row for row in summary.rows if row.mode == mode]) for mode in modes],
         run=summary.run,
+        remarks=summary.remarks,
     )
 
 

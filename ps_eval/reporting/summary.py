@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ps_alloc.files import read_json, write_json
+from ps_eval.redaction import redacted
 from ps_eval.reporting.frontier import EqualUse
 
 SUMMARY_FILE = "summary.json"
@@ -88,6 +89,8 @@ class Summary:
     run: RunInfo
     equal_use: list[EqualUse] = field(default_factory=list)
     """The policies at equal tokens really used."""
+    remarks: list[str] = field(default_factory=list)
+    """What a reader must know of the rows: guards that were overridden, questions unlike the training set."""
 
     def save(self, folder: str | Path) -> Path:
         """Write `summary.json` into `folder`, atomically, and return its path."""
@@ -115,7 +118,7 @@ class PhaseTimer:
 
 
 def collect_run_info(config: dict[str, Any], seed: int, seconds: dict[str, float]) -> RunInfo:
-    """Describe this process: package versions, commit, hardware. Paths in `config` become text."""
+    """Describe this process: versions, commit, hardware. Paths in `config` become text, secrets go."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -123,6 +126,7 @@ def collect_run_info(config: dict[str, Any], seed: int, seconds: dict[str, float
         except metadata.PackageNotFoundError:
             continue
     readable = {name: str(value) if isinstance(value, Path) else value for name, value in config.items()}
+    readable = redacted(readable)
     # Only Linux tells which cores a process may use.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     hardware = {"cpu": _cpu_name(), "cores": cores, "gpu": _gpu_name()}
@@ -138,23 +142,26 @@ def load_summary(path: str | Path) -> Summary:
     path = Path(path)
     path = path / SUMMARY_FILE if path.is_dir() else path
     content = read_json(path)
-    if not isinstance(content, dict) or set(content) - {"equal_use"} != {"rows", "run"}:
+    if not isinstance(content, dict) or set(content) - {"equal_use", "remarks"} != {"rows", "run"}:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} must hold a run summary with 'rows' and 'run', got {found}")
     try:
         rows = [build(SummaryRow, row, f"row {number}") for number, row in enumerate(content["rows"])]
         compared = [build(EqualUse, row, "equal_use") for row in content.get("equal_use", [])]
-        return Summary(rows, build(RunInfo, content["run"], "run"), compared)
+        remarks = [str(remark) for remark in content.get("remarks", [])]
+        return Summary(rows, build(RunInfo, content["run"], "run"), compared, remarks)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def print_table(rows: Iterable[SummaryRow], console: Console) -> None:
+def print_table(
+    rows: Iterable[SummaryRow], console: Console, tokens: str = "reasoning + answer tokens really used"
+) -> None:
     """Print policies × budgets, one grid a mode: accuracy in %, gain over uniform in points.
 
     A star marks a gain whose interval is clear of 0. Columns are mean tokens allowed; each cell says what was
-    really used. Live cells add the intervals, the tokens of answers and the share of forced answers. Budgets
-    that do not fit the console's width go into a further grid.
+    really used, or what else `tokens` says. Live cells add the intervals, the tokens of answers and the share
+    of forced answers. Budgets that do not fit the console's width go into a further grid.
     """
     rows = list(rows)
     for mode in get_args(Mode):
@@ -169,7 +176,7 @@ def print_table(rows: Iterable[SummaryRow], console: Console) -> None:
         per_grid = max(1, (console.width - first_column) // cell_width)
         console.print(
             f"{mode}: accuracy in %, gain over uniform allowed the same, in points (* clear of 0), "
-            f"t = reasoning + answer tokens really used a question, n = {chosen[0].n}"
+            f"t = {tokens} a question, n = {chosen[0].n}"
         )
         for start in range(0, len(budgets), per_grid):
             shown = budgets[start : start + per_grid]

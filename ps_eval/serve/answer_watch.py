@@ -36,6 +36,9 @@ class Observed:
     """The tokens ran out before the first one of an answer; None where that cannot be told."""
     first_answer_seconds: float | None = None
     """From the sending on of a streamed request to the first chunk of its answer."""
+    thought_share: float | None = None
+    """Share of what was generated that is reasoning, by letters (of a stream: by events): an estimate for
+    servers that do not count it. None where reasoning cannot be told from the answer."""
 
 
 def decoder(encoding: str) -> Callable[[bytes], bytes] | None:
@@ -66,13 +69,15 @@ def decoder(encoding: str) -> Callable[[bytes], bytes] | None:
 class AnswerWatch:
     """Reads one response as it passes."""
 
-    def __init__(self, encoding: str = "", *, think_end: str | None = None) -> None:
+    def __init__(self, encoding: str = "", *, think_end: str | None = None, mark: str = "</think>") -> None:
         """Begin to read.
 
         Args:
             encoding: The response's `Content-Encoding`.
             think_end: Ends the reasoning within a completion's text; None for chats, which have fields.
+            mark: Ends the reasoning of a chat whose server does not take it apart.
         """
+        self._mark = think_end or mark
         self._decode = decoder(encoding)
         self._think_end = None if think_end is None else json.dumps(think_end)[1:-1].encode()
         self._tail: deque[bytes] = deque()
@@ -80,12 +85,15 @@ class AnswerWatch:
         self._answered = False
         self._begin = time.monotonic()
         self._first: float | None = None
+        self._events = self._events_before = 0
 
     def add(self, chunk: bytes) -> None:
         """The next bytes of an event stream."""
         if self._decode is None or not (chunk := self._decode(chunk)):
             return
+        self._events += chunk.count(b"data:")
         if not self._answered:
+            self._events_before = self._events - 1
             text = self._tail[-1] + chunk if self._tail else chunk  # what is looked for may be cut in two
             found = ANSWER.search(text) if self._think_end is None else self._think_end in text
             if found:
@@ -100,7 +108,11 @@ class AnswerWatch:
         tail = b"".join(self._tail)
         reasons = REASON.findall(tail)
         empty = bool(LENGTH.search(tail)) and not self._answered if reasons else None
-        return Observed(_last_usage(tail), reasons[-1].decode() if reasons else None, empty, self._first)
+        # The last events bring no token: the reason of the end, usage, [DONE]. A few of many.
+        before = self._events_before if self._answered else self._events
+        share = before / self._events if before > 1 else None
+        reason = reasons[-1].decode() if reasons else None
+        return Observed(_last_usage(tail), reason, empty, self._first, share)
 
     def whole(self, content: bytes) -> Observed:
         """What a response that is no stream brought."""
@@ -119,7 +131,24 @@ class AnswerWatch:
         reason = next((r for r in reasons if isinstance(r, str)), None)
         cut = [c for c, r in zip(choices, reasons, strict=True) if r in ("length", "max_tokens")]
         empty = any(self._is_empty(choice) for choice in cut) if reason else None
-        return Observed(usage if isinstance(usage, dict) else None, reason, empty)
+        share = self._thought_share(choices[0]) if len(choices) == 1 else None
+        return Observed(usage if isinstance(usage, dict) else None, reason, empty, thought_share=share)
+
+    def _thought_share(self, choice: dict[str, Any]) -> float | None:
+        """By letters: of the field of the reasoning, or of what stands before its end mark."""
+        message = choice.get("message")
+        message = message if isinstance(message, dict) else choice
+        answer = message.get("content", message.get("text"))
+        thought = message.get("reasoning") or message.get("reasoning_content")
+        if not isinstance(answer, str | None):
+            return None
+        answer = answer or ""
+        if not isinstance(thought, str):
+            thought, mark, _ = answer.partition(self._mark)
+            if not mark:
+                return None
+            return len(thought.rstrip()) / len(answer)
+        return len(thought) / max(1, len(thought) + len(answer))
 
     def _is_empty(self, choice: dict[str, Any]) -> bool:
         if isinstance(text := choice.get("text"), str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from ps_train.load import load_predictor
 from ps_train.questions import load_questions
 
 logger = logging.getLogger("ps_eval.serve")
+CHALLENGER, UNIFORM = "challenger", "uniform"
+"""Name of the challenger's lane; what stands for no predictor."""
 FORCED_MARGIN = 8
 """Tokens kept for the answer beyond those that the reasoning format decodes for a forced one."""
 
@@ -57,8 +59,9 @@ def build_lanes(
     _check(settings)
     default = _loaded(settings, metrics, settings.predictor, settings.backbone)
     price = _start_price(settings, default.forecaster, state)
+    fields = fields_of(server, settings.budget_field)
     lanes = Lanes(
-        _lane(settings, metrics, default, price, fields_of(server, settings.budget_field)),
+        _challenged(settings, metrics, _lane(settings, metrics, default, price, fields), price),
         models={
             rule.model: _of_rule(settings, metrics, default, price, server, rule)
             for rule in settings.models or ()
@@ -78,6 +81,8 @@ def _check(settings: ServeSettings) -> None:
         raise ValueError("past_questions need a predictor, got none")
     if settings.initial_price is not None and settings.past_questions is not None:
         raise ValueError("initial_price and past_questions exclude each other, got both")
+    if not 0 <= settings.challenger_share <= 1:
+        raise ValueError(f"challenger_share must lie in [0, 1], got {settings.challenger_share}")
     for name, rules in (("models", settings.models), ("keys", settings.keys)):
         names = [getattr(rule, "model", None) or getattr(rule, "name", None) for rule in rules or ()]
         if len(set(names)) < len(names):
@@ -99,6 +104,16 @@ def _of_rule(
     return _lane(settings, metrics, own, price, fields, rule)
 
 
+def _challenged(settings: ServeSettings, metrics: GatewayMetrics, lane: Lane, price: float | None) -> Lane:
+    """The default lane, with its challenger where one is set."""
+    if settings.challenger is None:
+        return lane
+    folder = None if settings.challenger == UNIFORM else settings.challenger
+    loaded = _loaded(settings, metrics, folder, settings.backbone if folder else None)
+    other = _lane(settings, metrics, loaded, price, lane.fields, name=CHALLENGER)
+    return replace(lane, challenger=other, challenger_share=settings.challenger_share)
+
+
 def _lane(
     settings: ServeSettings,
     metrics: GatewayMetrics,
@@ -106,6 +121,8 @@ def _lane(
     price: float | None,
     fields: Mapping[str, Field],
     rule: ModelRule | None = None,
+    *,
+    name: str = "default",
 ) -> Lane:
     target = settings.tokens_per_request
     if rule is not None and rule.tokens_per_request is not None:
@@ -135,10 +152,12 @@ def _lane(
         efforts={**EFFORTS, **(settings.efforts or {})},
         mean=None if forecaster is None else forecaster.mean,
         explore=settings.explore,
+        explore_tokens=settings.explore_tokens,
+        reads_all=settings.decision_log is not None,
         by_key=settings.pace_by == "key",
-        name="default" if rule is None else rule.model,
+        name=name if rule is None else rule.model,
     )
-    return Lane(budgets, fields, enabled=rule is None or rule.enabled)
+    return Lane(budgets, fields, enabled=rule is None or rule.enabled, forecaster=forecaster)
 
 
 def reasoning_format(settings: ServeSettings) -> ReasoningFormat:
@@ -172,7 +191,7 @@ def _loaded(
 ) -> _Loaded:
     if folder is None:
         return _Loaded(None, None, QuestionReader(None, mode=settings.question))
-    predictor = load_predictor(folder, **({} if backbone is None else {"backbone": backbone}))
+    predictor = load_predictor(folder, backbone=backbone, allow_code=settings.allow_code)
     if not is_light(folder):
         import torch
         from transformers.utils.logging import disable_progress_bar
@@ -180,7 +199,7 @@ def _loaded(
         disable_progress_bar()  # of loading its language model
         torch.set_num_threads(settings.predictor_threads)
         predictor.compute_in(getattr(torch, settings.predictor_dtype))
-    forecaster = Forecaster(predictor, with_use=settings.pace == "used")
+    forecaster = Forecaster(predictor, with_use=True)
     forecaster(["warm-up"])  # loads its language model: mistakes show before the first request
     batcher = MicroBatcher(
         forecaster,
@@ -202,7 +221,7 @@ def _start_price(
     if forecaster is None or settings.past_questions is None or not (state is None or state.is_new):
         return settings.initial_price
     return price_of_past(
-        forecaster,
+        Forecaster(forecaster.predictor, with_use=settings.pace == "used"),
         settings.past_questions,
         settings.tokens_per_request,
         min_windows=settings.min_windows,
@@ -246,6 +265,8 @@ def open_state(settings: ServeSettings) -> StateFile | None:
 def carry_prices(old: Lanes, new: Lanes) -> None:
     """Let the new lanes go on at the prices of the old ones, at their own targets."""
     pairs = [(old.default, new.default)]
+    if old.default.challenger is not None and new.default.challenger is not None:
+        pairs.append((old.default.challenger, new.default.challenger))
     pairs += [(old.models[name], lane) for name, lane in new.models.items() if name in old.models]
     for source, lane in pairs:
         before, after = source.budgets.accounts, lane.budgets.accounts

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 Pace = Literal["granted", "used"]
 INLINE_BYTES = 8192
 """Bodies up to this size are read on the event loop; longer ones in a thread."""
-MOST_PREDICTED = 16
-"""Prompts of one body that are predicted, evenly chosen: their mean curve decides for all."""
+UNPREDICTED_EXPLORE = 4
+"""Uniform budgets that an explored request gets where there is no predictor, hence no grid."""
 BY_MEAN_CURVE = frozenset(("follow_up", "tool_turn", "too_long"))
 """Fallbacks after which the mean curve decides."""
 
@@ -76,6 +76,8 @@ class Grant:
     questions: tuple[str, ...] = ()
     explored: bool = False
     """Granted the largest budget at random."""
+    predicted: npt.NDArray[np.float64] | None = None
+    """(W,) accuracy, or (2, W) accuracy and use, of the question, whatever was decided on."""
 
     @property
     def total(self) -> int:
@@ -109,6 +111,8 @@ class Budgets:
         efforts: Mapping[str, int] = EFFORTS,
         mean: Row | None = None,
         explore: float = 0.0,
+        explore_tokens: int | None = None,
+        reads_all: bool = False,
         by_key: bool = False,
         name: str = "default",
     ) -> None:
@@ -124,17 +128,22 @@ class Budgets:
             reserve: What of `max_tokens` is kept for the answer.
             efforts: Most thinking tokens at a `reasoning_effort`.
             mean: What is known of a question that cannot be read; by default nothing.
-            explore: Share of requests that get the largest budget, so that the curves' tails stay seen.
+            explore: Share of requests that get a large budget, so that the curves' tails stay seen.
+            explore_tokens: That budget; by default the largest of the prediction, and without one
+                `UNPREDICTED_EXPLORE` times the uniform one.
+            reads_all: Read the questions though nobody predicts: the decision log wants them.
             by_key: Hold the mean of each client's key apart.
             name: Of the rule, in metrics and logs.
 
         Raises:
-            ValueError: If the time-out is not above 0, or `explore` not in [0, 1].
+            ValueError: If the time-out is not above 0, `explore` not in [0, 1], or `explore_tokens` below 1.
         """
         if not predict_timeout > 0:
             raise ValueError(f"predict_timeout must be above 0, got {predict_timeout}")
         if not 0 <= explore <= 1:
             raise ValueError(f"explore must lie in [0, 1], got {explore}")
+        if explore_tokens is not None and explore_tokens < 1:
+            raise ValueError(f"explore_tokens must be at least 1, got {explore_tokens}")
         self.name = name
         self.accounts = Accounts(pacer, by_key=by_key, name=name)
         self.batcher = batcher
@@ -145,8 +154,11 @@ class Budgets:
         self._reserve = reserve or AnswerReserve()
         self._efforts = efforts
         self._mean = None if mean is None else np.asarray(mean, dtype=np.float64)
-        self._explore = explore
+        self._explore, self._explore_tokens = explore, explore_tokens
+        self._reads_all = reads_all
         self._warned = False
+        self.distrusted = False
+        """Predictions have drifted: the mean curve decides, though they are still made."""
 
     @property
     def pacer(self) -> Pacer:
@@ -168,7 +180,7 @@ class Budgets:
         if not intent.thinking:
             self._metrics.thinking_off.inc()
             return Grant(0, sequences, thinking=False)
-        account = self.accounts.of(key, key_name)
+        account = self.accounts.of(key, key_name, sequences)
         pacer = account.pacer
         room = None if request.max_tokens is None else self._reserve.room(request.max_tokens)
         limits = [n for n in (room, request.own_budget, intent.ceiling) if n is not None]
@@ -178,11 +190,17 @@ class Budgets:
         least = grid_of(pacer, max(1, pacer.min_windows))[-1]
         if self.batcher is not None and (limit is None or limit > least):
             row, fallback, questions = await self._predicted(self.batcher, request)
+        elif self._reads_all:
+            questions = await self._unpredicted(request)
+        predicted = row if fallback is None else None
+        if predicted is not None and self.distrusted and self._mean is not None:
+            row, fallback = self._mean, "drift"
         curve, use = (row, None) if row is None or row.ndim == 1 else (row[0], row[1])
+        use = use if self._pace == "used" else None
         price = pacer.price
-        explored = curve is not None and self._explore > 0 and random.random() < self._explore
+        known = curve is not None or self.batcher is None
+        explored = known and self._explore > 0 and random.random() < self._explore
         if explored:
-            assert curve is not None
             booking = self._explored(account, curve, sequences, limit)
         elif curve is not None and fallback is not None:
             booking = account.charge(_priced(pacer, curve, limit), sequences)
@@ -209,35 +227,48 @@ class Budgets:
             curve=curve,
             questions=questions,
             explored=explored,
+            predicted=predicted,
         )
 
     def _explored(
-        self, account: Account, curve: npt.NDArray[np.float64], sequences: int, limit: int | None
+        self, account: Account, curve: npt.NDArray[np.float64] | None, sequences: int, limit: int | None
     ) -> Booking:
         pacer = account.pacer
-        budgets = grid_of(pacer, min(len(curve), pacer.max_windows or len(curve)))
-        tokens = int(budgets[-1]) if limit is None else min(limit, int(budgets[-1]))
+        if curve is None:
+            largest, usual = UNPREDICTED_EXPLORE * account.uniform, account.uniform
+        else:
+            width = min(len(curve), pacer.max_windows or len(curve))
+            largest, usual = int(grid_of(pacer, width)[-1]), _priced(pacer, curve, limit)
+        largest = self._explore_tokens or largest
+        tokens = largest if limit is None else min(limit, largest)
         self._metrics.explored.inc()
-        self._metrics.explored_tokens.inc(max(0, tokens - _priced(pacer, curve, limit)) * sequences)
+        self._metrics.explored_tokens.inc(max(0, tokens - usual) * sequences)
         return account.charge(tokens, sequences)
+
+    async def _unpredicted(self, request: CompletionRequest) -> tuple[str, ...]:
+        """The questions, for the log alone; none where they cannot be read."""
+        try:
+            return tuple(await self._read(request))
+        except Exception:  # NoQuestion, or text that the tokenizer cannot decode
+            return ()
+
+    async def _read(self, request: CompletionRequest) -> list[str]:
+        if len(request.raw) <= INLINE_BYTES:
+            return self._reader.questions(request)
+        return await asyncio.to_thread(self._reader.questions, request)
 
     async def _predicted(
         self, batcher: MicroBatcher, request: CompletionRequest
     ) -> tuple[npt.NDArray[np.float64] | None, str | None, tuple[str, ...]]:
         try:
-            questions = (
-                self._reader.questions(request)
-                if len(request.raw) <= INLINE_BYTES
-                else await asyncio.to_thread(self._reader.questions, request)
-            )
+            questions = await self._read(request)
         except NoQuestion as none:
             return (self._mean if none.reason in BY_MEAN_CURVE else None), none.reason, ()
         except Exception:  # text that the tokenizer cannot decode raises types of its own
             return None, "unreadable", ()
-        asked = questions[:: -(-len(questions) // MOST_PREDICTED)]
         try:
             async with asyncio.timeout(self._predict_timeout):
-                curves = await batcher.curves(asked)
+                curves = await batcher.curves(questions)
         except TimeoutError:
             return None, "timeout", ()
         except PredictorOverdueError:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -19,7 +18,6 @@ from ps_eval.serve.adapters import Server
 from ps_eval.serve.app import Gateway, Limits
 from ps_eval.serve.assemble import (
     build_lanes,
-    carry_prices,
     open_state,
     reasoning_format,
     two_phase_of,
@@ -29,11 +27,13 @@ from ps_eval.serve.http_protocol import ConnectionLimits, bounded_protocol
 from ps_eval.serve.lanes import Lanes
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.page import Page
+from ps_eval.serve.reload import reload
 from ps_eval.serve.routes import RouteTable
 from ps_eval.serve.settings import ServeSettings
 from ps_eval.serve.start_check import check_later, checked_server
 from ps_eval.serve.tracing import tracing_to
 from ps_eval.serve.upstream import Upstream
+from ps_eval.serve.watch import Watch
 
 logger = logging.getLogger("ps_eval.serve")
 SETTINGS = ServeSettings
@@ -45,7 +45,8 @@ def serve_command(**settings: Any) -> None:
 
     Completions and chat completions get the budget that a saved predictor and a pacer decide; every other
     path, and all else in these, passes through as it is. Ctrl-C or SIGTERM lets requests under way end;
-    SIGHUP reads the predictors and the --config file again; SIGUSR1 writes the state and a line of it.
+    SIGHUP reads the predictors and the --config file again, and refuses a worse predictor, which SIGUSR2
+    takes; SIGUSR1 writes the state and a line of it.
 
     Raises:
         ValueError: If a setting is out of range, the predictor cannot be loaded, the state file is damaged or
@@ -99,6 +100,13 @@ def _serve(settings: ServeSettings) -> None:
         limits=limits,
         state=state,
         decisions=decisions,
+        watch=Watch(
+            metrics,
+            keep=settings.reload_check,
+            window=settings.drift_window,
+            limit=settings.drift_limit,
+            fall_back=settings.drift_fallback,
+        ),
         tracing=tracing_to(settings.otlp_endpoint),
         page=Page(hosts=settings.page_hosts or ()) if settings.page else None,
         think_end=format.think_end,
@@ -157,6 +165,7 @@ def run_server(
         access_log=False,  # paths may hold keys
         server_header=False,  # the upstream's own headers pass through
         date_header=False,
+        proxy_headers=False,  # who asks is told by the key
         ws="none",
         timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # goes to call_later as it is
         timeout_graceful_shutdown=drain_seconds,
@@ -190,12 +199,12 @@ def _begin(gateway: Gateway, settings: ServeSettings, server: Server, reachable:
     if not reachable:
         gateway.keep(loop.create_task(check_later(settings, gateway.upstream, gateway.metrics)))
 
-    def reload() -> None:
-        task = loop.create_task(_reload(gateway, settings, server))
-        gateway.keep(task)
+    def reload_anew(force: bool) -> Callable[[], None]:
+        return lambda: gateway.keep(loop.create_task(reload(gateway, settings, server, force=force)))
 
     calls: dict[int, Callable[[], None]] = {
-        signal.SIGHUP: reload,
+        signal.SIGHUP: reload_anew(False),
+        signal.SIGUSR2: reload_anew(True),
         signal.SIGUSR1: lambda: _tell(gateway),
     }
     for number, call in calls.items():
@@ -210,25 +219,3 @@ def _tell(gateway: Gateway) -> None:
     for lane in gateway.lanes.all:
         pacer = lane.budgets.pacer
         logger.info("%s: price %.6g, %d requests", lane.budgets.name, pacer.price, pacer.n_requests)
-
-
-async def _reload(gateway: Gateway, settings: ServeSettings, server: Server) -> None:
-    """Predictors and rules anew, at the prices of today; what is wrong leaves all as it is."""
-    try:
-        fresh = await asyncio.to_thread(_settings_of_today, settings)
-        lanes = await asyncio.to_thread(build_lanes, fresh, gateway.metrics, server=server)
-        carry_prices(gateway.lanes, lanes)
-    except (ValueError, OSError) as error:
-        logger.error("not reloaded: %s", error)
-        return
-    gateway.replace_lanes(lanes)
-    logger.info("reloaded: %d model rules, target %g", len(lanes.models), fresh.tokens_per_request)
-
-
-def _settings_of_today(settings: ServeSettings) -> ServeSettings:
-    """The settings that the process's own command line gives now: its --config file may have changed."""
-    from ps_eval.cli import settings_of
-
-    if sys.argv[1:2] != ["serve"]:
-        return settings
-    return ServeSettings(**settings_of(sys.argv[1:]))

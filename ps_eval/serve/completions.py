@@ -70,7 +70,7 @@ class Completions:
         """
         request = await self._parsed(exchange, body)
         exchange.model = request.read.model
-        lane = exchange.lane = self._gateway.lanes.of(request.read.model)
+        lane = exchange.lane = self._gateway.lanes.of(request.read.model).drawn()
         two_phase = self._gateway.two_phase
         if not lane.enabled or (exchange.route.name not in lane.fields and two_phase is None):
             self._metrics.unbudgeted.labels(exchange.route.name).inc()
@@ -82,9 +82,12 @@ class Completions:
         if grant.thinking and not self._observe and two_phase is None:
             grant, raw = self._enforced(exchange, request, grant)
         exchange.grant = grant
+        two_phases = two_phase is not None and grant.thinking and not self._observe
+        exchange.enforced = two_phases or raw is not request.raw
         begin = time.monotonic()
         try:
-            if two_phase is not None and grant.thinking and not self._observe:
+            if two_phases:
+                assert two_phase is not None
                 headers = request_headers(exchange.scope["headers"])
                 status, usage = await two_phase.answer(
                     request, grant, exchange.target, headers, exchange.reply
@@ -122,7 +125,8 @@ class Completions:
         reply, added = exchange.reply, grant.headers
         async with self._gateway.upstream.send("POST", exchange.target, headers, body) as response:
             ends = self._think_end if exchange.route.name == "completions" else None
-            watch = AnswerWatch(response.headers.get("Content-Encoding", ""), think_end=ends)
+            encoding = response.headers.get("Content-Encoding", "")
+            watch = AnswerWatch(encoding, think_end=ends, mark=self._think_end)
             if is_event_stream(response):
                 await reply.stream(response, added, watch.add)
                 exchange.observed = watch.streamed()

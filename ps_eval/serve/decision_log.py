@@ -23,6 +23,7 @@ import numpy as np
 
 from ps_eval.serve.exchange import REQUEST_ID, Exchange
 from ps_eval.serve.forecast import grid_of
+from ps_eval.serve.usage import completion_tokens
 
 logger = logging.getLogger(__name__)
 Questions = Literal["text", "hash"]
@@ -83,16 +84,19 @@ class DecisionLog:
             "time": round(time.time(), 3),
             "request_id": exchange.id,
             "model": exchange.model,
+            "rule": None if exchange.lane is None else exchange.lane.budgets.name,
             "route": exchange.route.name,
             "outcome": exchange.outcome,
             "questions": [self._question(question) for question in grant.questions],
             "sequences": grant.sequences,
             "granted": grant.tokens,
             "explored": grant.explored,
+            "enforced": exchange.enforced,
             "fallback": grant.fallback,
             "price": grant.price,
             "used": exchange.used,
-            "completion_tokens": (observed.usage or {}).get("completion_tokens"),
+            "completion_tokens": completion_tokens(observed.usage),
+            "thought_share": None if observed.thought_share is None else round(observed.thought_share, 4),
             "finish_reason": observed.finish_reason,
             "empty": observed.empty,
             "first_answer_seconds": observed.first_answer_seconds,

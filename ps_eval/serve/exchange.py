@@ -32,6 +32,8 @@ class Exchange:
     observed: Observed = field(default_factory=Observed)
     used: int | None = None
     """Reasoning tokens, where the response tells."""
+    enforced: bool = False
+    """Whether the server was told the budget."""
     status: int = 0
     model: str | None = None
     outcome: str = ""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import hashlib
-import hmac
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ps_alloc import Pacer
 from ps_eval.serve.adapters import ADAPTERS, Field
 from ps_eval.serve.budgets import Budgets
 from ps_eval.serve.errors import Refusal
-from ps_eval.serve.pacing import Account, Fingerprints, fresh, key_of
+from ps_eval.serve.forecast import Forecaster
+from ps_eval.serve.pacing import Account, Fingerprints, key_of, own_pacer
 from ps_eval.serve.request_body import BodyLimits
+from ps_eval.serve.shares import CappedAccount
 
 
 @dataclass(frozen=True)
@@ -23,21 +26,50 @@ class KeyRule:
     name: str
     """In metrics and logs, instead of the key."""
     sha256: str
-    """Of the key, in hexadecimal: `printf %s KEY | sha256sum`."""
+    """Of the key, in hexadecimal: `printf %s KEY | sha256sum`; or `*`: any key without a rule, each by
+    itself, and all who send none together."""
     tokens_per_request: float | None = None
     """A target of its own; by default it shares everybody's."""
+    share: float | None = None
+    """Most it may take of the tokens that all requests have at everybody's target: where it asks more often,
+    it gets less each time. It then has a price of its own."""
     max_in_flight: int | None = None
     """Most requests under way; beyond it, 429."""
     max_n: int | None = None
     """Most samples of a prompt."""
 
     def __post_init__(self) -> None:
-        if len(self.sha256) != 64 or set(self.sha256.lower()) - set("0123456789abcdef"):
-            raise ValueError(f"sha256 of key {self.name!r} must be 64 hexadecimal digits")
+        if self.is_any:
+            if self.has_account:
+                raise ValueError(
+                    f"key {self.name!r} is any other (sha256 is *) and has limits alone: "
+                    "--pace-by key holds the mean of each apart"
+                )
+        elif len(self.sha256) != 64 or set(self.sha256.lower()) - set("0123456789abcdef"):
+            raise ValueError(f"sha256 of key {self.name!r} must be 64 hexadecimal digits, or *")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"share of key {self.name!r} must lie in (0, 1], got {self.share}")
         for name in ("tokens_per_request", "max_in_flight", "max_n"):
             value = getattr(self, name)
             if value is not None and not value >= 1:
                 raise ValueError(f"{name} of key {self.name!r} must be at least 1, got {value}")
+
+    @property
+    def is_any(self) -> bool:
+        """It is for every key without a rule of its own."""
+        return self.sha256 == "*"
+
+    @property
+    def has_account(self) -> bool:
+        """Its spending is held apart from everybody's."""
+        return self.tokens_per_request is not None or self.share is not None
+
+    def account(self, everybodys: Pacer) -> Account:
+        """A new account for it, at everybody's price."""
+        pacer = own_pacer(everybodys, tokens_per_request=self.tokens_per_request)
+        if self.share is None:
+            return Account(self.name, pacer)
+        return CappedAccount(self.name, pacer, self.share, float(everybodys.tokens_per_request or 0))
 
 
 @dataclass(frozen=True)
@@ -49,6 +81,17 @@ class Lane:
     """Route name to where the budget goes."""
     enabled: bool = True
     """Without it requests pass as they are, and are counted as unbudgeted."""
+    forecaster: Forecaster | None = None
+    """The predictor behind the budgets."""
+    challenger: Lane | None = None
+    """What a share of its requests is decided by instead, at a price of its own."""
+    challenger_share: float = 0.0
+
+    def drawn(self) -> Lane:
+        """Itself, or by chance its challenger."""
+        if self.challenger is not None and random.random() < self.challenger_share:
+            return self.challenger
+        return self
 
 
 @dataclass
@@ -63,6 +106,12 @@ class Client:
         """The rule's name."""
         return None if self.rule is None else self.rule.name
 
+    @property
+    def counted_as(self) -> tuple[str | None, str | None]:
+        """Whose requests under way are counted together: a rule's, or one key's of those of any rule."""
+        assert self.rule is not None
+        return self.rule.name, self.fingerprint if self.rule.is_any else None
+
 
 @dataclass
 class Lanes:
@@ -76,18 +125,19 @@ class Lanes:
 
     def __post_init__(self) -> None:
         self._fingerprints = Fingerprints()
-        self._by_hash = {rule.sha256.lower(): rule for rule in self.keys}
-        self._in_flight: dict[str, int] = {}
+        self._by_hash = {rule.sha256.lower(): rule for rule in self.keys if not rule.is_any}
+        self._any = next((rule for rule in self.keys if rule.is_any), None)
+        self._in_flight: dict[tuple[str | None, str | None], int] = {}
         for lane in self.all:
             for rule in self.keys:
-                if rule.tokens_per_request is not None:
-                    pacer = fresh(lane.budgets.pacer, tokens_per_request=rule.tokens_per_request)
-                    lane.budgets.accounts.named[rule.name] = Account(rule.name, pacer)
+                if rule.has_account:
+                    lane.budgets.accounts.named[rule.name] = rule.account(lane.budgets.pacer)
 
     @property
     def all(self) -> list[Lane]:
-        """Every lane, the default first."""
-        return [self.default, *self.models.values()]
+        """Every lane, the default first, challengers last."""
+        lanes = [self.default, *self.models.values()]
+        return lanes + [lane.challenger for lane in lanes if lane.challenger is not None]
 
     def of(self, model: str | None) -> Lane:
         """The lane of a model's name."""
@@ -100,10 +150,9 @@ class Lanes:
         """Who sent a request with these headers."""
         key = key_of(headers)
         if key is None:
-            return Client()
-        mine = hashlib.sha256(key).hexdigest()
-        rule = next((r for digest, r in self._by_hash.items() if hmac.compare_digest(digest, mine)), None)
-        return Client(self._fingerprints.of(key), rule)
+            return Client(rule=self._any)
+        rule = self._by_hash.get(hashlib.sha256(key).hexdigest()) if self._by_hash else None
+        return Client(self._fingerprints.of(key), rule or self._any)
 
     def enter(self, client: Client) -> None:
         """A request of the client begins.
@@ -114,15 +163,18 @@ class Lanes:
         rule = client.rule
         if rule is None or rule.max_in_flight is None:
             return
-        if self._in_flight.get(rule.name, 0) >= rule.max_in_flight:
+        under_way = self._in_flight.get(client.counted_as, 0)
+        if under_way >= rule.max_in_flight:
             message = f"this key may have {rule.max_in_flight} requests under way"
             raise Refusal(429, "limited", message, {"retry-after": "1"})
-        self._in_flight[rule.name] = self._in_flight.get(rule.name, 0) + 1
+        self._in_flight[client.counted_as] = under_way + 1
 
     def leave(self, client: Client) -> None:
         """A request that `enter` let in has ended."""
         if client.rule is not None and client.rule.max_in_flight is not None:
-            self._in_flight[client.rule.name] -= 1
+            self._in_flight[client.counted_as] -= 1
+            if not self._in_flight[client.counted_as]:
+                del self._in_flight[client.counted_as]
 
     def limits_of(self, client: Client) -> BodyLimits:
         """What a body of the client may ask for."""

@@ -34,6 +34,7 @@ FALLBACKS = {
     "overdue": "a batch takes longer than anybody waits: the predictor was not asked",
     "queue_full": "too many questions waited for the predictor",
     "error": "the predictor failed",
+    "drift": "predictions do not hold any more; the mean curve decides",
 }
 """Values of the label `reason`, and of the header `x-ps-fallback`."""
 
@@ -127,6 +128,16 @@ class GatewayMetrics:
             f"{PREFIX}_paced_tokens_mean", "Mean tokens a request so far, as paced.", registry=self.registry
         )
 
+        self.calibration_use = self._gauge(
+            "calibration_use_ratio", "Tokens used over those predicted, of the last requests.", "lane"
+        )
+        self.calibration_finished = self._gauge(
+            "calibration_finished_gap",
+            "Share of the last requests that ended within their budget, minus the share predicted to.",
+            "lane",
+        )
+        self.drifted = self._gauge("drifted", "1 while a lane's predictions do not hold.", "lane")
+        self.reloads = self._counter("reloads", "Reloads: taken, refused as worse, failed.", "outcome")
         self.priced_mean = self._gauge(
             "priced_tokens_mean", "Mean tokens since the start of those requests that may move the price."
         )
@@ -139,8 +150,8 @@ class GatewayMetrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"{PREFIX}_{name}", text, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=self.registry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,8 +18,14 @@ from ps_alloc.pacing import Grant as PacerGrant
 
 MAX_MOVE = 4.0
 """Requests' worth of tokens that one body may move the price by, however many sequences it asks for."""
+OWN_MOVE = 1e6
+"""The same where a key has a price of its own: all that its bodies take is counted against itself."""
 COUNTED = ("version", "price", "log_price", "debt_tokens", "warm_up", "n_requests", "spent_tokens")
 """Of a pacer's state: what it has learnt, beside its settings."""
+HORIZON = 1000.0
+"""Sequences after which one is forgotten to 1/e: how fast a cap on a key's share follows the traffic."""
+PRIOR = 100.0
+"""Sequences that are thought to have come before the first, a key's share of them its own."""
 MAX_KEYS = 1024
 """Most keys with a price of their own; beyond it, the one unused for longest begins anew."""
 
@@ -50,6 +57,9 @@ class Account:
     def uniform(self) -> int:
         """Tokens of a sequence that nothing is known of."""
         return int(self.pacer.tokens_per_request or 0)
+
+    def follow(self, traffic: Traffic) -> None:
+        """A request arrives; an account with a cap sets its target by what came of late."""
 
     def decide(
         self, curve: npt.ArrayLike, use: npt.ArrayLike | None, sequences: int, limit: int | None
@@ -95,6 +105,31 @@ class Account:
         return booking
 
 
+class Traffic:
+    """How many of the recent sequences each named key sent."""
+
+    def __init__(self) -> None:
+        # Later sequences weigh more, which is to forget the earlier ones.
+        self._weight, self._all, self._prior = 1.0, 0.0, PRIOR
+        self._own: dict[str, float] = {}
+
+    def came(self, name: str | None, sequences: int) -> None:
+        """A request for so many sequences arrived."""
+        self._weight *= math.exp(min(sequences / HORIZON, 1.0))
+        added = self._weight * sequences
+        self._all += added
+        if name is not None:
+            self._own[name] = self._own.get(name, 0.0) + added
+        if self._weight > 1e100:
+            self._own = {key: value / self._weight for key, value in self._own.items()}
+            self._all, self._prior = self._all / self._weight, self._prior / self._weight
+            self._weight = 1.0
+
+    def part(self, name: str, expected: float) -> float:
+        """The key's part of the recent sequences; of few, nearly `expected`."""
+        return (self._own.get(name, 0.0) + expected * self._prior) / (self._all + self._prior)
+
+
 class Accounts:
     """The account of each request: that of everybody, or of its key."""
 
@@ -110,22 +145,26 @@ class Accounts:
         self._by_key = by_key
         self._own: OrderedDict[str, Account] = OrderedDict()
         self.named: dict[str, Account] = {}
-        """Accounts of keys with a target of their own, by the key's name."""
+        """Accounts of keys with a target or share of their own, by the key's name."""
+        self._traffic = Traffic()
 
     @property
     def pacer(self) -> Pacer:
         """Everybody's."""
         return self.shared.pacer
 
-    def of(self, key: str | None, name: str | None = None) -> Account:
-        """The account of a key's fingerprint, or of a named key."""
+    def of(self, key: str | None, name: str | None = None, sequences: int = 1) -> Account:
+        """The account of a request that arrives, by its key's fingerprint or rule."""
+        if self.named:
+            self._traffic.came(name, sequences)
         if name is not None and name in self.named:
+            self.named[name].follow(self._traffic)
             return self.named[name]
         if not self._by_key or key is None:
             return self.shared
         account = self._own.get(key)
         if account is None:
-            account = self._own[key] = Account(self.shared.name, fresh(self.pacer))
+            account = self._own[key] = Account(self.shared.name, own_pacer(self.pacer))
             if len(self._own) > MAX_KEYS:
                 self._own.popitem(last=False)
         self._own.move_to_end(key)
@@ -142,9 +181,10 @@ class Accounts:
         return [self.shared, *self.named.values(), *self._own.values()]
 
 
-def fresh(pacer: Pacer, *, tokens_per_request: float | None = None) -> Pacer:
-    """A pacer with the same settings and price that has spent nothing; or with another target."""
-    state = pacer.state_dict() | {"n_requests": 0, "spent_tokens": 0, "debt_tokens": 0.0}
+def own_pacer(everybodys: Pacer, *, tokens_per_request: float | None = None) -> Pacer:
+    """A key's own pacer: with the settings and price of everybody's, or with another target."""
+    state = everybodys.state_dict()
+    state |= {"n_requests": 0, "spent_tokens": 0, "debt_tokens": 0.0, "max_move": OWN_MOVE}
     if tokens_per_request is not None:
         # The burst is so many requests' worth, of the new target.
         state |= {"tokens_per_request": tokens_per_request, "burst": None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ps_eval.serve.bodies import Message
 from ps_eval.serve.request_body import CompletionRequest, Prompt
@@ -16,10 +16,14 @@ Mode = Literal["last", "first", "conversation"]
 SENTINELS = ("QUESTION", "ANSWER", "FOLLOWUP")
 FEWEST_WORDS = 5
 """A chat's message of fewer words, without a number, is no question by itself: "yes", "go on", "why?"."""
+LONGEST_FOLLOW_UP = 200
+"""Characters; a longer message is none, and is not counted through."""
 # Chinese, Japanese and Korean are written without spaces: each sign is counted as half a word.
 WORDS = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2}|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
 )
+MOST_READ = 16
+"""Prompts or chats of one body that are read: their mean curve decides for all."""
 CHARACTERS_A_TOKEN = 16
 """No text has more on average: what is longer than that many a token need not be counted."""
 
@@ -71,15 +75,17 @@ class QuestionReader:
         self._tags = None if tokenizer is None else _Tags.of(tokenizer)
 
     def questions(self, request: CompletionRequest) -> list[str]:
-        """The question of each chat, or of each prompt. Slow for long ones: not for an event loop.
+        """The question of each chat, or of each prompt; of more than `MOST_READ`, of some evenly chosen.
+
+        Slow for long ones: not for an event loop.
 
         Raises:
             NoQuestion: If a question cannot be found, is none by itself, or is too long to read.
         """
         if request.is_chat:
-            found = [self._of_chat(chat) for chat in request.chats]
+            found = [self._of_chat(chat) for chat in _evenly(request.chats)]
         else:
-            found = [self._from_prompt(prompt) for prompt in request.prompts]
+            found = [self._from_prompt(prompt) for prompt in _evenly(request.prompts)]
         if not found:
             name = "messages must hold a user message of text" if request.is_chat else _WANTED
             raise NoQuestion("unreadable", name)
@@ -125,10 +131,17 @@ class QuestionReader:
 
 
 _WANTED = "prompt must be text or token ids"
+T = TypeVar("T")
+
+
+def _evenly(items: Sequence[T]) -> Sequence[T]:
+    return items[:: -(-len(items) // MOST_READ)] if items else items
 
 
 def is_follow_up(text: str) -> bool:
     """Whether a message says nothing of how hard its question is: a few words, no number among them."""
+    if len(text) > LONGEST_FOLLOW_UP:
+        return False
     return len(WORDS.findall(text)) < FEWEST_WORDS and not any(c.isdigit() for c in text)
 
 

@@ -22,9 +22,9 @@ Dialect = Literal["completions", "chat", "messages", "responses"]
 MAX_SAMPLES = 128
 """Largest `n` by default: OpenAI's own bound."""
 LARGE_BYTES = 2**15
-MAX_BRACKETS = 2**17
-"""Most arrays and objects of a body, those written in its texts included. A reader takes a microsecond for
-each, during which nobody else is served."""
+MAX_BRACKETS, MAX_TEXTS, MAX_COMMAS = 2**17, 2**16, 2**20
+"""Most arrays and objects, names and texts, and commas of a body; brackets and commas within its texts count
+too. A reader takes up to a microsecond for each, during which nobody else is served."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,11 @@ class CompletionRequest:
         read = self.read
         messages: Any = read.messages
         if self.dialect == "responses":
-            messages = (
-                [Message(role="user", content=read.input)] if isinstance(read.input, str) else read.input
-            )
+            messages = [_message("user", read.input)] if isinstance(read.input, str) else read.input
         if not self.is_chat or not messages:
             return []
         system = read.system if self.dialect == "messages" else read.instructions
-        before = [Message(role="system", content=system)] if system else []
+        before = [_message("system", system)] if system else []
         if isinstance(messages[0], list):
             return [before + list(chat) for chat in messages]
         return [before + list(messages)]
@@ -186,20 +184,24 @@ class CompletionRequest:
         return head + f"{comma}{json.dumps(path[0])}:{json.dumps(value)}}}".encode()
 
 
+def _message(role: str, content: Any) -> Message:
+    # It was read once; of half an emoji pydantic takes JSON's text and refuses Python's.
+    return Message.model_construct(role=role, content=content)
+
+
 def too_large(limit: int) -> Refusal:
     """413: a body beyond the limit."""
     return Refusal(413, "too_large", f"the body must not be larger than {limit} bytes")
 
 
 def _read(raw: bytes, path: tuple[str, ...]) -> tuple[bytes, Body, list[Any]]:
-    if raw.count(b"[") + raw.count(b"{") > MAX_BRACKETS:
-        raise invalid(f"the body must hold at most {MAX_BRACKETS} arrays and objects")
     try:
         encoding = json.detect_encoding(raw)
         if encoding != "utf-8":  # as json.loads, which servers call, takes them
             raw = raw.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
     except ValueError as error:
         raise _not_json(error) from None
+    _check_size(raw)
     try:
         # Of a large body pydantic copies what is wrong into its errors, unless it is made of objects already.
         parsed = from_json(raw) if len(raw) > LARGE_BYTES else raw
@@ -219,6 +221,21 @@ def _read(raw: bytes, path: tuple[str, ...]) -> tuple[bytes, Body, list[Any]]:
     except ValidationError:
         raise invalid(f"{path[0]} must be an object, got {_json_kind(fields.get(path[0]))}") from None
     return raw.strip(b" \t\r\n"), read, wrong
+
+
+def _check_size(raw: bytes) -> None:
+    """Refuse a body of so many parts that reading it would hold up everybody, by what can be counted fast."""
+    if len(raw) <= LARGE_BYTES:
+        return
+    # A quote that begins a text never stands behind a backslash; texts of JSON within a text are not counted.
+    texts = (raw.count(b'"') - raw.count(b'\\"')) // 2
+    for name, count, most in (
+        ("arrays and objects", raw.count(b"[") + raw.count(b"{"), MAX_BRACKETS),
+        ("names and texts", texts, MAX_TEXTS),
+        ("commas", raw.count(b","), MAX_COMMAS),
+    ):
+        if count > most:
+            raise invalid(f"the body must hold at most {most} {name}")
 
 
 def _not_json(error: Exception) -> Refusal:

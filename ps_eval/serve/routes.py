@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,12 +37,14 @@ TABLE: Mapping[str, Route] = {
     "/completion": Route("pass", "native", thinks=True),  # llama.cpp
     "/completions": Route("budget", "completions", "completions", thinks=True),  # llama.cpp
     "/chat/completions": Route("budget", "chat", "chat", thinks=True),  # llama.cpp
+    "/responses": Route("budget", "responses", "responses", thinks=True),  # llama.cpp
     "/infill": Route("pass", "native", thinks=True),
     "/generate": Route("pass", "native", thinks=True),  # SGLang
     "/inference/v1/generate": Route("pass", "native", thinks=True),  # vLLM
     "/api/generate": Route("pass", "native", thinks=True),  # Ollama
     "/api/chat": Route("pass", "native", thinks=True),
-    "/v2/chat": Route("pass", "native", thinks=True),  # vLLM, as Cohere
+    "/v2/chat": Route("pass", "native", thinks=True),  # as Cohere
+    "/cohere/v2/chat": Route("pass", "native", thinks=True),  # vLLM
 }
 ADMIN = re.compile(
     "/(?:"
@@ -56,10 +59,13 @@ ADMIN = re.compile(
     "|set_internal_state|get_internal_state|configure_logging|slow_down|(?:open|close)_session"
     "|(?:start|stop)_expert_distribution_record|dump_expert_distribution_record|shutdown"
     # llama.cpp
-    "|slots(?:/.*)?|lora-adapters|models/(?:un)?load"
+    "|slots(?:/.*)?|lora-adapters|models/(?:un)?load|models/sse|cors-proxy|tools|v1/streams?(?:/.*)?"
+    "|(?:v1/)?chat/completions/control"
     ")"
 )
-"""Paths by which a server is steered, not asked: denied unless `routes` says otherwise."""
+"""Paths by which a server is steered, or others' requests seen: denied unless `routes` says otherwise."""
+WRITTEN = re.compile("/(?:props|models)")
+"""Paths that tell where they are read (GET), and steer where they are written."""
 
 
 class RouteTable:
@@ -92,15 +98,17 @@ class RouteTable:
                 self._exact[path] = route
 
     def of(self, method: str, path: str) -> Route:
-        """The route of a request; `path` decoded. Servers behind may take `//a/` for `/a`: so does this."""
-        path = re.sub("/+", "/", path)
-        path = path.rstrip("/") or "/"
+        """The route of a request; `path` decoded. Servers behind may take `//a/` and `/x/../a` for `/a`: so
+        does this.
+        """
+        path = posixpath.normpath("/" + path.lstrip("/"))
         route = self._exact.get(path)
         if route is None:
             for prefix, route in self._prefixes.items():
                 if path.startswith(prefix):
                     return route
-            return Route("deny", "admin") if ADMIN.fullmatch(path) else OTHER
+            written = method not in ("GET", "HEAD", "OPTIONS") and WRITTEN.fullmatch(path)
+            return Route("deny", "admin") if written or ADMIN.fullmatch(path) else OTHER
         if method != "POST" and route.policy == "budget":
             return OTHER
         return route

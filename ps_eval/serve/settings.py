@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ps_eval.redaction import redacted
 from ps_eval.serve.adapters import Server
 from ps_eval.serve.budgets import Pace
 from ps_eval.serve.decision_log import Questions
@@ -43,6 +44,8 @@ class ServeSettings:
     """Predictor folder; without one every request gets the uniform budget."""
     backbone: str | None = None
     """Language model that reads the questions for the predictor, instead of the one it names."""
+    allow_code: bool = False
+    """Run predictors whose config names an architecture of your own, module:Class: loading runs that code."""
     host: str = "127.0.0.1"
     """Address to listen on; other machines reach the default not."""
     port: int = 8100
@@ -81,6 +84,22 @@ class ServeSettings:
     """How far one request moves the log price."""
     explore: float = 0.0
     """Share of requests that get the largest budget, so that what it brings stays seen."""
+    explore_tokens: int | None = None
+    """That budget; by default the largest of the predictor's, and without one four times the target."""
+    challenger: str | None = None
+    """Another predictor folder, which decides for a share of the requests (A/B), at a price of its own;
+    `uniform` for the same budget for all. `ps-eval arms` compares them."""
+    challenger_share: float = 0.5
+    """That share."""
+    reload_check: int = 500
+    """Last requests on which a reloaded predictor must not be worse than the one that served; their questions
+    are kept in memory. 0 compares nothing."""
+    drift_window: int = 500
+    """Last requests over which predictions are compared with what was used; 0 does not."""
+    drift_limit: float = 0.25
+    """Share by which the tokens used may differ from those predicted before predictions have drifted."""
+    drift_fallback: bool = True
+    """While they have, the mean curve decides."""
     state: str | None = None
     """File that keeps the prices over a restart."""
 
@@ -165,5 +184,6 @@ class ServeSettings:
     """Origins whose pages may ask, such as https://chat.example.org, or *."""
 
     def shown(self) -> dict[str, Any]:
-        """What is set, without keys: for the log's first line."""
-        return {name: value for name, value in vars(self).items() if value is not None and name != "keys"}
+        """What is set, without keys and passwords: for the log's first line."""
+        known = {name: value for name, value in vars(self).items() if value is not None and name != "keys"}
+        return {name: redacted(value) for name, value in known.items()}

@@ -12,49 +12,42 @@ from typing import Any
 from rich.console import Console
 
 from ps_eval.engines.base import Sampling
+from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags
 from ps_eval.grading import DEFAULT_GRADER
 from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
 from ps_eval.run_folder import report_failures
 from ps_eval.scheduler import Scheduler
-from ps_eval.spending.answer_file import STDOUT, Answered, AnswerFile, beside
+from ps_eval.spending.answer_file import STDOUT, Answered, AnswerFile, Decided, beside
 from ps_eval.spending.answer_screen import show_answers, show_decision
-from ps_train.questions import Question, load_questions, questions_from_rows
+from ps_eval.spending.target import TARGETED
+from ps_eval.spending.unlike import KEEP
+from ps_train.questions import Question, questions_from_rows
 
 STDIN = "-"
 
 
 def answer_command(
     *,
-    questions: str,
+    source: QuestionFlags,
     predictor: str,
     model: str | None = None,
     output: str = STDOUT,
     budget: float | None = None,
     total_tokens: int | None = None,
     target_accuracy: float | None = None,
-    policy: str = "hull",
+    policy: str | None = None,
     dry_run: bool = False,
     grader: str = DEFAULT_GRADER,
     backbone: str | None = None,
     min_windows: int = 1,
-    temperature: float = 0.6,
-    top_p: float = 0.95,
-    seed: int = 0,
-    limit: int | None = None,
-    question_field: str | None = None,
-    answer_field: str | None = None,
-    id_field: str = "id",
-    engine: str = "transformers",
-    engine_options: dict[str, Any] | None = None,
-    format: dict[str, Any] | None = None,
-    prompt: dict[str, Any] | None = None,
-    batch_size: int = 128,
+    sampling: Sampling = Sampling(),
+    runner: EngineFlags = EngineFlags(),
     omit_reasoning: bool = False,
     skip_failed: bool = False,
     json: bool = False,
-    allow_other_model: bool = False,
-    allow_other_grader: bool = False,
+    unlike: str = KEEP,
+    allowed: Allowed = Allowed(),
 ) -> None:
     """Answer questions, each with the thinking tokens it needs, within one budget for all.
 
@@ -64,37 +57,29 @@ def answer_command(
     and answered as they come, each budget decided at once so that the mean keeps to --budget.
 
     Args:
-        questions: JSONL, CSV or Parquet with a question a row; references are graded where there are any. -
-            is the standard input, JSONL.
+        source: The questions; references are graded where there are any. - is the standard input, JSONL.
         predictor: Predictor folder.
         model: The reasoning model: a folder or a Hugging Face name. A dry run needs none.
         output: JSONL file of answers; - is the standard output.
-        budget: Mean reasoning tokens a question. Give this, --total-tokens or --target-accuracy.
+        budget: Mean reasoning tokens a question, see policy. Give this, --total-tokens or --target-accuracy.
         total_tokens: Reasoning tokens for all questions together.
         target_accuracy: Spend as little as is expected to reach this accuracy, such as 0.8.
-        policy: hull (ours), myopic (the paper's greedy), mix or uniform.
+        policy: use (priced by predicted use: the budget counts tokens used), hull (it counts tokens granted),
+            myopic (the paper's greedy), mix, uniform, or module:function of your own; by default use where
+            the predictor knows it, else hull.
         dry_run: Only decide: budgets and what they are expected to bring, nothing is generated.
         grader: Reads answers off texts, and grades where there are references: math, gsm8k, choice, number,
             exact, or module:function of your own.
         backbone: Language model that reads the questions for the predictor, instead of the one it names.
         min_windows: Fewest windows a question gets.
-        temperature: Of the chains of thought; answers are decoded greedily.
-        top_p: Nucleus of the chains of thought.
-        seed: Seed of the chains of thought.
-        limit: Only the first questions.
-        question_field: Column of the questions' texts, where it is not called question or the like.
-        answer_field: Column of the references, likewise.
-        id_field: Column of the ids.
-        engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
-        engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
-        format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
-        prompt: What is put around a question, such as --prompt.system 'Be brief.'
-        batch_size: Sequences decoded at once.
+        sampling: How chains of thought are drawn.
+        runner: What runs the model.
         omit_reasoning: Leave the reasoning's text out of the output.
         skip_failed: End well although some questions failed.
         json: Print the summary as JSON.
-        allow_other_model: Go on although the predictor learned from another model's answers.
-        allow_other_grader: Go on although another grader graded what the predictor learned from.
+        unlike: keep what is predicted of questions unlike those the predictor learned from, or give them the
+            mean of these.
+        allowed: What is refused otherwise.
 
     Raises:
         ValueError: If an input is missing or damaged, or the output was begun with other settings.
@@ -102,31 +87,30 @@ def answer_command(
     scheduler = Scheduler(
         predictor,
         model=model,
-        engine=engine,
-        engine_options=engine_options,
-        format=format,
-        prompt=prompt,
-        batch_size=batch_size,
-        sampling=Sampling(temperature, top_p, seed),
+        **vars(runner),
+        sampling=sampling,
         grader=grader,
         backbone=backbone,
         min_windows=min_windows,
-        allow_other_model=allow_other_model,
-        allow_other_grader=allow_other_grader,
+        unlike=unlike,
+        **vars(allowed),
     )
     console = Console(stderr=output == STDOUT and not dry_run)
     for remark in scheduler.remarks:
         Console(stderr=True).print(f"NOTE: {remark}.", style="bold", highlight=False)
-    fields = {"question_field": question_field, "answer_field": answer_field, "id_field": id_field}
     spend = {"mean_tokens": budget, "total_tokens": total_tokens, "accuracy": target_accuracy}
-    if questions == STDIN and budget is not None and policy == "hull" and not dry_run:
+    streams = scheduler.policy_or_default(policy) in TARGETED and budget is not None
+    if source.questions == STDIN and streams and not dry_run:
+        assert budget is not None
         asked: list[Question] = []
-        arriving = questions_from_rows(_stdin_rows(), "stdin", limit, need_answers=False, **fields)  # type: ignore[arg-type]
-        answered = _answer_stream(scheduler, arriving, asked, budget, output, not omit_reasoning, skip_failed)
+        arriving = _from_stdin(source)
+        answered = _answer_stream(
+            scheduler, arriving, asked, budget, policy, output, not omit_reasoning, skip_failed
+        )
     else:
-        asked = _load(questions, limit, fields)
+        asked = _load(source)
         if dry_run:
-            show_decision(scheduler.budgets(asked, policy=policy, **spend), json, console)  # type: ignore[arg-type]
+            show_decision(scheduler.budgets(asked, policy=policy, **spend), unlike, json, console)  # type: ignore[arg-type]
             return
         with show_progress("questions answered", len(asked), kept_first=True) as progress:
             answered = scheduler.answer(
@@ -141,10 +125,11 @@ def answer_command(
     show_answers(
         answered,
         len(asked),
+        unlike,
         output,
         json,
         console,
-        questions=questions,
+        questions=source.questions,
         predictor=predictor,
         model=model,
     )
@@ -155,10 +140,14 @@ def answer_command(
     warn_of_grading(texts, scheduler.grader, Console(stderr=True))
 
 
-def _load(questions: str, limit: int | None, fields: dict[str, Any]) -> list[Question]:
-    if questions != STDIN:
-        return load_questions(questions, limit, need_answers=False, **fields)
-    asked = list(questions_from_rows(_stdin_rows(), "stdin", limit, need_answers=False, **fields))
+def _from_stdin(source: QuestionFlags) -> Iterator[Question]:
+    return questions_from_rows(_stdin_rows(), "stdin", source.limit, need_answers=False, **source.columns)
+
+
+def _load(source: QuestionFlags) -> list[Question]:
+    if source.questions != STDIN:
+        return source.load(need_answers=False)
+    asked = list(_from_stdin(source))
     if not asked:
         raise ValueError("questions must hold at least one question, but the standard input is empty")
     return asked
@@ -183,12 +172,14 @@ def _answer_stream(
     arriving: Iterator[Question],
     asked: list[Question],
     mean_tokens: float,
+    policy: str | None,
     output: str,
     reasoning: bool,
     skip_failed: bool,
 ) -> list[Answered]:
     """Answer questions as they come, those that came meanwhile together; they are added to `asked`."""
-    settings = scheduler.run_settings({"stream": mean_tokens, "keeps_reasoning": reasoning})
+    named = scheduler.policy_or_default(policy)
+    settings = scheduler.run_settings({"stream": mean_tokens, "policy": named, "keeps_reasoning": reasoning})
     failures: dict[str, str] = {}
     stream = None
     with AnswerFile.opened(output, settings) as file:
@@ -199,11 +190,12 @@ def _answer_stream(
                 continue
             # The first that come tell the price to start from: of one alone it would be a poor guess.
             stream = stream or scheduler.stream(
-                mean_tokens=mean_tokens, past_questions=missing if len(missing) > 1 else ()
+                mean_tokens=mean_tokens, past_questions=missing if len(missing) > 1 else (), policy=policy
             )
             grants = dict(zip([q.id for q in missing], stream.decide_all(missing), strict=True))
-            budgets = {name: int(grant) for name, grant in grants.items()}
-            failures |= scheduler.answer_within(budgets, missing, file, reasoning)
+            flags = [None] * len(missing) if stream.unlike is None else stream.unlike.tolist()
+            decided = {q.id: Decided(int(grants[q.id]), flag) for q, flag in zip(missing, flags, strict=True)}
+            failures |= scheduler.answer_within(decided, missing, file, reasoning)
             for name, grant in grants.items():
                 if name in file.answers:
                     stream.settle(grant, file.answers[name].reasoning_tokens)

@@ -10,12 +10,34 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ps_alloc import Allocation
 from ps_alloc.files import atomic_path, check_output
 from ps_eval.run_folder import locked, repair_last_line
 from ps_eval.run_settings import RunSettings
 from ps_train.questions import Question
 
 STDOUT = "-"
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What was decided for a question before it was answered."""
+
+    budget: int
+    """Most reasoning tokens."""
+    unlike: bool | None = None
+    """Whether it is unlike those that the predictor learned from; None: not known."""
+
+
+def decided_for(questions: Sequence[Question], allocation: Allocation) -> dict[str, Decided]:
+    """Question id to what an allocation of the questions gives it."""
+    known, unlike = allocation.unlike is not None, set()
+    if allocation.unlike is not None:
+        unlike = set(allocation.unlike.tolist())
+    return {
+        question.id: Decided(budget, row in unlike if known else None)
+        for row, (question, budget) in enumerate(zip(questions, allocation.tokens.tolist(), strict=True))
+    }
 
 
 @dataclass(frozen=True)
@@ -41,10 +63,14 @@ class Answered:
     reference: str | None = None
     correct: bool | None = None
     """None where there is no reference."""
+    unlike: bool | None = None
+    """Whether the question is unlike those that the predictor learned from; None: not known."""
 
     def line(self) -> str:
         """As a line of JSON; without a reference, without a grade."""
         record = asdict(self)
+        if self.unlike is None:
+            del record["unlike"]
         if self.reference is None:
             del record["reference"], record["correct"]
         return json.dumps(record, ensure_ascii=False) + "\n"

@@ -11,19 +11,24 @@ from rich.console import Console
 
 from ps_alloc import Allocation
 from ps_eval.spending.answer_file import STDOUT, Answered
+from ps_eval.spending.unlike import say_unlike
 
 AS_IS = {"markup": False, "highlight": False, "soft_wrap": True}
 """How a command to be copied is printed."""
 
 
-def show_decision(allocation: Allocation, as_json: bool, console: Console) -> None:
-    """A dry run: budgets and what they are expected to bring."""
+def show_decision(allocation: Allocation, unlike: str, as_json: bool, console: Console) -> None:
+    """A dry run: budgets and what they are expected to bring; `unlike` says what is done about such."""
     tokens = allocation.tokens
+    flags = None if allocation.unlike is None else np.isin(np.arange(len(allocation)), allocation.unlike)
     if as_json:
         summary = {
             "questions": len(allocation),
             "total_tokens": int(allocation.total_tokens),
             "mean_tokens": float(tokens.mean()),
+            "mean_expected_used": float(allocation.expected_used.mean()),
+            "policy": allocation.method,
+            "unlike": None if flags is None else int(flags.sum()),
             "expected_accuracy": allocation.expected_accuracy,
             "price": allocation.price,
             "budgets": dict(zip(allocation.ids or [], tokens.tolist(), strict=True)),
@@ -35,10 +40,13 @@ def show_decision(allocation: Allocation, as_json: bool, console: Console) -> No
         f"{len(allocation)} questions, {int(tokens.sum())} reasoning tokens at most, "
         f"{tokens.mean():.1f} each on average (least, quartiles, most: {quantiles})."
     ]
+    if allocation.used is not None:
+        lines.append(f"Expected to be used: {allocation.used.mean():.1f} each.")
     if allocation.expected_accuracy is not None:
         lines.append(f"Expected accuracy: {100 * allocation.expected_accuracy:.1f}%.")
     if allocation.price:
         lines.append(f"1,000 more tokens would buy {1000 * allocation.price:.2f} more right answers.")
+    lines += [line for part in say_unlike(flags, unlike) for line in part]
     lines.append("Nothing was generated: leave out --dry-run to answer.")
     console.print("\n".join(lines), highlight=False)
 
@@ -46,6 +54,7 @@ def show_decision(allocation: Allocation, as_json: bool, console: Console) -> No
 def show_answers(
     answered: Sequence[Answered],
     asked: int,
+    unlike: str,
     output: str,
     as_json: bool,
     console: Console,
@@ -63,6 +72,8 @@ def show_answers(
     forced = sum(a.forced for a in answered) / number
     silent = sum(a.answer is None for a in answered) / number
     accuracy = sum(graded) / len(graded) if graded else None
+    known = bool(answered) and all(a.unlike is not None for a in answered)
+    flags = np.array([a.unlike for a in answered], dtype=bool) if known else None
     if as_json:
         summary = {
             "questions": asked,
@@ -72,6 +83,7 @@ def show_answers(
             "mean_answer_tokens": answer_tokens,
             "forced": forced,
             "no_answer": silent,
+            "unlike": None if flags is None else int(flags.sum()),
             "graded": len(graded),
             "accuracy": accuracy,
         }
@@ -85,6 +97,9 @@ def show_answers(
     if accuracy is not None:
         text += f" Right: {100 * accuracy:.1f}% of {len(graded)} with a reference."
     console.print(text, highlight=False)
+    titles, below = say_unlike(flags, unlike)
+    for line in (*(f"NOTE: {title}." for title in titles), *below):
+        console.print(line, style="bold" if line not in below else None, highlight=False)
     if output != STDOUT:
         console.print(f"Written: {output}", highlight=False)
     console.print(next_command(questions, predictor, model, graded=bool(graded)), **AS_IS)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ps_alloc.files import read_json
 from ps_train.question_hashes import seen_in_training
+from ps_train.shipped import resolve_embedded
 
 UNKNOWN = ("", "unknown", "None", None)
 
@@ -42,6 +43,7 @@ def check_predictor(
     Raises:
         ValueError: If anything was found and is not allowed.
     """
+    folder = resolve_embedded(folder)
     path = Path(folder) / "config.json"
     if not path.is_file():
         return []
@@ -76,4 +78,4 @@ def _allow(allowed: bool, found: str, flag: str, why: str) -> None:
 
 
 def _last_part(model: object) -> str:
-    return str(model).rstrip("/").rsplit("/", 1)[-1]
+    return str(model).removeprefix("embedded:").rstrip("/").rsplit("/", 1)[-1]

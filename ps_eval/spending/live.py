@@ -21,15 +21,16 @@ from ps_eval.run_folder import ALLOCATIONS_FOLDER, locked_folder, remember_quest
 from ps_eval.run_settings import RunSettings
 from ps_eval.spending.policies import (
     LIVE_POLICIES,
-    POLICIES,
     PolicyInputs,
     allocate_policy,
     check_budgets,
     check_policies,
+    find_policy,
+    is_policy,
 )
 from ps_eval.spending.response_file import Response, ResponseFile
 from ps_eval.spending.responses import check_within, collect
-from ps_eval.spending.scoring import Cell, compare, summarise
+from ps_eval.spending.scoring import Cell, cell_name, compare, summarise
 from ps_train.questions import Question
 
 ANSWERS_FOLDER = "answers"
@@ -90,7 +91,8 @@ def run_live(
         engine: Where the model runs.
         inputs: What is known about the N questions.
         budgets: Mean reasoning tokens per query.
-        policies: Names among `LIVE_POLICIES`; gains over `uniform` are reported where it is among them.
+        policies: Names among `LIVE_POLICIES`, or `module:function`; gains over `uniform` are
+            reported where it is among them.
         given: Further cells by name: allocations of the N questions that were decided elsewhere.
         output: Folder to write into; no other process may.
         sampling: How reasoning is drawn.
@@ -114,8 +116,8 @@ def run_live(
         RequestsFailedError: If requests failed and are not skipped; where all fail, the run ends at once.
     """
     sampling, timer, grader = sampling or Sampling(), timer or PhaseTimer(), grader or load_grader()
-    if unknown := [p for p in policies if p not in LIVE_POLICIES]:
-        raise ValueError(f"policies of a live run must be among {LIVE_POLICIES}, got {unknown[0]!r}")
+    if unfit := [p for p in policies if not find_policy(p).live]:
+        raise ValueError(f"policies of a live run must be among {LIVE_POLICIES}, got {unfit[0]!r}")
     check_policies(policies, inputs)
     least = int(inputs.budgets[min_windows - 1]) if min_windows else 0
     check_budgets(budgets, least, int(inputs.budgets[-1]))
@@ -140,7 +142,7 @@ def run_live(
                 for q, b in zip(questions, allocation.tokens.tolist(), strict=True)
                 if q.id not in failures and (response := file.get(q.id, b))
             ]
-            name = f"{policy}-{budget}"
+            name = cell_name(policy, budget)
             allocation.save(output / ALLOCATIONS_FOLDER / f"{name}.json")
             write_lines(output / ANSWERS_FOLDER / f"{name}.jsonl", answers)
             cells[policy, budget] = answers
@@ -222,7 +224,8 @@ def compare_live(
         n_resamples: Bootstrap resamples of the questions.
         seed: Of the bootstrap.
     """
-    cells = {(row.policy, row.budget): read_answers(output, f"{row.policy}-{row.budget}") for row in rows}
+    names = [(row.policy, row.budget) for row in rows]
+    cells = {cell: read_answers(output, cell_name(*cell)) for cell in names}
     return compare(
         "live",
         {cell: np.array([a.correct for a in answers], float) for cell, answers in cells.items()},
@@ -261,7 +264,7 @@ def _allocations(
 
 def _checked(given: Mapping[str, Allocation], questions: Sequence[Question]) -> Mapping[str, Allocation]:
     for name, allocation in given.items():
-        if name in POLICIES:
+        if is_policy(name):
             raise ValueError(f"a given allocation must not be named like a policy, got {name!r}")
         asked = [q.id for q in questions]
         check_same_ids(allocation.ids, asked, f"allocation {name!r}", len(allocation))

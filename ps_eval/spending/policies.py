@@ -7,106 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ps_alloc import Allocation, allocate
 from ps_alloc.baselines import no_information_mix, noise_honest_oracle, uniform
-from ps_alloc.predictions import check_budgets as check_grid
-from ps_alloc.predictions import uniform_budgets
-
-FloatArray = npt.NDArray[np.floating]
-
-_SOURCES = {
-    "predictions": "predicted curves",
-    "predicted_use": "predicted use, which a predictor learns from a table with use",
-    "mean_curve": "the mean curve of training questions",
-    "length_curves": "training questions, for the mean curve of those of like length",
-    "measured": "measured curves, which a live run does not have",
-    "n_traces": "trace counts of the measured curves",
-}
-
-
-@dataclass(frozen=True)
-class PolicyInputs:
-    """What policies may know about a batch of N queries; None is unknown. The grid has W budgets."""
-
-    n_queries: int
-    budgets: npt.NDArray[np.int64]
-    """(W,). The token budgets that a query may be granted."""
-    predictions: FloatArray | None = None
-    """(N, W). Curves predicted before generation."""
-    predicted_use: FloatArray | None = None
-    """(N, W). Tokens predicted to be really used under each budget."""
-    mean_curve: FloatArray | None = None
-    """(W,). Mean curve of the predictor's training questions."""
-    mean_use: FloatArray | None = None
-    """(W,). Their mean use."""
-    length_curves: FloatArray | None = None
-    """(N, W). Mean curve of the training questions of like length."""
-    length_use: FloatArray | None = None
-    """(N, W). Their mean use."""
-    measured: FloatArray | None = None
-    """(N, W). Measured curves of these very queries: what only an oracle may see."""
-    measured_use: FloatArray | None = None
-    """(N, W). Measured use of these very queries."""
-    n_traces: npt.NDArray[np.integer] | None = None
-    """(N,). Traces behind each measured curve."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "budgets", check_grid(self.budgets))
-        shape = (self.n_queries, len(self.budgets))
-        expected = {
-            **dict.fromkeys(("predictions", "length_curves", "measured"), shape),
-            **dict.fromkeys(("predicted_use", "length_use", "measured_use"), shape),
-            **dict.fromkeys(("mean_curve", "mean_use"), shape[1:]),
-            "n_traces": shape[:1],
-        }
-        for name, wanted in expected.items():
-            values = getattr(self, name)
-            if values is not None and np.shape(values) != wanted:
-                raise ValueError(f"{name} must have shape {wanted}, got {np.shape(values)}")
-            if values is not None and name != "n_traces":
-                _check_range(name, np.atleast_2d(values), self.budgets if name.endswith("use") else None)
-
-    @property
-    def num_windows(self) -> int:
-        """W."""
-        return len(self.budgets)
-
-    @property
-    def window(self) -> int | None:
-        """Tokens from one budget to the next, where that is the same for all, from 0 on; else None."""
-        window = int(self.budgets[0])
-        equal = np.array_equal(self.budgets, uniform_budgets(window, len(self.budgets)))
-        return window if equal else None
-
-    def need(self, policy: str, name: str) -> npt.NDArray[Any]:
-        """The array `name`, for `policy`.
-
-        Raises:
-            ValueError: If it is unknown.
-        """
-        values: npt.NDArray[Any] | None = getattr(self, name)
-        if values is None:
-            raise ValueError(f"policy {policy!r} needs {_SOURCES[name]}, but got none")
-        return values
-
-
-def _check_range(name: str, values: FloatArray, budgets: npt.NDArray[np.int64] | None) -> None:
-    """Shares lie in [0, 1]; use lies between 0 and the budget, which float32 rounds."""
-    if values.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must be numbers, got dtype {values.dtype}")
-    highest = 1.0 if budgets is None else budgets * (1 + 1e-4)
-    inside = (values >= 0) & (values <= highest)  # False for NaN as well
-    if not inside.all():
-        row, column = np.argwhere(~inside)[0]
-        limit = "1]" if budgets is None else "the budget]"
-        raise ValueError(
-            f"{name} must lie in [0, {limit}, got {values[row, column]} at row {row}, column {column}"
-        )
-
-
-_Rule = Callable[[PolicyInputs, int, int, np.random.Generator], Allocation]
+from ps_alloc.plug_in import is_plug_in, load_plug_in
+from ps_eval.spending.policy_inputs import SOURCES
+from ps_eval.spending.policy_inputs import PolicyInputs as PolicyInputs
 
 
 def _on_grid(inputs: PolicyInputs) -> dict[str, Any]:
@@ -177,28 +83,75 @@ def _honest_oracle(inputs: PolicyInputs, total: int, least: int, rng: np.random.
     )
 
 
-# Name: the rule, and the inputs that it cannot do without.
-_RULES: dict[str, tuple[_Rule, tuple[str, ...]]] = {
-    "uniform": (_uniform, ()),
-    "length": (_length, ("length_curves",)),
-    "mix": (_mix, ("mean_curve",)),
-    "myopic": (_myopic, ("predictions",)),
-    "hull": (_hull, ("predictions",)),
-    "use": (_use, ("predictions", "predicted_use")),
-    "oracle": (_oracle, ("measured",)),
-    "honest_oracle": (_honest_oracle, ("measured", "n_traces")),
+@dataclass(frozen=True)
+class Policy:
+    """How a budget is spent on a batch."""
+
+    rule: Callable[[PolicyInputs, int, int, np.random.Generator], Allocation]
+    """Of what is known, the reasoning tokens for the whole batch, the fewest windows a query gets, draws."""
+    needs: tuple[str, ...] = ()
+    """The inputs that it cannot do without, fields of `PolicyInputs`."""
+    stochastic: bool = False
+    """Whether it makes use of the draws."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it can run before anything was measured."""
+        return "measured" not in self.needs
+
+
+_POLICIES = {
+    "uniform": Policy(_uniform),
+    "length": Policy(_length, ("length_curves",)),
+    "mix": Policy(_mix, ("mean_curve",), stochastic=True),
+    "myopic": Policy(_myopic, ("predictions",)),
+    "hull": Policy(_hull, ("predictions",)),
+    "use": Policy(_use, ("predictions", "predicted_use")),
+    "oracle": Policy(_oracle, ("measured",)),
+    "honest_oracle": Policy(_honest_oracle, ("measured", "n_traces"), stochastic=True),
 }
-POLICIES = tuple(_RULES)
+POLICIES = tuple(_POLICIES)
 """`uniform`: the same for all. `length`: by the question's length alone. `mix`: knows the mean curve only.
 `myopic`: the paper's greedy on predictions. `hull`: hull greedy on predictions, granted tokens. `use`: the
 same, a budget costs what is expected to be used of it. `oracle`: hull greedy on the measured curves it is
 scored on. `honest_oracle`: the same on one resample of them, or on the traces it is not scored on."""
 
-STOCHASTIC_POLICIES = frozenset({"mix", "honest_oracle"})
+STOCHASTIC_POLICIES = frozenset(name for name, policy in _POLICIES.items() if policy.stochastic)
 """Policies whose answer depends on the seed."""
 
-LIVE_POLICIES = tuple(name for name, (_, needs) in _RULES.items() if "measured" not in needs)
+LIVE_POLICIES = tuple(name for name, policy in _POLICIES.items() if policy.live)
 """Policies that can run before anything was measured."""
+
+
+def find_policy(name: str) -> Policy:
+    """A policy by its name.
+
+    Args:
+        name: One of `POLICIES`, or `module:function` of your own: called as `Policy.rule`, it returns an
+            `Allocation` on the inputs' budgets, and may have attributes `needs` and `stochastic` as `Policy`
+            has. It is imported, so name only code that you trust.
+
+    Raises:
+        ValueError: If there is no such policy, or yours needs what is no input.
+    """
+    if name in _POLICIES:
+        return _POLICIES[name]
+    arguments = "a function of (inputs, total_tokens, min_windows, rng)"
+    rule = load_plug_in(name, "policy", POLICIES, arguments)
+    needs = tuple(getattr(rule, "needs", ()))
+    if unknown := [need for need in needs if need not in SOURCES]:
+        raise ValueError(f"needs of policy {name} must be among {tuple(SOURCES)}, got {unknown[0]!r}")
+    return Policy(rule, needs, bool(getattr(rule, "stochastic", False)))
+
+
+def is_policy(name: str) -> bool:
+    """Whether a name is that of a policy here, or of one from outside: nothing else may be called so."""
+    return name in _POLICIES or is_plug_in(name)
+
+
+def default_policy(knows_use: bool) -> str:
+    """What spends a budget best: `use` where use is predicted: its budget counts tokens used; else `hull`."""
+    return "use" if knows_use else "hull"
 
 
 def allocate_policy(
@@ -207,7 +160,7 @@ def allocate_policy(
     """Allocate a budget by a policy's name.
 
     Args:
-        name: One of `POLICIES`.
+        name: One of `POLICIES`, or `module:function` (`find_policy`).
         inputs: What is known about the batch.
         total_tokens: Reasoning tokens for the whole batch.
         min_windows: Fewest windows a query gets.
@@ -217,11 +170,29 @@ def allocate_policy(
         The allocation, with `method` the policy's name.
 
     Raises:
-        ValueError: If there is no such policy or its input is missing, or as `ps_alloc.allocate` does.
+        ValueError: If there is no such policy or its input is missing, or as `ps_alloc.allocate` does; if one
+            of your own does not return an allocation of this batch within the total.
     """
     check_policies([name], inputs)
-    rule, _ = _RULES[name]
-    return replace(rule(inputs, total_tokens, min_windows, np.random.default_rng(seed)), method=name)
+    allocation = find_policy(name).rule(inputs, total_tokens, min_windows, np.random.default_rng(seed))
+    if name not in _POLICIES:
+        _check_foreign(name, allocation, inputs, total_tokens)
+    return replace(allocation, method=name)
+
+
+def _check_foreign(name: str, found: object, inputs: PolicyInputs, total: int) -> None:
+    """Nothing of what follows looks at an allocation again: what is not within the total would win."""
+    if not isinstance(found, Allocation):
+        raise ValueError(f"policy {name} must return an Allocation, got a {type(found).__name__}")
+    grid = inputs.budgets[: len(found.budgets)]
+    if len(found) != inputs.n_queries or not np.array_equal(found.budgets, grid):
+        raise ValueError(
+            f"policy {name} must allocate to {inputs.n_queries} queries on "
+            f"{inputs.budgets.tolist()!s:.60}, "
+            f"got {len(found)} on {found.budgets.tolist()!s:.60}"
+        )
+    if found.charged == "granted" and found.tokens.sum() > total:
+        raise ValueError(f"policy {name} must grant at most {total} tokens, got {found.tokens.sum()}")
 
 
 def possible_policies(inputs: PolicyInputs, *, live: bool = False) -> tuple[str, ...]:
@@ -229,7 +200,7 @@ def possible_policies(inputs: PolicyInputs, *, live: bool = False) -> tuple[str,
     return tuple(
         name
         for name in (LIVE_POLICIES if live else POLICIES)
-        if all(getattr(inputs, needed) is not None for needed in _RULES[name][1])
+        if all(getattr(inputs, needed) is not None for needed in _POLICIES[name].needs)
     )
 
 
@@ -242,9 +213,7 @@ def check_policies(names: Sequence[str], inputs: PolicyInputs) -> None:
     if not names or len(set(names)) != len(names):
         raise ValueError(f"policies must be different names, at least one, got {list(names)}")
     for name in names:
-        if name not in _RULES:
-            raise ValueError(f"policy must be one of {POLICIES}, got {name!r}")
-        for needed in _RULES[name][1]:
+        for needed in find_policy(name).needs:
             inputs.need(name, needed)
 
 

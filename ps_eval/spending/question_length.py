@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_train.curve_table import CurveTable
+from ps_train.question_length import means_by_length
 
 
 def length_curves(train: CurveTable, questions: Sequence[str], num_bins: int = 10) -> npt.NDArray[np.float64]:
@@ -21,23 +22,9 @@ def length_curves(train: CurveTable, questions: Sequence[str], num_bins: int = 1
     Returns:
         (N, W).
     """
-    return _means_by_length(train, train.curves, questions, num_bins)
+    return means_by_length(train.questions, train.curves, questions, num_bins)
 
 
 def length_use(train: CurveTable, questions: Sequence[str], num_bins: int = 10) -> npt.NDArray[np.float64]:
     """Likewise the tokens that training questions of like length really use, (N, W)."""
-    return _means_by_length(train, train.expected_use, questions, num_bins)
-
-
-def _means_by_length(
-    train: CurveTable, values: npt.NDArray[np.floating], questions: Sequence[str], num_bins: int
-) -> npt.NDArray[np.float64]:
-    known, new = (np.array([len(q.split()) for q in texts]) for texts in (train.questions, questions))
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, num_bins + 1)[1:-1]))
-    known_bins, new_bins = np.searchsorted(edges, known, "right"), np.searchsorted(edges, new, "right")
-    overall = values.mean(axis=0)
-    means = [
-        values[known_bins == b].mean(axis=0) if (known_bins == b).any() else overall
-        for b in range(len(edges) + 1)
-    ]
-    return np.array(means, dtype=np.float64)[new_bins]
+    return means_by_length(train.questions, train.expected_use, questions, num_bins)

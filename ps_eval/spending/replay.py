@@ -16,23 +16,32 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc import Allocation, Predictions
+from ps_eval.flag_groups import Allowed
+from ps_eval.flag_values import flat_settings
 from ps_eval.reporting.frontier import EqualUse
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info
 from ps_eval.run_folder import ALLOCATIONS_FOLDER
 from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.policies import (
-    STOCHASTIC_POLICIES,
     PolicyInputs,
     allocate_policy,
     check_budgets,
     check_policies,
+    find_policy,
     possible_policies,
 )
 from ps_eval.spending.question_length import length_curves, length_use
-from ps_eval.spending.replay_inputs import load_train, predict_table, read_predictions, split_traces
+from ps_eval.spending.replay_inputs import (
+    load_train,
+    means_of_table,
+    predict_table,
+    read_predictions,
+    split_traces,
+)
 from ps_eval.spending.result_screen import show_result
-from ps_eval.spending.scoring import Cell, compare, summarise
+from ps_eval.spending.scoring import Cell, cell_name, compare, summarise
+from ps_eval.spending.unlike import KEEP, check_unlike, fall_back, say_unlike
 from ps_train.curve_table import AT_ZERO, CurveTable, score_windows
 
 N_DRAWS = 16
@@ -49,7 +58,7 @@ class Replay:
     allocations: dict[Cell, Allocation]
     """(policy, budget) to its allocation; of a stochastic policy, the first draw."""
     equal_use: list[EqualUse]
-    """The policies at equal tokens really used."""
+    """The policies at equal tokens really used; none where the table does not know use."""
 
 
 def replay(
@@ -92,8 +101,9 @@ def replay(
             `min_windows`.
     """
     if train is not None:
-        mean_curve = train.curves.mean(axis=0) if mean_curve is None else mean_curve
-        mean_use = train.use.mean(axis=0) if mean_use is None and train.use is not None else mean_use
+        known_means = means_of_table(train)
+        mean_curve = known_means["mean_curve"] if mean_curve is None else mean_curve
+        mean_use = known_means.get("mean_use") if mean_use is None else mean_use
     known = predictions if isinstance(predictions, Predictions) else None
     inputs = PolicyInputs(
         n_queries=len(table),
@@ -108,6 +118,10 @@ def replay(
         measured_use=table.use,
         n_traces=table.n_traces,
     )
+    if table.use is None and used_levels:
+        raise ValueError(
+            f"used must be left out where the table does not know what was used, got {list(used_levels)}"
+        )
     policies, budgets = policies or possible_policies(inputs), budgets or table.budgets[1:-1].tolist()
     check_policies(policies, inputs)
     least = int(table.budgets[min_windows - 1]) if min_windows else 0
@@ -125,7 +139,7 @@ def replay(
             else:
                 pairs = [
                     (table, allocate_policy(policy, inputs, total, min_windows=min_windows, seed=seed + draw))
-                    for draw in range(N_DRAWS if policy in STOCHASTIC_POLICIES else 1)
+                    for draw in range(N_DRAWS if find_policy(policy).stochastic else 1)
                 ]
             draws = [draw for _, draw in pairs]
             allocations[cell] = replace(draws[0], ids=table.ids)
@@ -142,7 +156,9 @@ def replay(
         n_resamples=n_resamples,
         seed=seed,
     )
-    levels = compare("replay", scores, used, levels=used_levels, n_resamples=n_resamples, seed=seed)
+    levels: list[EqualUse] = []
+    if table.use is not None:
+        levels = compare("replay", scores, used, levels=used_levels, n_resamples=n_resamples, seed=seed)
     return Replay(rows, allocations, levels)
 
 
@@ -175,9 +191,9 @@ def replay_command(
     seed: int = 0,
     n_resamples: int = 2000,
     json: bool = False,
+    unlike: str = KEEP,
     allow_training_questions: bool = False,
-    allow_other_model: bool = False,
-    allow_other_grader: bool = False,
+    allowed: Allowed = Allowed(),
 ) -> None:
     """Measure policies × budgets on the curves of a curve table.
 
@@ -195,31 +211,32 @@ def replay_command(
         train_table: Curve table of training questions: needed by `length`, and by `mix` where there is no
             predictor, which brings its own mean curve.
         budgets: Mean tokens per query, such as 32,48,64; by default the table's grid but its ends.
-        policies: Such as uniform,hull; by default all whose inputs are there.
+        policies: Such as uniform,hull, or module:function of your own; by default all whose inputs are there.
         used: Mean tokens really used at which policies are compared, such as 24,32,48; by default those that
             uniform uses.
         min_windows: Fewest windows a query gets.
         seed: Seed of the random policies and of the bootstrap.
         n_resamples: Bootstrap resamples of the questions.
         json: Print the summary as JSON.
+        unlike: keep what is predicted of questions unlike those the predictor learned from, or give them the
+            mean of these.
         allow_training_questions: Go on although the predictor learned from some of the questions.
-        allow_other_model: Go on although the predictor learned from another model's answers than the table's.
-        allow_other_grader: Go on although another grader graded the table than what the predictor learned
-            from.
+        allowed: What else is refused otherwise.
 
     Raises:
         ValueError: If an input is missing, damaged, or does not fit the table.
     """
-    config = dict(locals())
+    config = flat_settings(locals())
     if predictor is not None and predictions is not None:
         raise ValueError("give either a predictor or predictions, but got both")
+    check_unlike(unlike)
     timer = PhaseTimer()
     means: dict[str, Any] = {}
     with timer.phase("load"):
         measured = CurveTable.load(table, features=[])
         train = None if train_table is None else load_train(train_table, measured)
         halves = split_traces(table, measured)
-        remarks = []
+        remarks: list[str] = []
         if predictor is not None:
             remarks = check_predictor(
                 predictor,
@@ -227,13 +244,19 @@ def replay_command(
                 served_model=measured.metadata.get("model"),
                 grader=measured.metadata.get("grader"),
                 allow_training_questions=allow_training_questions,
-                allow_other_model=allow_other_model,
-                allow_other_grader=allow_other_grader,
+                allow_other_model=allowed.allow_other_model,
+                allow_other_grader=allowed.allow_other_grader,
             )
     with timer.phase("predict"):
         predicted = None if predictions is None else read_predictions(predictions, measured)
         if predictor is not None:
-            predicted, means = predict_table(predictor, table)
+            predicted, means = predict_table(predictor, table, allow_code=allowed.allow_code)
+        below: list[str] = []
+        if predicted is not None:
+            known = means or ({} if train is None else means_of_table(train))
+            predicted = fall_back(predicted, known, unlike)
+            titles, below = say_unlike(predicted.unlike, unlike)
+            remarks += titles
     with timer.phase("replay"):
         result = replay(
             measured,
@@ -248,18 +271,19 @@ def replay_command(
             seed=seed,
             n_resamples=n_resamples,
         )
-    summary = _write(result, Path(output), config, seed, timer)
-    if measured.use is None:  # nothing was really used that could be compared
-        summary = replace(summary, equal_use=[])
-    show_result(summary, output, remarks, json)
+    summary = _write(result, Path(output), config, seed, timer, remarks + below)
+    show_result(summary, output, remarks, json, *below, use_known=measured.use is not None)
 
 
-def _write(result: Replay, output: Path, config: dict[str, Any], seed: int, timer: PhaseTimer) -> Summary:
+def _write(
+    result: Replay, output: Path, config: dict[str, Any], seed: int, timer: PhaseTimer, remarks: list[str]
+) -> Summary:
     """The summary comes last: where it is, the rest is."""
     for (policy, budget), allocation in result.allocations.items():
-        allocation.save(output / ALLOCATIONS_FOLDER / f"{policy}-{budget}.json")
+        allocation.save(output / ALLOCATIONS_FOLDER / f"{cell_name(policy, budget)}.json")
     with timer.phase("plot"):
         plot_accuracy(result.rows, output / PLOT_FILE)
-    summary = Summary(result.rows, collect_run_info(config, seed, timer.seconds), result.equal_use)
+    info = collect_run_info(config, seed, timer.seconds)
+    summary = Summary(result.rows, info, result.equal_use, remarks)
     summary.save(output)
     return summary

@@ -17,7 +17,7 @@ from ps_train.questions import Question
 
 
 def predict_table(
-    predictor: str | Path, table: str | Path
+    predictor: str | Path, table: str | Path, *, allow_code: bool = False
 ) -> tuple[Predictions, dict[str, npt.NDArray[np.float32]]]:
     """What a saved predictor says of a table's questions, and the (W,) means it learned from.
 
@@ -31,7 +31,7 @@ def predict_table(
     from ps_train.common.features import TEXT
     from ps_train.common.text_features import text_features
 
-    loaded = load_predictor(predictor)
+    loaded = load_predictor(predictor, allow_code=allow_code)
     states = [name for name in loaded.schema.features if name != TEXT]
     ready = bool(states) and set(states) <= set(feature_names(table))
     questions = CurveTable.load(table, features=states if ready else [])
@@ -48,6 +48,12 @@ def means_of(predictor: Any) -> dict[str, Any]:
     """What a predictor's training questions were like: `mean_curve` (W,), and `mean_use` where known."""
     use = predictor.mean_use if predictor.schema.has_use else None
     return {"mean_curve": predictor.training_mean, **({} if use is None else {"mean_use": use})}
+
+
+def means_of_table(table: CurveTable) -> dict[str, Any]:
+    """The same, of a table of training questions."""
+    use = {} if table.use is None else {"mean_use": table.use.mean(axis=0)}
+    return {"mean_curve": table.curves.mean(axis=0), **use}
 
 
 def split_traces(folder: str | Path, table: CurveTable) -> tuple[CurveTable, CurveTable] | None:

@@ -13,7 +13,14 @@ from ps_eval.reporting.frontier import print_equal_use
 from ps_eval.reporting.summary import Summary, print_table
 
 
-def show_result(summary: Summary, output: str, remarks: Sequence[str], as_json: bool, *lines: str) -> None:
+def show_result(
+    summary: Summary,
+    output: str,
+    remarks: Sequence[str],
+    as_json: bool,
+    *lines: str,
+    use_known: bool = True,
+) -> None:
     """Print a summary.
 
     Args:
@@ -22,6 +29,7 @@ def show_result(summary: Summary, output: str, remarks: Sequence[str], as_json: 
         remarks: What is not as it should be but was allowed: part of the title.
         as_json: Print the summary as JSON instead, remarks on stderr.
         lines: Sentences below the tables.
+        use_known: Whether the rows' tokens are those really used, not those granted.
     """
     console = Console(stderr=as_json)
     for remark in remarks:
@@ -29,7 +37,10 @@ def show_result(summary: Summary, output: str, remarks: Sequence[str], as_json: 
     if as_json:
         sys.stdout.write(json.dumps(asdict(summary)) + "\n")
         return
-    print_table(summary.rows, console)
+    if use_known:
+        print_table(summary.rows, console)
+    else:
+        print_table(summary.rows, console, "tokens granted, since the table does not know use,")
     if summary.equal_use:
         print_equal_use(summary.equal_use, console)
     for line in lines:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from ps_alloc import Allocation
 from ps_alloc.predictions import uniform_budgets
-from ps_eval.engines import engine_arguments, load_pool
 from ps_eval.engines.base import Sampling
+from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags
+from ps_eval.flag_values import flat_settings
 from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
@@ -26,15 +26,17 @@ from ps_eval.spending.policies import PolicyInputs, possible_policies
 from ps_eval.spending.replay import PLOT_FILE
 from ps_eval.spending.replay_inputs import means_of
 from ps_eval.spending.result_screen import show_result
+from ps_eval.spending.scoring import cell_name
+from ps_eval.spending.unlike import KEEP, check_unlike, fall_back, say_unlike
 from ps_train.common.features import Features
 from ps_train.load import load_predictor
 from ps_train.predictor import CurvePredictor
-from ps_train.questions import Question, load_questions
+from ps_train.questions import Question
 
 
 def run_command(
     *,
-    questions: str,
+    source: QuestionFlags,
     model: str,
     output: str,
     predictor: str | None = None,
@@ -47,24 +49,14 @@ def run_command(
     window: int = 16,
     num_windows: int | None = None,
     min_windows: int = 1,
-    temperature: float = 0.6,
-    top_p: float = 0.95,
-    seed: int = 0,
-    limit: int | None = None,
-    question_field: str | None = None,
-    answer_field: str | None = None,
-    id_field: str = "id",
-    engine: str = "transformers",
-    engine_options: dict[str, Any] | None = None,
-    format: dict[str, Any] | None = None,
-    prompt: dict[str, Any] | None = None,
-    batch_size: int = 128,
+    sampling: Sampling = Sampling(),
+    runner: EngineFlags = EngineFlags(),
     n_resamples: int = 2000,
     skip_failed: bool = False,
     json: bool = False,
+    unlike: str = KEEP,
     allow_training_questions: bool = False,
-    allow_other_model: bool = False,
-    allow_other_grader: bool = False,
+    allowed: Allowed = Allowed(),
 ) -> None:
     """Answer questions under allocated budgets, once for each policy and mean budget.
 
@@ -73,8 +65,7 @@ def run_command(
     run it again: what had ended is kept, answer by answer.
 
     Args:
-        questions: JSONL, CSV or Parquet with a question and its reference answer a row; GSM8K's and MATH's
-            own files are read as they are.
+        source: The questions, with references.
         model: The reasoning model: a folder or a Hugging Face name.
         output: Folder to write into.
         predictor: Predictor folder; without one only `uniform` can run.
@@ -83,7 +74,7 @@ def run_command(
             under its file's name.
         budgets: Mean reasoning tokens per query of the policies, such as 48,64; by default those of the
             allocations, or 48,64,96.
-        policies: Such as uniform,hull; by default all whose inputs are there.
+        policies: Such as uniform,hull, or module:function of your own; by default all whose inputs are there.
         used: Mean tokens really used at which policies are compared, such as 24,32,48; by default those that
             uniform uses.
         grader: Tells right from wrong: math, gsm8k, choice, number, exact, or module:function of your own.
@@ -91,35 +82,27 @@ def run_command(
         num_windows: Most windows a query can use; with a predictor, its own; by default as many as the
             budgets ask for.
         min_windows: Fewest windows a query gets.
-        temperature: Of the chains of thought; answers are decoded greedily.
-        top_p: Nucleus of the chains of thought.
-        seed: Seed of the chains of thought, the random policies and the bootstrap.
-        limit: Only the first questions.
-        question_field: Column of the questions' texts, where it is not called question or the like.
-        answer_field: Column of the references, likewise.
-        id_field: Column of the ids.
-        engine: What runs the model: transformers, vllm, vllm-native, openai (a server) or ray (a cluster).
-        engine_options: Of the engine's own, such as --engine-options.dtype bfloat16; docs/vllm.md has them.
-        format: How the model ends its reasoning and is made to answer, such as --format.think_end '</think>'.
-        prompt: What is put around a question, such as --prompt.system 'Be brief.'
-        batch_size: Sequences decoded at once.
+        sampling: How chains of thought are drawn; its seed is also that of random policies and the bootstrap.
+        runner: What runs the model.
         n_resamples: Bootstrap resamples of the questions.
         skip_failed: Compare on the questions whose requests all succeeded, and name the others.
         json: Print the summary as JSON.
+        unlike: keep what is predicted of questions unlike those the predictor learned from, or give them the
+            mean of these.
         allow_training_questions: Go on although the predictor learned from some of the questions.
-        allow_other_model: Go on although the predictor learned from another model's answers.
-        allow_other_grader: Go on although another grader graded what the predictor learned from.
+        allowed: What else is refused otherwise.
 
     Raises:
         ValueError: If an input is missing or damaged, or the folder was begun with other settings.
     """
-    config = dict(locals())
+    config, seed = flat_settings(locals()), sampling.seed
     timer, judge = PhaseTimer(), load_grader(grader)
+    check_unlike(unlike)
+    below: list[str] = []
     with timer.phase("load"):
-        fields = {"question_field": question_field, "answer_field": answer_field, "id_field": id_field}
-        asked = load_questions(questions, limit, **fields)  # type: ignore[arg-type]
+        asked = source.load()
         given = _load_allocations(allocations or [])
-        remarks = []
+        remarks: list[str] = []
         if predictor is not None:
             remarks = check_predictor(
                 predictor,
@@ -127,17 +110,26 @@ def run_command(
                 served_model=model,
                 grader=judge.identity,
                 allow_training_questions=allow_training_questions,
-                allow_other_model=allow_other_model,
-                allow_other_grader=allow_other_grader,
+                allow_other_model=allowed.allow_other_model,
+                allow_other_grader=allowed.allow_other_grader,
             )
-        pool = load_pool(engine, model, **engine_arguments(engine_options, format, prompt, batch_size))
+        pool = runner.load(model)
     budgets = budgets or sorted({round(a.budget) for a in given.values()}) or [48, 64, 96]
     if predictor is None:
         longest = max(max(budgets), *(int(a.tokens.max()) for a in given.values()), 1)
         grid = uniform_budgets(window, num_windows or max(16, ceil(longest / window)))
         inputs = PolicyInputs(len(asked), grid)
     else:
-        inputs = predicted_inputs(predictor, [q.question for q in asked], timer, backbone)
+        inputs = predicted_inputs(
+            predictor,
+            [q.question for q in asked],
+            timer,
+            backbone,
+            allow_code=allowed.allow_code,
+            unlike=unlike,
+        )
+        titles, below = say_unlike(inputs.unlike, unlike)
+        remarks += titles
     chosen = policies or possible_policies(inputs, live=True)
     with show_progress("questions answered", len(asked), kept_first=True) as progress:
         rows = run_live(
@@ -148,7 +140,7 @@ def run_command(
             policies=chosen,
             given=given,
             output=output,
-            sampling=Sampling(temperature, top_p, seed),
+            sampling=sampling,
             min_windows=min_windows,
             seed=seed,
             n_resamples=n_resamples,
@@ -160,18 +152,21 @@ def run_command(
         )
     plot_accuracy(rows, Path(output) / PLOT_FILE)
     compared = compare_live(output, rows, levels=used or (), n_resamples=n_resamples, seed=seed)
-    summary = Summary(rows, collect_run_info(config, seed, timer.seconds), compared)
+    info = collect_run_info(config, seed, timer.seconds)
+    summary = Summary(rows, info, compared, remarks + below)
     summary.save(output)
     missing = len(asked) - rows[0].n
     failed = f"{missing} of {len(asked)} questions failed: {output}/{FAILURES_FILE} names them."
-    show_result(summary, output, remarks, json, *([failed] if missing else []), scheduling_cost(timer))
+    show_result(
+        summary, output, remarks, json, *([failed] if missing else []), *below, scheduling_cost(timer)
+    )
     warn_of_grading(_graded_texts(asked, Path(output), rows), judge, Console(stderr=True))
 
 
 def _graded_texts(asked: list[Question], output: Path, rows: list[SummaryRow]) -> list[GradedText]:
     """The answers of the cell with the largest budget: those after the longest reasoning."""
     row = max(rows, key=lambda row: row.budget)
-    answers = {a.id: a for a in read_answers(output, f"{row.policy}-{row.budget}")}
+    answers = {a.id: a for a in read_answers(output, cell_name(row.policy, row.budget))}
     return [
         GradedText(q.id, q.question, "", a.text, a.answer, q.answer, a.correct)
         for q in asked
@@ -194,26 +189,51 @@ def _load_allocations(paths: list[str]) -> dict[str, Allocation]:
 
 
 def predicted_inputs(
-    predictor: str | Path, questions: list[str], timer: PhaseTimer, backbone: str | None = None
+    predictor: str | Path,
+    questions: list[str],
+    timer: PhaseTimer,
+    backbone: str | None = None,
+    *,
+    allow_code: bool = False,
+    unlike: str = KEEP,
 ) -> PolicyInputs:
-    """What a saved predictor tells about questions before any is answered.
+    """What a saved predictor tells about questions before any is answered; see `inputs_from`.
 
     Adds to the phases `load` (the predictor and its backbone) and `predict` (reading the questions).
     """
     with timer.phase("load"):
-        loaded = load_predictor(predictor, backbone=backbone)
+        loaded = load_predictor(predictor, backbone=backbone, allow_code=allow_code)
         loaded.predict_curves(questions[:1])  # the backbone is loaded at the first question
     with timer.phase("predict"):
-        return inputs_from(loaded, questions)
+        return inputs_from(loaded, questions, unlike=unlike)
 
 
 def inputs_from(
-    predictor: CurvePredictor, questions: Sequence[str], features: Features | None = None
+    predictor: CurvePredictor,
+    questions: Sequence[str],
+    features: Features | None = None,
+    unlike: str = KEEP,
 ) -> PolicyInputs:
-    """What a predictor that is loaded tells about questions, from their features where there are any."""
-    said = predictor.predict(questions if features is None else features)
+    """What a predictor that is loaded tells about questions, from their features where there are any.
+
+    Args:
+        predictor: The predictor.
+        questions: N texts.
+        features: Theirs, where they are known.
+        unlike: keep what is predicted of questions unlike those it learned from, or take the mean of these.
+
+    Raises:
+        ValueError: If it cannot read them, or cannot tell who is unlike and is to do something about it.
+    """
+    means = means_of(predictor)
+    said = fall_back(predictor.predict(questions if features is None else features), means, unlike)
     return PolicyInputs(
-        len(said), said.budgets, predictions=said.curves, predicted_use=said.use, **means_of(predictor)
+        len(said),
+        said.budgets,
+        predictions=said.curves,
+        predicted_use=said.use,
+        unlike=said.unlike,
+        **means,
     )
 
 

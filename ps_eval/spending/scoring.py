@@ -15,6 +15,11 @@ Cell = tuple[str, int]
 """Policy and mean budget."""
 
 
+def cell_name(policy: str, budget: int) -> str:
+    """What a cell's files are called; a policy's `module:function` without a colon, for all file systems."""
+    return f"{policy.replace(':', '.')}-{budget}"
+
+
 def summarise(
     mode: Mode,
     scores: Mapping[Cell, npt.NDArray[np.float64]],

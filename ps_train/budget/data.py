@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ps_train.budget.budgets import load_budgets
 from ps_train.common.rows import Rows
 from ps_train.common.text_data import TextDataModule
-from ps_train.curve.data import schema_of
+from ps_train.curve.table_targets import schema_of
 
 
 class BudgetDataModule(TextDataModule):

@@ -14,7 +14,7 @@ import torch
 import torchmetrics.functional as F
 from torch import Tensor
 
-from ps_train.curve.metrics import CurveRows, FloatArray
+from ps_train.common.gathered_rows import FloatArray, GatheredRows
 
 
 def mean_absolute_error(predicted: FloatArray, needed: FloatArray) -> float:
@@ -82,7 +82,7 @@ def budget_quality(predicted: FloatArray, needed: FloatArray, *, window: int = 1
     }
 
 
-class BudgetQuality(CurveRows):
+class BudgetQuality(GatheredRows):
     """All figures of predicted budgets; each row of a distributed run counts once.
 
     `mae`, `rmse` and `mape` of the prediction; `underrun_rate`, `overrun_rate` and `average_underrun` of what

@@ -14,7 +14,7 @@ from ps_alloc.conformal import BudgetCalibrator
 from ps_alloc.difficulty import difficulty_curves
 from ps_train.budget.head import BudgetHead
 from ps_train.budget.targets import BudgetTarget, Loss, PointTarget, Space, make_target
-from ps_train.common.lora_backbone import LoraSettings
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.text_batches import TextFormat
 from ps_train.common.text_predictor import TextPredictor
 from ps_train.predictor import CurveSchema

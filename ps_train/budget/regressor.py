@@ -16,8 +16,8 @@ from ps_train.budget.metrics import BudgetQuality, underrun_rate
 from ps_train.budget.net import LEVELS, BudgetNet
 from ps_train.budget.targets import Loss, Space
 from ps_train.common.heads import HeadSettings
-from ps_train.common.lora_backbone import LoraSettings
 from ps_train.common.lora_module import LoraModule
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.optimization import LoraOptimizerSettings, ScheduleSettings
 from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextBatch
@@ -164,7 +164,8 @@ class BudgetRegressor(LoraModule):
         ids = list(self.rows["predict"].ids) if "predict" in self.rows else None
         window = self.net.window
         given = {f"{rate:g}": self.net.budgets_at(tokens, rate) for rate in self.underrun_rates}
-        written = write_curves(folder, curves.numpy().astype(np.float32), self.net.schema, self.rows)
+        said = curves.numpy().astype(np.float32)
+        written = write_curves(folder, said, self.net.schema, self.rows, self.unlike)
         for rate, budgets in given.items():
             total = int(budgets.sum())
             method = f"underrun-{rate}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from ps_train.common.held_out import held_out_table
+from ps_train.common.rows import Rows
+from ps_train.schema import CurveSchema
 
 
 class ExportBest(pl.Callback):
@@ -39,9 +41,30 @@ class ExportBest(pl.Callback):
                 pl_module.held_out = checkpoint["held_out"]
         module: Any = pl_module
         folder = module.export(Path(trainer.default_root_dir))
-        table = held_out_table(module)
+        table = module.held_out_table()
         if table is not None:
             console.print(table)
         console.print(f"wrote {folder}", highlight=False, soft_wrap=True)
         if hasattr(module, "next_command"):
             console.print(f"next:  {module.next_command(folder)}", highlight=False, soft_wrap=True)
+
+
+def training_record(learned: Sequence[Rows], schema: CurveSchema) -> dict[str, Any]:
+    """What a predictor's folder says of the rows it learned from (`CurvePredictor.training_record`)."""
+    source = learned[0].source
+    return {
+        "served_model": schema.served_model,
+        **{name: source[name] for name in ("grader", "answer") if name in source},
+        "budgets": list(schema.budgets),
+        "num_questions": sum(len(rows.texts) for rows in learned),
+    }
+
+
+def answer_command(folder: Path, schema: CurveSchema) -> str:
+    """What to do with a predictor that was just exported to `folder`."""
+    model = "MODEL" if schema.served_model == "unknown" else schema.served_model
+    budget = schema.budgets[(len(schema.budgets) - 1) // 2]
+    return (
+        f"ps-eval answer --questions QUESTIONS.jsonl --model {model} --predictor {folder} "
+        f"--budget {budget} --output answers.jsonl"
+    )

@@ -87,6 +87,18 @@ class FeaturePredictor(CurvePredictor):
             self.train(was_training)
         return torch.cat(batches)
 
+    def read(
+        self, x: Sequence[str] | Mapping[str, npt.ArrayLike], *, batch_size: int = 1024
+    ) -> tuple[Tensor, npt.NDArray[np.float32]]:
+        """The outputs (N, K), and the concatenated features (N, D), which `novelty` compares.
+
+        Raises:
+            ValueError: As `predict_curves`.
+        """
+        features = x if isinstance(x, Mapping) else self._extract(x)
+        columns: npt.NDArray[np.float32] = self.stack(features).numpy()
+        return self.predict_outputs(features, batch_size=batch_size), columns
+
     def stack(self, features: Mapping[str, npt.ArrayLike]) -> Tensor:
         """Concatenate named features in the schema's order, checked: float32 (N, D).
 

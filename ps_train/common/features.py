@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,14 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ps_train.common.blocks import block_outputs, hidden_size, num_layers, takes_padding
+from ps_train.common.blocks import (
+    block_outputs,
+    hidden_size,
+    num_layers,
+    takes_padding,
+    transformer_blocks,
+)
+from ps_train.common.last_position import can_skip_others, for_last_tokens
 from ps_train.common.loading import load_backbone
 from ps_train.common.prompts import PromptFormat, encode_prompts
 
@@ -169,10 +177,14 @@ def last_token_states(
         tokens[row, : len(prompt)] = torch.tensor(prompt)
     mask = torch.arange(tokens.shape[1]) < lengths[:, None]
     rows, last = torch.arange(len(prompts), device=device), (lengths - 1).to(device)
-    states = block_outputs(
-        model,
-        layers,
-        input_ids=tokens.to(device),
-        attention_mask=None if mask.all() else mask.long().to(device),
-    )
+    deepest = max(layers)
+    with ExitStack() as stack:
+        if can_skip_others(model, deepest):
+            stack.enter_context(for_last_tokens(transformer_blocks(model)[deepest - 1], last))
+        states = block_outputs(
+            model,
+            layers,
+            input_ids=tokens.to(device),
+            attention_mask=None if mask.all() else mask.long().to(device),
+        )
     return {layer: hidden[rows, last] for layer, hidden in states.items()}

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ps_train.common.blocks import text_decoder
+from ps_train.shipped import resolve_embedded
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -20,9 +21,12 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 def resolve_model(path: str | Path) -> str:
     """A language model's path: `package:<name>/<file>` is a file of an installed Python package.
 
+    `embedded:<name>` is a model that comes with this one.
+
     Raises:
         ValueError: If the package is not installed or lacks the file, or the path leaves the package.
     """
+    path = resolve_embedded(path)
     scheme, _, inside = str(path).partition(":")
     if scheme != "package":
         return str(path)

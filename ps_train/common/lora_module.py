@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ps_train.common.feature_cache import state_key
 from ps_train.common.frozen_states import FrozenStates
 from ps_train.common.heads import HeadSettings, Standardise
-from ps_train.common.lora_backbone import LoraSettings
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.optimization import LoraOptimizerSettings, ScheduleSettings
 from ps_train.common.predictor_module import PredictorModule
 from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextBatch, TextFormat, collate
 from ps_train.common.text_predictor import TextPredictor
-from ps_train.predictor import ADAPTER_FOLDER
+from ps_train.predictor_files import ADAPTER_FOLDER
 
 SCALE_ROWS = 256
 """Training texts whose states, before training, set the scales of a head's inputs."""
+NOVELTY_ROWS = 1024
+"""Training texts whose states, after training, say which questions are unlike them."""
 
 
 class LoraModule(PredictorModule):
@@ -131,11 +135,23 @@ class LoraModule(PredictorModule):
     def outputs(self, batch: TextBatch, name: str) -> Tensor:
         """The head's outputs of a batch of the data set `name`, float32."""
         if self.frozen_cache is None:
-            outputs: Tensor = self.net(batch["input_ids"], batch["attention_mask"])
+            states: Tensor = self.net.backbone(batch["input_ids"], batch["attention_mask"])
         else:
             states = self.net.backbone.forward_from(self._frozen(batch, name), batch["attention_mask"])
-            outputs = self.net.head(states)
+        self._states = states.detach()
+        outputs: Tensor = self.net.head(states)
         return outputs.float()
+
+    def seen_of(self, learned: Sequence[Rows]) -> npt.NDArray[np.float32]:
+        """The states (N, D) of at most `NOVELTY_ROWS` questions."""
+        texts = [text for rows in learned for text in rows.texts]
+        chosen = np.random.default_rng(0).permutation(len(texts))[:NOVELTY_ROWS]
+        states: npt.NDArray[np.float32] = self.net.states([texts[i] for i in chosen]).cpu().numpy()
+        return states
+
+    def seen_in(self, batch: TextBatch) -> Tensor:
+        """The states (B, D) that `outputs` came from."""
+        return self._states
 
     def _frozen(self, batch: TextBatch, name: str) -> Tensor:
         """States after the frozen blocks, from the cache where they are there."""

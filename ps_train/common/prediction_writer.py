@@ -11,7 +11,8 @@ import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 from rich.console import Console
 
-from ps_train.curve.metrics import CurveRows
+from ps_train.common.gathered_rows import GatheredRows
+from ps_train.common.novelty import how_many_unlike
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -28,16 +29,19 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Called by the trainer in every process."""
-        gathered = CurveRows().to(pl_module.device)
+        gathered = GatheredRows().to(pl_module.device)
         for batch in predictions:
             values = batch["predictions"].to(pl_module.device)
-            gathered.update(batch["rows"].to(pl_module.device), values, values[:, :0])
-        _, values, _ = gathered.compute()
+            unlike = batch["unlike"].to(pl_module.device) if "unlike" in batch else values[:, :0]
+            gathered.update(batch["rows"].to(pl_module.device), values, unlike)
+        _, values, unlike = gathered.compute()
         if not trainer.is_global_zero:
             return
         module: Any = pl_module
+        module.unlike = unlike[:, 0] > 0 if unlike.shape[1] else None
         written: list[Path] = module.write_predictions(
             Path(trainer.default_root_dir), torch.from_numpy(values)
         )
         for path in written:
             Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+        Console().print(how_many_unlike(module.unlike), highlight=False, soft_wrap=True)

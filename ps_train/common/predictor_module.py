@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from rich.table import Table
 from torch import Tensor
 
+from ps_train.architectures import build_predictor
+from ps_train.common.checkpoint_state import (
+    born_on_cpu,
+    random_state,
+    refuse_other_settings,
+    set_random_state,
+)
+from ps_train.common.export import answer_command, training_record
+from ps_train.common.gathered_rows import GatheredRows
+from ps_train.common.novelty import LEAST_ROWS, Novelty
 from ps_train.common.optimization import OptimizerSettings, ScheduleSettings, make_optimizer
 from ps_train.common.prediction_writer import PredictionWriter
 from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextFormat
-from ps_train.curve.metrics import CurveRows
-from ps_train.predictor import CurvePredictor, build_predictor, load_predictor, read_config
+from ps_train.predictor import CurvePredictor, load_predictor, read_config
 from ps_train.schema import CurveSchema
 
 Batch = Any
@@ -51,7 +62,7 @@ class PredictorModule(pl.LightningModule):
     learns: tuple[str, ...]
     """What else a batch must hold to train and judge it by."""
     net: CurvePredictor
-    quality: CurveRows
+    quality: GatheredRows
 
     def __init__(
         self, optimizer: OptimizerSettings, schedule: ScheduleSettings, predictor: str | None
@@ -60,6 +71,8 @@ class PredictorModule(pl.LightningModule):
         self.optimizer, self.schedule, self.predictor = optimizer, schedule, predictor
         self.rows: dict[str, Rows] = {}
         """What was attached, by `train`, `val`, `test` and `predict`."""
+        self.unlike: npt.NDArray[np.bool_] | None = None
+        """(N,) which rows of `predict` are unlike those learned from, once all are read; None: not known."""
         self.held_out: dict[str, Tensor] = {}
         """`predicted` and `measured` of the validation rows, as last measured."""
         # Figures are those of all processes already: there is nothing to reduce.
@@ -92,6 +105,10 @@ class PredictorModule(pl.LightningModule):
     def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
         """Write all rows' predictions (N, …) in the order of the data; returns the files."""
         raise NotImplementedError
+
+    def held_out_table(self) -> Table | None:
+        """What the predictor is worth on the validation rows, as a fit's last words; None: nothing to say."""
+        return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained, as torch's optimizers take it."""
@@ -194,9 +211,7 @@ class PredictorModule(pl.LightningModule):
         checkpoint["predictor"] = self.net.config
         checkpoint["settings"] = self._settings()
         checkpoint["held_out"] = dict(self.held_out)
-        checkpoint["random"] = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint["random"] = random_state(self.device)
 
     def _settings(self) -> dict[str, Any]:
         return {"optimizer": asdict(self.optimizer), "schedule": asdict(self.schedule)}
@@ -214,18 +229,12 @@ class PredictorModule(pl.LightningModule):
                 self._adopt(build_predictor(checkpoint["predictor"], source="the checkpoint"))
         if self.trainer.state.fn != "fit":
             return
-        kept = {**checkpoint.get("settings", {}), **checkpoint["predictor"]["settings"]}
-        own = {**self._settings(), **self.net.config["settings"]}
-        for name, value in kept.items():
-            if name != "num_calibration" and own.get(name, value) != value:
-                raise ValueError(
-                    f"a fit that goes on keeps its settings: {name} must be {value} as in the checkpoint, "
-                    f"got {own[name]}"
-                )
+        refuse_other_settings(
+            {**checkpoint.get("settings", {}), **checkpoint["predictor"]["settings"]},
+            {**self._settings(), **self.net.config["settings"]},
+        )
         if (state := checkpoint.get("random")) is not None:
-            torch.set_rng_state(state["cpu"])
-            if self.trainer.strategy.root_device.type == "cuda" and "cuda" in state:
-                torch.cuda.set_rng_state(state["cuda"], self.trainer.strategy.root_device)
+            set_random_state(state, self.trainer.strategy.root_device)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As any module; without a predictor there is nothing to fill.
@@ -242,28 +251,29 @@ class PredictorModule(pl.LightningModule):
         learned = [self.rows[name] for name in ("train", "val") if name in self.rows]
         if learned and self.trainer.state.fn == "fit":
             self.net.training_texts = [text for rows in learned for text in rows.texts]
-            self.net.training_record = {
-                "served_model": self.net.schema.served_model,
-                **{
-                    name: learned[0].source[name]
-                    for name in ("grader", "answer")
-                    if name in learned[0].source
-                },
-                "budgets": list(self.net.schema.budgets),
-                "num_questions": len(self.net.training_texts),
-            }
+            self.net.training_record = training_record(learned, self.net.schema)
+            self._learn_novelty(learned)
         self.net.save_pretrained(folder / "predictor")
         return folder / "predictor"
 
+    def _learn_novelty(self, learned: Sequence[Rows]) -> None:
+        columns = self.seen_of(learned)
+        self.net.novelty = None if columns is None or len(columns) < LEAST_ROWS else Novelty.fit(columns)
+
+    def seen_of(self, learned: Sequence[Rows]) -> npt.NDArray[np.float32] | None:
+        """What the trained predictor sees of the questions it learned from, (N, D); None: no such thing."""
+        if not all("inputs" in rows.targets for rows in learned):
+            return None
+        return np.concatenate([rows.targets["inputs"] for rows in learned])
+
+    def seen_in(self, batch: Batch) -> Tensor:
+        """The same of the batch whose `outputs` were just asked for, (B, D)."""
+        inputs: Tensor = batch["inputs"]
+        return inputs
+
     def next_command(self, folder: Path) -> str:
         """What to do with a predictor that was just exported to `folder`."""
-        schema = self.net.schema
-        model = "MODEL" if schema.served_model == "unknown" else schema.served_model
-        budget = schema.budgets[(len(schema.budgets) - 1) // 2]
-        return (
-            f"ps-eval answer --questions QUESTIONS.jsonl --model {model} --predictor {folder} "
-            f"--budget {budget} --output answers.jsonl"
-        )
+        return answer_command(folder, self.net.schema)
 
     def configure_optimizers(self) -> Any:
         """AdamW, scheduled by the step."""
@@ -341,21 +351,9 @@ class PredictorModule(pl.LightningModule):
         self.check_rows("predict")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The batch's row numbers (B,) and predictions (B, …)."""
-        return {"rows": batch["rows"], "predictions": self.predictions(self.outputs(batch, "predict"))}
-
-
-@contextmanager
-def born_on_cpu() -> Iterator[None]:
-    """Make tensors on the CPU in float32, whatever device and type Lightning builds modules in.
-
-    What a predictor learns from its training rows (scales, edges, curves) is computed there and then; the
-    strategy moves the module to its device afterwards.
-    """
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.device("cpu"):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+        """The batch's row numbers (B,), predictions (B, …) and, where that is known, who is unlike (B, 1)."""
+        found = {"rows": batch["rows"], "predictions": self.predictions(self.outputs(batch, "predict"))}
+        if self.net.novelty is not None:
+            unlike = self.net.novelty.unlike(self.seen_in(batch).float().cpu().numpy())
+            found["unlike"] = torch.from_numpy(unlike).float()[:, None]
+        return found

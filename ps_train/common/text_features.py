@@ -11,15 +11,17 @@ import numpy.typing as npt
 
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 WORD_GROUPS = (
-    r"twice|half|third|quarter|double|triple|times",
-    r"more|less|fewer",
-    r"each|every|per",
-    r"total|altogether|all",
-    r"if|after|then|remaining|left|rest",
-    r"(?:minute|hour|day|week|month|year)s?",
+    "twice half third quarter double triple times",
+    "more less fewer",
+    "each every per",
+    "total altogether all",
+    "if after then remaining left rest",
+    "minute hour day week month year minutes hours days weeks months years",
 )
-"""Words that tell of a calculation step; one count a group."""
-_GROUPS = [re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for words in WORD_GROUPS]
+"""Words that tell of a calculation step, in any case; one count a group."""
+_GROUP_OF = {word: group for group, words in enumerate(WORD_GROUPS) for word in words.split()}
+_WORD = re.compile(r"\w+")
+_CAPITALS = bytes(range(ord("A"), ord("Z") + 1))
 PUNCTUATION = ".?%$,/"
 LARGEST = 1e300
 """What a number counts as at most."""
@@ -39,11 +41,15 @@ def _describe(question: str) -> list[float]:
     numbers = [min(float(match.replace(",", "")), LARGEST) for match in NUMBER.findall(question)]
     # Magnitudes enter as logarithms: 10 against 1,000 is one kind of difference, not 990.
     magnitudes = [math.log1p(number) for number in numbers] or [0.0]
+    groups = [0] * len(WORD_GROUPS)
+    for word in _WORD.findall(question.lower()):
+        if (group := _GROUP_OF.get(word)) is not None:
+            groups[group] += 1
     return [
         len(words),
         len(question),
         len(set(words)) / max(len(words), 1),
-        sum(map(str.isupper, question)),
+        _capitals(question),
         len(numbers),
         len(set(numbers)),
         sum(number != int(number) for number in numbers) / max(len(numbers), 1),
@@ -51,5 +57,11 @@ def _describe(question: str) -> list[float]:
         min(magnitudes),
         sum(magnitudes),
         *(question.count(mark) for mark in PUNCTUATION),
-        *(len(group.findall(question)) for group in _GROUPS),
+        *groups,
     ]
+
+
+def _capitals(text: str) -> int:
+    if text.isascii():
+        return len(text) - len(text.encode().translate(None, _CAPITALS))
+    return sum(map(str.isupper, text))

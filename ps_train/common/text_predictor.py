@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from transformers import PreTrainedModel
 
 from ps_alloc.files import atomic_path
 from ps_train.common.loading import load_backbone
-from ps_train.common.lora_backbone import LoraBackbone, LoraSettings
+from ps_train.common.lora_backbone import LoraBackbone
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.text_batches import TextFormat, collate
-from ps_train.predictor import ADAPTER_FOLDER, WEIGHTS_FILE, CurvePredictor, CurveSchema
+from ps_train.predictor import CurvePredictor, CurveSchema
+from ps_train.predictor_files import ADAPTER_FOLDER, WEIGHTS_FILE
 
 BACKBONE_PREFIX = "backbone."
 
@@ -104,7 +106,25 @@ class TextPredictor(CurvePredictor):
         """The backbone's states (N, D) of questions, as `predict_outputs`."""
         return self._in_batches(self.backbone, questions, batch_size)
 
-    def _in_batches(self, module: nn.Module, questions: Sequence[str], batch_size: int) -> Tensor:
+    def read(self, x: Any, *, batch_size: int = 64) -> tuple[Tensor, npt.NDArray[np.float32]]:
+        """The head's outputs (N, K), and the states (N, D) before it, which `novelty` compares.
+
+        Raises:
+            ValueError: If `x` is not a list of texts.
+        """
+
+        def side_by_side(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            states = self.backbone(input_ids, attention_mask)
+            return torch.cat([states.float(), self.head(states).float()], dim=1)
+
+        width = self.backbone.hidden_size
+        both = self._in_batches(side_by_side, x, batch_size)
+        columns: npt.NDArray[np.float32] = both[:, :width].cpu().numpy()
+        return both[:, width:], columns
+
+    def _in_batches(
+        self, module: Callable[[Tensor, Tensor], Tensor], questions: Sequence[str], batch_size: int
+    ) -> Tensor:
         if isinstance(questions, (str, Mapping)) or not all(isinstance(text, str) for text in questions):
             raise ValueError(f"x must be a list of questions, got {type(questions).__name__}")
         tokens = self.text.encode(self.tokenizer, questions)

@@ -2,65 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader
 
 from ps_train.common.extraction import Extraction, FeatureReader
 from ps_train.common.features import TEXT, Features, layers_by_model
-from ps_train.common.identity import model_identity
 from ps_train.common.rows import Rows, module_of
 from ps_train.common.split import refuse_overlap, split_faults, validation_rows
 from ps_train.common.text_features import text_features
+from ps_train.curve.batches import CurveBatch, RowsDataset, in_order, shuffled
+from ps_train.curve.table_targets import checked_weights, has_curves, labels_of, schema_of
 from ps_train.curve.use import use_targets
 from ps_train.curve_table import CurveTable
 from ps_train.feature_file import feature_names, load_features
 from ps_train.questions import load_questions
 from ps_train.schema import CurveSchema
-
-
-class CurveBatch(TypedDict, total=False):
-    """B questions of a curve table."""
-
-    inputs: Tensor
-    """(B, D) float32: the features, concatenated in the order asked for."""
-    curves: Tensor
-    """(B, W) float32: measured curves."""
-    use: Tensor
-    """(B, W) float32: tokens really used, where the table knows it."""
-    used_shares: Tensor
-    """(B, W) float32: the share of each segment of the grid that is used."""
-    weights: Tensor
-    """(B,) float32: traces behind each curve, in units of the table's mean; 1 for all if left out."""
-    labels: Tensor
-    """(B,) int64: given classes, where the data have them."""
-    rows: Tensor
-    """(B,) int64: row numbers in the data set."""
-
-
-class RowsDataset(Dataset[CurveBatch]):
-    """Targets in memory; a batch is one indexing operation."""
-
-    def __init__(self, targets: Mapping[str, npt.NDArray[Any]], length: int) -> None:
-        self.targets = {name: torch.tensor(v) for name, v in targets.items()}
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitems__(self, rows: list[int]) -> CurveBatch:
-        """The batch of the given rows."""
-        index = torch.tensor(rows)
-        batch: Any = {name: values[index] for name, values in self.targets.items()}
-        return {**batch, "rows": index}
 
 
 class CurveDataModule(pl.LightningDataModule):
@@ -240,91 +203,11 @@ class CurveDataModule(pl.LightningDataModule):
         return self._loader("predict")
 
     def _loader(self, name: str, shuffle: bool = False) -> DataLoader[CurveBatch]:
-        rows = self.rows[name]
-        dataset = RowsDataset(rows.targets, len(rows))
+        dataset = RowsDataset(self.rows[name].targets, len(self.rows[name]))
         if not shuffle:
-            return DataLoader(dataset, batch_size=1024, collate_fn=_whole_batch)  # type: ignore[arg-type]
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if self.batch_size % world_size:
-            raise ValueError(
-                f"batch_size must be a multiple of {world_size} processes, got {self.batch_size}"
-            )
-        # One order whatever the number of processes: rank r takes every world_size-th row of it.
-        sampler: DistributedSampler[CurveBatch] = DistributedSampler(
-            dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=self.seed
-        )
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size // world_size,
-            sampler=sampler,
-            drop_last=len(dataset) >= self.batch_size,
-            collate_fn=_whole_batch,  # type: ignore[arg-type]
-        )
-
-
-def _whole_batch(batch: CurveBatch) -> CurveBatch:
-    """`RowsDataset` already hands out whole batches."""
-    return batch
-
-
-def has_curves(path: str | Path) -> bool:
-    """Whether a path is a curve table's folder, not a file of questions."""
-    return Path(path).is_dir()
-
-
-def checked_weights(table: CurveTable, path: str | Path) -> npt.NDArray[np.float32]:
-    """(N,) traces behind each curve, in units of the table's mean: each row's weight in the loss.
-
-    Raises:
-        ValueError: If a row has no trace.
-    """
-    least = int(table.n_traces.min(initial=1))
-    if least < 1:
-        row = int(table.n_traces.argmin())
-        raise ValueError(f"n_traces in {path} must be at least 1, got {least} in row {row}")
-    return (table.n_traces / table.n_traces.mean()).astype(np.float32)
-
-
-def labels_of(table: CurveTable, column: str | None, path: str | Path) -> dict[str, npt.NDArray[Any]]:
-    """`labels` (N,) int64 from a table's column; nothing where none is asked for.
-
-    Raises:
-        ValueError: If there is no such column of whole numbers.
-    """
-    if column is None:
-        return {}
-    labels = table.extra.get(column)
-    if labels is None or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"label_column must name a whole-number column of {path}, got {column!r}, "
-            f"but it has {sorted(table.extra)}"
-        )
-    return {"labels": labels.astype(np.int64)}
-
-
-def schema_of(
-    table: CurveTable | None,
-    features: dict[str, int],
-    models: Mapping[str, str | None],
-    dtypes: Mapping[str, str] | None = None,
-) -> CurveSchema:
-    """What a predictor for a table, or for questions alone, reads and predicts."""
-    identities = {
-        name: identity
-        for name, path in models.items()
-        if path is not None and (identity := model_identity(path)) is not None
-    }
-    return CurveSchema(
-        features=features,
-        num_windows=0 if table is None else table.num_windows,
-        backbone=models.get("backbone"),
-        encoder=models.get("encoder"),
-        served_model="unknown" if table is None else table.metadata.get("model", "unknown"),
-        budgets=() if table is None else tuple(table.budgets.tolist()),
-        has_use=table is not None and table.use is not None,
-        identities=identities,
-        dtypes=dict(dtypes or {}),
-    )
+            return in_order(dataset)
+        ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return shuffled(dataset, self.batch_size, self.seed, *ranks)
 
 
 def _deepest(names: Sequence[str]) -> str:

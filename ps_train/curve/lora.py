@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-import torch
 from torch import Tensor
 
 from ps_train.common.heads import HeadSettings
-from ps_train.common.lora_backbone import LoraSettings
 from ps_train.common.lora_module import LoraModule
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.optimization import LoraOptimizerSettings, ScheduleSettings
 from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextBatch
-from ps_train.common.text_predictor import TextPredictor
 from ps_train.curve.lora_net import CurveLoraNet
 from ps_train.curve.loss import CurveLoss, mean_outputs, outputs_loss
-from ps_train.curve.metrics import CurveQuality
-from ps_train.curve.predictions import Curves, as_curves, compared, said_by, write_curves
+from ps_train.curve.training import CurveModule
 
 
-class CurveLoRA(LoraModule):
+class CurveLoRA(CurveModule, LoraModule):
     """Trains a `CurveLoraNet`; the untrained one answers with the training rows' means.
 
     Batches hold `input_ids` and `attention_mask` (B, L), `curves` (B, W), `rows` (B,) and, where traces are
@@ -42,7 +36,7 @@ class CurveLoRA(LoraModule):
     """
 
     architecture = CurveLoraNet.architecture
-    learns = ("curves",)
+    net: CurveLoraNet
 
     def __init__(
         self,
@@ -62,33 +56,10 @@ class CurveLoRA(LoraModule):
     def build(self, rows: Rows) -> CurveLoraNet:
         """A network that knows the mean curve of the training rows."""
         net = CurveLoraNet(**self.net_arguments(rows))
-        net.mean_curve.copy_(torch.tensor(rows.targets["curves"].mean(0)))
-        if net.schema.has_use:
-            net.training_use.copy_(torch.tensor(rows.targets["use"].mean(0)))
+        self.start(net, rows)
         net.head.start_at(mean_outputs(net))
         return net
-
-    def adopt(self, net: TextPredictor) -> None:
-        """Measure curves."""
-        super().adopt(net)
-        self.quality = CurveQuality.on_grid(net.schema, self.budgets)
 
     def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
         """See `outputs_loss`."""
         return outputs_loss(outputs, batch, self.curve_loss)
-
-    def scored(self, outputs: Tensor, batch: TextBatch) -> tuple[Tensor, Tensor]:
-        """Predicted and measured curves, and use where both know it."""
-        return compared(self.net, outputs, batch)
-
-    def held_out_curves(self) -> tuple[Curves, Curves] | None:
-        """Predicted and measured curves of the validation rows, as the weights make them."""
-        return as_curves(self.held_out, self.net.schema.num_windows)
-
-    def predictions(self, outputs: Tensor) -> Tensor:
-        """Curves (B, W), with use beside them where it is learned."""
-        return said_by(self.net, outputs)
-
-    def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
-        """Write `predictions.npz` and `predictions.npy`."""
-        return write_curves(folder, predictions.numpy().astype(np.float32), self.net.schema, self.rows)

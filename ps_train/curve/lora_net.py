@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ps_train.common.heads import StateHead
-from ps_train.common.lora_backbone import LoraSettings
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.text_batches import TextFormat
 from ps_train.common.text_predictor import TextPredictor
 from ps_train.curve.use import split_outputs, use_of

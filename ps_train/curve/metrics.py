@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from ps_alloc import allocate
 from ps_alloc.allocate import Method
 from ps_alloc.baselines import uniform
 from ps_alloc.predictions import uniform_budgets
+from ps_train.common.gathered_rows import GatheredRows
 from ps_train.curve_table import score_windows
 from ps_train.schema import CurveSchema
 
@@ -129,50 +129,7 @@ def accuracy_of(measured: FloatArray, windows: npt.NDArray[np.integer[Any]]) -> 
     return float(score_windows(measured, windows).mean())
 
 
-class CurveRows(Metric):
-    """Gathers rows of predictions from all processes: each row once, in row order.
-
-    A distributed sampler repeats rows to even out the processes; the row numbers undo that, so that every
-    metric built on this class equals its value in one process.
-    """
-
-    full_state_update = False
-    rows: list[Tensor]
-    predicted: list[Tensor]
-    measured: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("rows", "predicted", "measured"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
-
-    def update(self, rows: Tensor, predicted: Tensor, measured: Tensor) -> None:
-        """Add a batch: rows (B,) int64, predicted and measured (B, W)."""
-        self.rows.append(rows)
-        self.predicted.append(predicted.detach().float())
-        self.measured.append(measured.detach().float())
-
-    @property
-    def seen(self) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
-        """What `gathered` found last: kept, as it takes all processes to gather."""
-        return self._seen
-
-    def gathered(self) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
-        """Row numbers (ascending), predicted and measured curves of all rows seen, whoever saw them."""
-        rows, predicted, measured = (
-            (torch.cat(list(state)) if isinstance(state, (list, tuple)) else state).cpu().numpy()
-            for state in (self.rows, self.predicted, self.measured)
-        )
-        order, first = np.unique(rows, return_index=True)
-        self._seen = order, predicted[first], measured[first]
-        return self._seen
-
-    def compute(self) -> Any:
-        """The gathered rows; subclasses return their figures."""
-        return self.gathered()
-
-
-class CurveQuality(CurveRows):
+class CurveQuality(GatheredRows):
     """All figures of a set of predicted curves, as a dictionary of floats.
 
     `mse`, `calibration_error`, `window_pearson` (mean over windows), `flattened_pearson`,

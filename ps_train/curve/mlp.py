@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from ps_train.common.optimization import OptimizerSettings, ScheduleSettings
-from ps_train.common.predictor_module import PredictorModule
 from ps_train.common.rows import Rows
-from ps_train.curve.data import CurveBatch
+from ps_train.curve.batches import CurveBatch
 from ps_train.curve.loss import CurveLoss, outputs_loss
-from ps_train.curve.metrics import CurveQuality
 from ps_train.curve.mlp_net import CurveNet
-from ps_train.curve.predictions import Curves, as_curves, compared, said_by, write_curves
+from ps_train.curve.training import CurveModule
 
 
-class CurveMLP(PredictorModule):
-    """Trains a `CurveNet` on batches of features and curves (`ps_train.curve.data.CurveBatch`).
+class CurveMLP(CurveModule):
+    """Trains a `CurveNet` on batches of features and curves (`ps_train.curve.batches.CurveBatch`).
 
     Args:
         hidden_sizes: Widths of the hidden layers.
@@ -37,7 +32,7 @@ class CurveMLP(PredictorModule):
     """
 
     architecture = CurveNet.architecture
-    reads, learns = ("inputs",), ("curves",)
+    reads = ("inputs",)
     net: CurveNet
 
     def __init__(
@@ -64,17 +59,10 @@ class CurveMLP(PredictorModule):
         net = CurveNet(rows.schema, self.hidden_sizes, self.num_members, self.dropout)
         if self.standardise:
             net.standardise(torch.from_numpy(rows.targets["inputs"]))
-        net.mean_curve.copy_(torch.tensor(rows.targets["curves"].mean(0)))
-        if net.schema.has_use:
-            net.training_use.copy_(torch.tensor(rows.targets["use"].mean(0)))
+        self.start(net, rows)
         if self.start_at_mean:
             net.start_at_mean()
         return net
-
-    def adopt(self, net: CurveNet) -> None:
-        """Measure curves."""
-        super().adopt(net)
-        self.quality = CurveQuality.on_grid(net.schema, self.budgets)
 
     def training_step(self, batch: CurveBatch, batch_idx: int) -> Tensor:
         """The members' summed loss, so that each trains as it would alone."""
@@ -87,19 +75,3 @@ class CurveMLP(PredictorModule):
         """The members' mean outputs (B, W or 2W)."""
         logits: Tensor = self.net(batch["inputs"])
         return logits.float()
-
-    def scored(self, outputs: Tensor, batch: CurveBatch) -> tuple[Tensor, Tensor]:
-        """Predicted and measured curves, and use where both know it."""
-        return compared(self.net, outputs, batch)
-
-    def held_out_curves(self) -> tuple[Curves, Curves] | None:
-        """Predicted and measured curves of the validation rows, as the weights make them."""
-        return as_curves(self.held_out, self.net.schema.num_windows)
-
-    def predictions(self, outputs: Tensor) -> Tensor:
-        """Curves (B, W), with use beside them where it is learned."""
-        return said_by(self.net, outputs)
-
-    def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
-        """Write `predictions.npz` and `predictions.npy`."""
-        return write_curves(folder, predictions.numpy().astype(np.float32), self.net.schema, self.rows)

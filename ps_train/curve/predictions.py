@@ -43,7 +43,11 @@ def as_curves(held_out: Mapping[str, Tensor], num_windows: int) -> tuple[Curves,
 
 
 def write_curves(
-    folder: Path, said: npt.NDArray[np.float32], schema: CurveSchema, rows: Mapping[str, Rows]
+    folder: Path,
+    said: npt.NDArray[np.float32],
+    schema: CurveSchema,
+    rows: Mapping[str, Rows],
+    unlike: npt.NDArray[np.bool_] | None = None,
 ) -> list[Path]:
     """Write `predictions.npz`, with budgets, ids and use where known, and bare curves as `predictions.npy`.
 
@@ -52,6 +56,7 @@ def write_curves(
         said: (N, W) predicted curves, or (N, 2W) with use beside them.
         schema: The predictor's.
         rows: What was attached to its module: the ids of `predict`, where known.
+        unlike: (N,) which questions are unlike those it learned from, where known.
 
     Returns:
         The files.
@@ -59,7 +64,7 @@ def write_curves(
     ids = list(rows["predict"].ids) if "predict" in rows else None
     whole, bare = folder / "predictions.npz", folder / "predictions.npy"
     curves, use = said[:, : schema.num_windows], said[:, schema.num_windows :] if schema.has_use else None
-    Predictions(curves, schema.grid, use=use, ids=ids).save(whole)
+    Predictions(curves, schema.grid, use=use, ids=ids, unlike=unlike).save(whole)
     with atomic_path(bare) as path:
         np.save(path, curves)
     return [whole, bare]

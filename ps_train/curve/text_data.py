@@ -7,7 +7,7 @@ from typing import Any
 
 from ps_train.common.rows import Rows
 from ps_train.common.text_data import TextDataModule
-from ps_train.curve.data import checked_weights, has_curves, labels_of, schema_of
+from ps_train.curve.table_targets import checked_weights, has_curves, labels_of, schema_of
 from ps_train.curve.use import use_targets
 from ps_train.curve_table import CurveTable
 from ps_train.questions import load_questions

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ps_train.common.heads import HeadSettings
-from ps_train.common.lora_backbone import LoraSettings
 from ps_train.common.lora_module import LoraModule
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.optimization import LoraOptimizerSettings, ScheduleSettings
 from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextBatch

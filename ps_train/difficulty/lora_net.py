@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ps_train.common.heads import OrdinalOutput, StateHead
-from ps_train.common.lora_backbone import LoraSettings
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.text_batches import TextFormat
 from ps_train.common.text_predictor import TextPredictor
 from ps_train.difficulty.classes import ClassPredictor

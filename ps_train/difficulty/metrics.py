@@ -13,10 +13,10 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
-from ps_train.curve.metrics import CurveRows
+from ps_train.common.gathered_rows import GatheredRows
 
 
-class ClassQuality(CurveRows):
+class ClassQuality(GatheredRows):
     """Figures of predicted class probabilities (B, C) against labels (B, 1), over all rows of all processes.
 
     `accuracy`, `macro_f1`, `nll` (mean negative log-likelihood in nats), `majority`: the share of the most

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from ps_train.common.optimization import OptimizerSettings, ScheduleSettings
 from ps_train.common.rows import Rows
-from ps_train.curve.data import CurveBatch
+from ps_train.curve.batches import CurveBatch
 from ps_train.difficulty.mlp_net import DifficultyFeatureNet
 from ps_train.difficulty.training import DifficultyModule
 
 
 class DifficultyMLP(DifficultyModule):
-    """Trains a `DifficultyFeatureNet` on batches of features and curves (`ps_train.curve.data.CurveBatch`).
+    """Trains a `DifficultyFeatureNet` on features and curves (`ps_train.curve.batches.CurveBatch`).
 
     Args:
         hidden_sizes: Widths of the hidden layers; none for a logistic regression.

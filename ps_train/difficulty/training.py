@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from ps_alloc.difficulty import difficulty_curves, fit_class_curves
 from ps_alloc.files import write_json
 from ps_train.common.predictor_module import PredictorModule
 from ps_train.common.rows import Rows
+from ps_train.curve.held_out import held_out_table
 from ps_train.difficulty.classes import ClassPredictor
 from ps_train.difficulty.labels import CLASS_NAMES, NUM_CLASSES, DifficultyThresholds
 from ps_train.difficulty.metrics import ClassQuality, confusion_table
@@ -104,6 +106,10 @@ class DifficultyModule(PredictorModule):
         probabilities = self.held_out["predicted"].double().numpy()
         curves = difficulty_curves(self.net.class_curves.cpu().numpy(), probabilities=probabilities)
         return curves.astype(np.float32), rows.targets["curves"][self.held_out["rows"].numpy()]
+
+    def held_out_table(self) -> Table | None:
+        """Accuracy at sensible budgets by these curves, by the question's length and evenly spread."""
+        return held_out_table(self)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Probabilities (B, 3)."""

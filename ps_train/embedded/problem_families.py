@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from ps_train.embedded.doubting_solutions import doubting_words, make_doubting_problem
 from ps_train.embedded.handover_problems import handover_words, make_handover_problem
 from ps_train.embedded.word_problems import WordProblem, diary_words, make_problem
 
-DIARY, HANDOVERS = "diary", "handovers"
-FAMILIES: dict[str, Callable[..., WordProblem]] = {DIARY: make_problem, HANDOVERS: make_handover_problem}
+DIARY, HANDOVERS, DOUBTS = "diary", "handovers", "doubts"
+FAMILIES: dict[str, Callable[..., WordProblem]] = {
+    DIARY: make_problem,
+    HANDOVERS: make_handover_problem,
+    DOUBTS: make_doubting_problem,
+}
 """Family to what draws one of its problems."""
-WORDS = {DIARY: diary_words, HANDOVERS: handover_words}
+WORDS = {DIARY: diary_words, HANDOVERS: handover_words, DOUBTS: doubting_words}
 """Family to the words it adds to those of the families before it."""
 
 

@@ -124,10 +124,12 @@ class ReasonerDataModule(ProblemDataModule):
 def encode_example(problem: WordProblem, tokenizer: PreTrainedTokenizerBase, cuts: list[int]) -> _Example:
     """Tokens of a problem's prompt, of its solution, and of one forced-answer branch a cut."""
     (prompt,) = encode_prompts(tokenizer, [problem.question])
-    ending = tokenizer.encode(problem.ending + tokenizer.eos_token)
-    return _Example(
-        prompt, tokenizer.encode(f" {problem.reasoning}") + ending, [(cut, ending) for cut in cuts]
+    reasoning = tokenizer.encode(f" {problem.reasoning}")
+    *forced, ending = (
+        tokenizer.encode(problem.ending_at(cut) + tokenizer.eos_token) for cut in (*cuts, len(reasoning))
     )
+    solution = reasoning + ending if problem.ends else reasoning
+    return _Example(prompt, solution, list(zip(cuts, forced, strict=True)))
 
 
 def collate(examples: list[_Example], pad_id: int, branch_weight: float) -> ReasonerBatch:

@@ -55,11 +55,20 @@ class WordProblem:
     answer: str
     num_steps: int
     """Events that matter: 1 to `MAX_STEPS`."""
+    standing: tuple[tuple[int, str], ...] = ()
+    """Where a reasoning comes to results, right or wrong: (its words until then, the result), in order."""
+    ends: bool = True
+    """The reasoning comes to an end; else it is cut."""
 
     @property
     def ending(self) -> str:
-        """What follows the reasoning, however far it got."""
+        """What follows a reasoning that is right."""
         return f"{FORCED_PREFIX} {self.answer}"
+
+    def ending_at(self, words: int) -> str:
+        """What follows the first words of the reasoning: its last result, before any the right answer."""
+        results = [result for place, result in self.standing if place <= words]
+        return f"{FORCED_PREFIX} {results[-1] if results else self.answer}"
 
     def as_question(self, identifier: str) -> Question:
         """The problem as one line of a question set."""

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr
 
-from ps_train.light.ridge import EXACT_ROWS, Kernel, decompose, fit_ridge
+from ps_train.light.ridge import EXACT_ROWS, Choice, Kernel, decompose, fit_ridge, solve
 from ps_train.light.training_inputs import TrainingInputs
 
 Float = npt.NDArray[np.float64]
@@ -80,9 +80,10 @@ def _length_scores(read: TrainingInputs, question: Ints, tokens: Ints, finished:
     target, spread = seen.copy(), float(seen.std()) + 1e-6
     scores = np.zeros(len(counts))
     kernels = decompose(read.text, read.blocks) if len(counts) <= EXACT_ROWS else None
+    chosen: dict[int, list[Choice]] = {}
     for _ in range(ROUNDS):
         means = np.bincount(question, target, len(counts)) / np.maximum(counts, 1)
-        scores = _left_out(read, kernels, means, seed)
+        scores = _left_out(read, kernels, means, seed, chosen)
         distance = (seen - scores[question]) / spread
         # The mean of a normal beyond `distance`, and what its variance lacks.
         ratio = np.exp(-0.5 * distance**2 - 0.5 * np.log(2 * np.pi) - log_ndtr(-distance))
@@ -94,8 +95,17 @@ def _length_scores(read: TrainingInputs, question: Ints, tokens: Ints, finished:
     return scores
 
 
-def _left_out(read: TrainingInputs, kernels: Sequence[Kernel] | None, target: Float, seed: int) -> Float:
-    """(N,) the target as it is predicted of each question by the others."""
+def _left_out(
+    read: TrainingInputs,
+    kernels: Sequence[Kernel] | None,
+    target: Float,
+    seed: int,
+    chosen: dict[int, list[Choice]],
+) -> Float:
+    """(N,) the target as it is predicted of each question by the others.
+
+    Folds choose their settings in the first round, into `chosen`, and keep them.
+    """
     text, blocks = read.text, read.blocks
     if kernels is not None:
         _, _, scores, _ = fit_ridge(text, blocks, target[:, None], seed=seed, kernels=kernels)
@@ -104,7 +114,11 @@ def _left_out(read: TrainingInputs, kernels: Sequence[Kernel] | None, target: Fl
     mean, dense = np.empty(len(target)), np.hstack(blocks)
     for fold in range(CROSS_FOLDS):
         inside = folds == fold
-        ridge, *_ = fit_ridge(text[~inside], [b[~inside] for b in blocks], target[~inside, None], seed=seed)
+        others, columns = text[~inside], [block[~inside] for block in blocks]
+        if fold in chosen:
+            ridge = solve(others, columns, target[~inside, None], chosen[fold])
+        else:
+            ridge, _, _, chosen[fold] = fit_ridge(others, columns, target[~inside, None], seed=seed)
         mean[inside] = ridge.scores(text[inside], dense[inside])[:, 0]
     return mean
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ps_train.common.novelty import Novelty
 from ps_train.curve_table import CurveTable
 from ps_train.light.hashing import TextHasher
 from ps_train.light.inputs import Numbers
@@ -80,7 +81,8 @@ def fit_light(
         "num_questions": len(table),
         "left_out": _quality(curve_map(scores), targets[rows], choices, len(table.budgets), use is not None),
     }
-    return LightPredictor(schema, read.hasher, arrays, record, table.questions)
+    novelty = Novelty.fit(read.surprise())
+    return LightPredictor(schema, read.hasher, arrays, record, table.questions, novelty)
 
 
 def _quality(

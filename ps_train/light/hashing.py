@@ -125,7 +125,7 @@ class TextHasher:
             if length > 1:
                 grams = _mix(grams[:-1] * np.uint64(3) + single[length - 1 :])
             last = len(rows) - length + 1
-            same = rows[:last] == rows[length - 1 :]
+            same = slice(None) if rows[0] == rows[-1] else rows[:last] == rows[length - 1 :]
             yield rows[:last][same], grams[same]
 
     def _letter_grams(self, text: npt.NDArray[np.uint8], row: U64) -> Iterator[tuple[U64, U64]]:
@@ -140,7 +140,7 @@ class TextHasher:
             # A run may not go over a text's end, which the separator marks.
             last = len(text) - length
             if length >= shortest and last > 0:
-                same = row[:last] == row[length : length + last]
+                same = slice(None) if row[0] == row[-1] else row[:last] == row[length : length + last]
                 yield row[:last][same], _mix(grams[:last][same])
 
 

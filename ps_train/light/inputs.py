@@ -92,6 +92,28 @@ def document_frequencies(text: HashedText, bits: int) -> npt.NDArray[np.float32]
     return (np.log((len(text.starts)) / (1.0 + texts_with)) + 1.0).astype(np.float32)
 
 
+def surprise(text: HashedText, rarity: npt.NDArray[np.float32], hasher: TextHasher, seen: int = 0) -> Float:
+    """(N, 2) how rare a text's words, and its letters, were among the training texts: the mean logarithm of
+    1 / the share of texts with each n-gram, as an n-gram model of the training texts would be surprised.
+
+    Args:
+        text: N texts.
+        rarity: (M,) of their n-grams.
+        hasher: What hashed them.
+        seen: 1 for training texts themselves: each is then left out of the counts.
+    """
+    values = rarity - 1.0
+    if seen:  # of log((1 + N) / (1 + texts)) the texts less one
+        log_n = np.log(len(text.starts))
+        values = log_n - np.log(np.maximum(np.exp(log_n - values) - seen, 1.0))
+    number = len(text.starts) - 1
+    row = np.repeat(np.arange(number), np.diff(text.starts))
+    place = 2 * row + (text.columns >> (hasher.bits - 1))
+    sums, counts = np.bincount(place, values, 2 * number), np.bincount(place, minlength=2 * number)
+    found: Float = (sums / np.maximum(counts, 1)).reshape(number, 2)
+    return found
+
+
 def weigh(text: HashedText, rarity: npt.NDArray[np.float32], hasher: TextHasher) -> npt.NDArray[np.float32]:
     """(M,) weights of n-grams of `rarity` (M,): (1 + log count) · rarity; a text's words, and likewise its
     letters, together have length √½.

@@ -14,11 +14,21 @@ from safetensors.numpy import load_file, save_file
 
 from ps_alloc.files import atomic_path, read_json, write_json
 from ps_alloc.predictions import Predictions, check_budgets, uniform_budgets
+from ps_train.common.novelty import Novelty
 from ps_train.common.text_features import NUM_TEXT_FEATURES
-from ps_train.light.hashing import TextHasher
-from ps_train.light.inputs import Numbers, Scaling, check_questions, count_columns, number_columns, weigh
+from ps_train.light.hashing import HashedText, TextHasher
+from ps_train.light.inputs import (
+    Numbers,
+    Scaling,
+    check_questions,
+    count_columns,
+    number_columns,
+    surprise,
+    weigh,
+)
 from ps_train.light.shape import CurveMap, possible_use, rising
 from ps_train.question_hashes import save_question_hashes
+from ps_train.shipped import resolve_embedded
 
 ARCHITECTURE = "light_text"
 CONFIG_FILE = "config.json"
@@ -76,6 +86,7 @@ class LightPredictor:
         training_record: What it learned from, as `training` in config.json, and how well left-out questions
             were predicted.
         training_texts: The questions it learned from, between a fit and `save`: their hashes are kept.
+        novelty: Tells questions unlike those, by how surprising their words and letters are; or None.
     """
 
     architecture = ARCHITECTURE
@@ -87,11 +98,13 @@ class LightPredictor:
         arrays: Mapping[str, npt.NDArray[Any]],
         training_record: Mapping[str, Any] | None = None,
         training_texts: Sequence[str] | None = None,
+        novelty: Novelty | None = None,
     ) -> None:
         self.schema, self.hasher = schema, hasher
         self.arrays = dict(arrays)
         self.training_record = dict(training_record or {})
         self.training_texts = training_texts
+        self.novelty = novelty
         self.budgets = check_budgets(schema.budgets)
         self._weights = np.ascontiguousarray(self.arrays["ngrams"])
         self._scaling = Scaling(self.arrays["centre"], self.arrays["scale"])
@@ -149,12 +162,23 @@ class LightPredictor:
         width = len(self.budgets)
         curves = np.empty((len(questions), width), np.float32)
         use = np.empty_like(curves)
+        unlike = np.empty(len(questions), np.bool_)
         chunk = max(1, min(512, CHUNK_CELLS // width**2))
         for start in range(0, len(questions), chunk):
             rows = slice(start, start + chunk)
-            curves[rows], use[rows] = self._shaped(questions[rows], named[rows])
-        names = None if ids is None else list(ids)
-        return Predictions(curves, self.budgets, use=use if self.schema.has_use else None, ids=names)
+            text = self.hasher(questions[rows])
+            rarity_and_weights = self._weights[text.columns]
+            scores = self._scores(questions[rows], named[rows], text, rarity_and_weights)
+            curves[rows], use[rows] = self._shaped(scores)
+            if self.novelty is not None:
+                unlike[rows] = self.novelty.unlike(surprise(text, rarity_and_weights[:, 0], self.hasher))
+        return Predictions(
+            curves,
+            self.budgets,
+            use=use if self.schema.has_use else None,
+            ids=None if ids is None else list(ids),
+            unlike=None if self.novelty is None else unlike,
+        )
 
     def predict_curves(self, x: Sequence[str], *, numbers: Numbers | None = None) -> Curves:
         """The accuracy curves of `predict` alone: float32 (N, W)."""
@@ -165,19 +189,30 @@ class LightPredictor:
     def scores(self, questions: Sequence[str], named: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """(N, R) the scores behind the curves; `named` (N, numbers) as `number_columns` gives them."""
         text = self.hasher(questions)
-        rarity_and_weights = self._weights[text.columns]
+        return self._scores(questions, named, text, self._weights[text.columns])
+
+    def _scores(
+        self,
+        questions: Sequence[str],
+        named: npt.NDArray[np.float64],
+        text: HashedText,
+        rarity_and_weights: npt.NDArray[np.float32],
+    ) -> npt.NDArray[np.float64]:
         values = weigh(text, rarity_and_weights[:, 0], self.hasher)
-        products = rarity_and_weights[:, 1:] * values[:, None]
-        sums = np.zeros((len(products) + 1, products.shape[1]))
-        np.cumsum(products, axis=0, out=sums[1:])
-        read = sums[text.starts[1:]] - sums[text.starts[:-1]]
+        weights = rarity_and_weights[:, 1:]
+        if len(questions) == 1:
+            read = (values.astype(np.float64) @ weights)[None]
+        else:
+            row = np.repeat(np.arange(len(questions)), np.diff(text.starts))
+            sums = [np.bincount(row, column * values, minlength=len(questions)) for column in weights.T]
+            read = np.stack(sums, axis=1)
         dense = self._scaling.apply(np.hstack([count_columns(questions), named]))
         return read + dense @ self.arrays["dense"] + self.arrays["intercept"]
 
     def _shaped(
-        self, questions: Sequence[str], named: npt.NDArray[np.float64]
+        self, scores: npt.NDArray[np.float64]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        outputs = self._map(self.scores(questions, named))
+        outputs = self._map(scores)
         width = len(self.budgets)
         curves = outputs[:, :width]
         if self.schema.rising:
@@ -199,6 +234,8 @@ class LightPredictor:
             save_file(arrays, temporary)
         if self.training_texts is not None:
             save_question_hashes(folder, self.training_texts)
+        if self.novelty is not None:
+            self.novelty.save(folder)
         write_json(folder / CONFIG_FILE, config)
 
     save_pretrained = save
@@ -230,7 +267,7 @@ class LightPredictor:
         try:
             arrays = load_file(folder / WEIGHTS_FILE)
             _check_arrays(schema, hasher, arrays)
-            return cls(schema, hasher, arrays, config.get("training"))
+            return cls(schema, hasher, arrays, config.get("training"), novelty=Novelty.load(folder))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{folder / WEIGHTS_FILE} must hold the weights its config describes, but {error}"
@@ -239,7 +276,7 @@ class LightPredictor:
 
 def is_light(folder: str | Path) -> bool:
     """Whether a folder holds a light predictor; False as well where nothing can be read."""
-    path = Path(folder) / CONFIG_FILE
+    path = Path(resolve_embedded(folder)) / CONFIG_FILE
     if not path.is_file():
         return False
     try:

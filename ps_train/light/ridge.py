@@ -113,9 +113,9 @@ def fit_ridge(
         return _join(parts), rows, np.stack(left_out, axis=1), choices
     held = np.zeros(len(rows), np.bool_)
     held[rng.choice(rows, min(int(HELD_OUT * len(rows)), 20_000), replace=False)] = True
-    trial = _solve(text[~held], blocks, dense[~held], targets[~held], choices)
+    trial = solve(text[~held], [block[~held] for block in blocks], targets[~held], choices)
     scores = trial.scores(text[held], dense[held])
-    return _solve(text, blocks, dense, targets, choices), np.flatnonzero(held), scores, choices
+    return solve(text, blocks, targets, choices), np.flatnonzero(held), scores, choices
 
 
 def _widths(blocks: Sequence[Float], choice: Choice) -> Float:
@@ -182,10 +182,9 @@ def _average(
     return (weights, dense, mean - centre), left_out
 
 
-def _solve(
-    text: csr_array, blocks: Sequence[Float], dense: Float, targets: Float, choices: Sequence[Choice]
-) -> Ridge:
-    """The best setting of each score by LSQR on centred columns."""
+def solve(text: csr_array, blocks: Sequence[Float], targets: Float, choices: Sequence[Choice]) -> Ridge:
+    """Fit N rows' R scores under one setting each, by LSQR on centred columns."""
+    dense = np.hstack(blocks)
     means = targets.mean(axis=0)
     text_mean = np.asarray(text.mean(axis=0)).ravel()
     transposed = text.T.tocsr()

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from ps_train.light.hashing import TextHasher
+from ps_train.light.hashing import HashedText, TextHasher
 from ps_train.light.inputs import (
     Numbers,
     Scaling,
@@ -17,6 +17,7 @@ from ps_train.light.inputs import (
     count_columns,
     document_frequencies,
     number_columns,
+    surprise,
     weigh,
 )
 
@@ -37,6 +38,12 @@ class TrainingInputs:
     """(N, C_b) scaled counts, and numbers where there are any."""
     scalings: list[Scaling]
     """One a block."""
+    hashed: HashedText
+    """The n-grams before they were weighted."""
+
+    def surprise(self) -> npt.NDArray[np.float64]:
+        """(N, 2) how rare each text's words and letters are among the others: `inputs.surprise`."""
+        return surprise(self.hashed, self.rarity[self.hashed.columns], self.hasher, seen=1)
 
     @classmethod
     def of(
@@ -60,4 +67,4 @@ class TrainingInputs:
             if columns.shape[1]:
                 scalings.append(Scaling.fit(columns))
                 blocks.append(scalings[-1].apply(columns))
-        return cls(hasher, rarity, text, blocks, scalings)
+        return cls(hasher, rarity, text, blocks, scalings, hashed)

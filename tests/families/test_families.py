@@ -16,7 +16,8 @@ from ps_eval.engines.transformers import TransformersEngine
 from ps_train.common.blocks import transformer_blocks
 from ps_train.common.features import extract_features
 from ps_train.common.loading import load_backbone
-from ps_train.common.lora_backbone import LoraBackbone, LoraSettings
+from ps_train.common.lora_backbone import LoraBackbone
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.prompts import encode_prompts
 
 FORMAT = ReasoningFormat("</think>", "</think> Answer :", max_forced_tokens=4, max_answer_tokens=4)

@@ -104,8 +104,19 @@ def draw_problem(rng):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=250)
+@settings(max_examples=100)
 def test_the_referee_finds_nothing(seed):
+    check(seed)
+
+
+@pytest.mark.slow
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=1000)
+def test_the_referee_finds_nothing_in_many(seed):
+    check(seed)
+
+
+def check(seed):
     rng = np.random.default_rng(seed)
     with pytest.MonkeyPatch.context() as patch:
         for (module, name), choices in THRESHOLDS.items():

@@ -91,7 +91,14 @@ def test_vote_menus_offer_every_length_with_every_number_of_samples():
         (OptionMenus([0, 1, 1], [3], [0.5]), 9, r"every query must have an option, got none for query 1"),
         (OptionMenus([0, 2, 1], [3], [0.5]), 9, r"every query must have an option, got none for query 1"),
         (OptionMenus([0, 1], [3, 4], [0.5]), 9, r"cost and value must have one shape \(M,\)"),
-        (OptionMenus([0, 1], ["3"], [0.5]), 9, r"cost and value must be real numbers"),
+        (OptionMenus([0, 1], ["3"], [0.5]), 9, r"cost must be an array of real numbers"),
+        (OptionMenus([0, 1], [3], [True]), 9, r"value must be an array of real numbers, got dtype bool"),
+        (OptionMenus([0, 1], [3], [[1], [1, 2]]), 9, r"value must be an array of .* rows of several lengths"),
+        (
+            OptionMenus([0, 2], [3, 4], np.ma.masked_array([0.5, 0.9], mask=[0, 1])),
+            9,
+            r"value must not hold masked values, got 1",
+        ),
         (
             OptionMenus([0, 1], [-3], [0.5]),
             9,
@@ -106,6 +113,17 @@ def test_vote_menus_offer_every_length_with_every_number_of_samples():
 def test_bad_menus_are_refused_with_one_sentence(menus, budget, message):
     with pytest.raises(ValueError, match=message):
         allocate_options(menus, budget)
+
+
+@pytest.mark.parametrize("scale", [2.0**-1074, 2.0**-1030, 2.0**1022])
+def test_values_of_any_scale_get_the_same_options(scale):
+    costs = [RNG.integers(0, 30, 5) for _ in range(12)]
+    values = [RNG.integers(0, 2, 5).astype(float) for _ in range(12)]
+    plain = allocate_options(OptionMenus.from_lists(costs, values), 100)
+    scaled = allocate_options(OptionMenus.from_lists(costs, [v * scale for v in values]), 100)
+    assert scaled.options.tolist() == plain.options.tolist()
+    assert scaled.expected_value == pytest.approx(plain.expected_value * scale, abs=5e-324)
+    assert scaled.gap_bound == plain.gap_bound == 0.0
 
 
 def test_lists_that_do_not_fit_are_refused():

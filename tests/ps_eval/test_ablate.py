@@ -74,6 +74,7 @@ def test_an_ablation_measures_resumes_and_refuses(
     printed = capsys.readouterr().out
     assert "against static-dual" in printed
     assert "n = 6" in printed
+    assert f"Next: ps-eval report {output} --output {output}/report" in printed
     result = read_json(output / "ablation.json")
     assert [row["schedule"] for row in result["rows"]] == ["static-dual", "all+correction"]
     assert {name for name in result["schedules"]} == {"static-dual", "all+correction"}
@@ -90,6 +91,9 @@ def test_an_ablation_measures_resumes_and_refuses(
     assert main(command) == 0
     rows = read_json(output / "ablation.json")["rows"]
     assert max(row["remasked"] for row in rows) >= 200
+    capsys.readouterr()
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == rows
 
     assert main([*command, "--gen-length=25"]) == 2
     assert "gen_length was 24 and is 25" in capsys.readouterr().err

@@ -54,17 +54,22 @@ def read(path: Path) -> list[Answered]:
     return [Answered(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
-def test_answers_are_those_of_the_runs_hull_cell(problems: list[Question], tmp_path: Path) -> None:
+def test_answers_are_those_of_the_runs_cells(problems: list[Question], tmp_path: Path) -> None:
+    """By default those of `use`: the shipped predictor knows it."""
     save_questions(tmp_path / "q.jsonl", problems)
-    run = ["--budgets", "64", "--policies", "uniform,hull", "--output", str(tmp_path / "run")]
+    run = ["--budgets", "48", "--policies", "uniform,hull,use", "--output", str(tmp_path / "run")]
     assert main(["run", *flags(tmp_path / "q.jsonl", *run)]) == 0
-    out = tmp_path / "out.jsonl"
-    assert main(["answer", *flags(tmp_path / "q.jsonl", "--budget", "64", "--output", str(out))]) == 0
-    cell = [json.loads(line) for line in (tmp_path / "run/answers/hull-64.jsonl").read_text().splitlines()]
     same = ("id", "budget", "reasoning_tokens", "answer_tokens", "forced", "answer", "correct")
-    assert [{k: getattr(a, k) for k in same} for a in read(out)] == [{k: c[k] for k in same} for c in cell]
-    assert sum(a.reasoning_tokens for a in read(out)) <= 64 * len(problems)
-    for answered, question in zip(read(out), problems, strict=True):
+    for policy, chosen in (("use", []), ("hull", ["--policy", "hull"])):
+        out = tmp_path / f"{policy}.jsonl"
+        spend = ["--budget", "48", "--output", str(out), *chosen]
+        assert main(["answer", *flags(tmp_path / "q.jsonl", *spend)]) == 0
+        lines = (tmp_path / f"run/answers/{policy}-48.jsonl").read_text().splitlines()
+        cell = [{k: json.loads(line)[k] for k in same} for line in lines]
+        assert [{k: getattr(a, k) for k in same} for a in read(out)] == cell
+    granted, used = read(out), read(tmp_path / "use.jsonl")
+    assert sum(a.budget for a in granted) <= 48 * len(problems) < sum(a.budget for a in used)
+    for answered, question in zip(granted, problems, strict=True):
         assert (answered.question, answered.reference) == (question.question, question.answer)
         assert answered.answer in answered.text
         assert answered.reasoning
@@ -89,9 +94,12 @@ def test_budgets_are_decided_without_a_model(problems: list[Question]) -> None:
     by_total = scheduler.budgets(problems, total_tokens=64 * len(problems))
     np.testing.assert_array_equal(by_mean.tokens, by_total.tokens)
     assert by_mean.ids == [q.id for q in problems]
-    assert by_mean.tokens.sum() <= 64 * len(problems)
-    assert by_mean.price is not None
-    assert by_mean.price > 0
+    assert by_mean.method == "use"
+    assert by_mean.expected_used.sum() <= 64 * len(problems) < by_mean.tokens.sum()
+    granted = scheduler.budgets(problems, mean_tokens=64, policy="hull")
+    assert granted.tokens.sum() <= 64 * len(problems)
+    assert granted.price is not None
+    assert granted.price > 0
     with pytest.raises(ValueError, match="model must be given to answer questions, got None"):
         scheduler.answer(problems, mean_tokens=64)
 
@@ -101,7 +109,7 @@ def test_a_target_accuracy_is_met_with_the_fewest_tokens(problems: list[Question
     allocation = scheduler.budgets(problems, accuracy=0.6)
     assert allocation.expected_accuracy is not None
     assert allocation.expected_accuracy >= 0.6
-    less = scheduler.budgets(problems, total_tokens=allocation.total_tokens - 16)
+    less = scheduler.budgets(problems, total_tokens=allocation.total_tokens - 1)
     assert less.expected_accuracy is not None
     assert less.expected_accuracy < 0.6
     with pytest.raises(ValueError, match=r"accuracy must be one that the curves expect .* got 1"):
@@ -181,7 +189,7 @@ def test_an_output_goes_on_only_with_what_it_was_begun_with(
         (problems[:4], {"mean_tokens": 64}, "mean_tokens was 48 and is 64"),
         (problems[:5], {"mean_tokens": 48}, "questions was '4@.*' and is '5@"),
         (problems[3::-1], {"mean_tokens": 48}, "questions was '4@.*' and is '4@"),
-        (problems[:4], {"mean_tokens": 48, "policy": "uniform"}, "policy was 'hull' and is 'uniform'"),
+        (problems[:4], {"mean_tokens": 48, "policy": "uniform"}, "policy was 'use' and is 'uniform'"),
     ):
         with pytest.raises(ValueError, match=message):
             scheduler.answer(asked, output=output, **spend)  # type: ignore[arg-type]
@@ -217,13 +225,18 @@ def test_budgets_once_decided_stay(scheduler: Scheduler, problems: list[Question
 
 def test_a_stream_holds_its_mean_and_decides_in_tokens(problems: list[Question]) -> None:
     scheduler = Scheduler(PREDICTOR)
-    many = [p.question for p in make_problems(400, seed=5)]
-    stream = scheduler.stream(mean_tokens=64, past_questions=problems)
-    decided = stream.decide_all(many)
-    assert np.mean(decided) == pytest.approx(64, rel=0.1)
-    assert set(decided) <= set(range(16, 257, 16))
-    alone = scheduler.stream(mean_tokens=64, past_questions=problems)
-    assert [alone.decide(q) for q in many[:5]] == decided[:5]
+    many = [p.question for p in make_problems(200, seed=5)]
+    use = scheduler.predict(many).need("use", "predicted_use")
+    for policy in (None, "hull"):
+        stream = scheduler.stream(mean_tokens=48, past_questions=problems, policy=policy)
+        decided = stream.decide_all(many)
+        expected = use[np.arange(200), np.array(decided) // 16 - 1] if policy is None else decided
+        assert np.mean(expected) == pytest.approx(48, rel=0.1)
+        assert set(decided) <= set(range(16, 257, 16))
+        alone = scheduler.stream(mean_tokens=48, past_questions=problems, policy=policy)
+        assert [alone.decide(q) for q in many[:5]] == decided[:5]
+    with pytest.raises(ValueError, match=r"a stream is decided by one of the policies .*, got 'uniform'"):
+        scheduler.stream(mean_tokens=48, policy="uniform")
 
 
 def test_a_dry_run_decides_and_generates_nothing(
@@ -238,6 +251,8 @@ def test_a_dry_run_decides_and_generates_nothing(
     assert main(["answer", *arguments, "--total-tokens", "1536", "--json"]) == 0
     decision = json.loads(capsys.readouterr().out)
     assert decision["total_tokens"] == 1536
+    assert decision["policy"] == "use"
+    assert decision["mean_expected_used"] <= 64 < decision["mean_tokens"]
     assert list(decision["budgets"]) == [q.id for q in problems]
     assert [p.name for p in tmp_path.iterdir()] == ["q.jsonl"]
 

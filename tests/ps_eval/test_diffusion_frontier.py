@@ -63,7 +63,7 @@ def test_tables_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     costs = {"batches": [{"batch_size": 1, "pass_ms": 2.0, "row_ms": 0.01}]}
     (tmp_path / "costs.json").write_text(json.dumps(costs))
     command = ["frontier", "--tables", f"{tmp_path}/a,{tmp_path}/b", "--n-resamples", "100"]
-    priced = [*command, "--costs", f"{tmp_path}/costs.json", "--output", f"{tmp_path}/out", "--as-json"]
+    priced = [*command, "--costs", f"{tmp_path}/costs.json", "--output", f"{tmp_path}/out", "--json"]
     assert main(priced) == 0
     content = json.loads(capsys.readouterr().out)
     assert content == json.loads((tmp_path / "out" / "frontier.json").read_text())

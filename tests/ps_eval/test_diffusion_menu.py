@@ -228,7 +228,7 @@ def test_learn_and_replay_by_command(tmp_path: Path, capsys: pytest.CaptureFixtu
         "--n-resamples",
         "200",
     ]
-    assert main([*replay, "--train", f"{tmp_path}/train", "--mean-costs", "8", "--as-json"]) == 0
+    assert main([*replay, "--train", f"{tmp_path}/train", "--mean-costs", "8", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["cost"] == "passes"
     gains = {row["policy"]: row["gain_low"] for row in content["rows"]}
@@ -238,7 +238,7 @@ def test_learn_and_replay_by_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "best static %" in capsys.readouterr().out
     better = replace(menu(400, 4), accuracy=np.ones((400, 3), np.float32))
     better.save(tmp_path / "static")
-    assert main([*replay, "--static", f"{tmp_path}/static", "--mean-costs", "8", "--as-json"]) == 0
+    assert main([*replay, "--static", f"{tmp_path}/static", "--mean-costs", "8", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert (
         max(row["gain"] for row in rows if row["policy"] == "predicted") < 0
@@ -247,7 +247,7 @@ def test_learn_and_replay_by_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     replace(menu(400, 4), right=right, accuracy=right.mean(2)).save(tmp_path / "runs")
     assert MenuTable.load(tmp_path / "runs").right.tolist() == right.tolist()
     oracle = ["replay-menu", "--table", f"{tmp_path}/runs", *replay[3:], "--mean-costs", "8"]
-    assert main([*oracle, "--as-json"]) == 0
+    assert main([*oracle, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert "half-split oracle" in {row["policy"] for row in content["rows"]}
     halves = [np.corrcoef(right[:, s, :2].mean(1), right[:, s, 2:].mean(1))[0, 1] for s in range(3)]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +21,13 @@ from ps_eval.experiments.multi_trace import multi_trace, vote_accuracy
 from ps_eval.experiments.other_domain import _joined, other_domain
 from ps_eval.experiments.policy_rows import tokens_saved
 from ps_eval.experiments.predictors import check_sources, predict_with
-from ps_eval.experiments.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
 from ps_eval.experiments.replayed import RIDGE_PENALTY, load_tables, ridge
 from ps_eval.experiments.robustness import POLICIES, noise_tolerance, starvation
+from ps_eval.experiments.settings import EmbeddedSettings, RidgeSettings
 from ps_eval.experiments.training_data import distribution_shift, inputs, label_noise, training_size
+from ps_eval.reporting.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
 from ps_eval.reporting.summary import RunInfo, SummaryRow
+from ps_eval.reporting.tables import beside, interval, percent, points
 from ps_eval.spending.question_length import length_curves
 from ps_train.curve.metrics import allocation_gain
 from ps_train.curve_table import CurveTable
@@ -104,7 +108,9 @@ def test_quick_settings_replace_the_others(tmp_path: Path) -> None:
     assert read_settings(training_size, path, quick=True)["sizes"] == [3]
 
 
-def test_the_command_runs_an_experiment_and_reports_it(tables: Path, tmp_path: Path) -> None:
+def test_the_command_runs_an_experiment_and_reports_it(
+    tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text(yaml.safe_dump({"tables": str(tables), "sizes": [50, 200], "budgets": [32, 48]}))
     code = main(
@@ -116,9 +122,11 @@ def test_the_command_runs_an_experiment_and_reports_it(tables: Path, tmp_path: P
             str(config),
             "--output",
             f"{tmp_path}/out",
+            "--json",
         ]
     )
     assert code == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "training_size"
     folder = tmp_path / "out" / "quick" / "training_size"
     record = ExperimentRecord.load(folder)
     assert record.command == f"ps-eval experiment training_size --quick --config_file {config}"
@@ -154,7 +162,7 @@ def test_all_runs_what_it_can_keeps_what_is_there_and_names_what_failed(
 
 def test_bad_names_end_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment", "nothing"]) == 2
-    assert "name must be all or one of accuracy_budget" in capsys.readouterr().err
+    assert "experiment must be one of ('all', 'accuracy_budget'" in capsys.readouterr().err
     assert main(["experiment", "all", "--config_file", "x.yaml"]) == 2
     assert "config_file must be given for one experiment only" in capsys.readouterr().err
 
@@ -197,6 +205,28 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     written = ExperimentRecord.write(tmp_path, outcome, name="n", question="q", command="do", run=RUN)
     assert ExperimentRecord.load(tmp_path) == written
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_are_written_unrounded_one_a_line(tables: Path, tmp_path: Path) -> None:
+    outcome = inputs(RidgeSettings(str(tables), [32, 48]))
+    ExperimentRecord.write(tmp_path, outcome, name="n", question="q", command="do", run=RUN)
+    with (tmp_path / "figures.csv").open(encoding="utf-8", newline="") as file:
+        figures = list(csv.DictReader(file))
+    assert len(figures) == 4 * 3
+    (table,) = outcome.tables
+    by_place = {(f["row"], f["column"]): f for f in figures}
+    for row in table.rows:
+        r, first = by_place[row[0], "per-window r"], by_place[row[0], "gain at 32"]
+        assert (r["table"], r["measure"], first["measure"]) == (table.title, "per-window r", "gain")
+        assert (f"{float(r['value']):.3f}", f"{100 * float(first['value']):+.1f}") == (row[1], row[2])
+    assert any(len(f["value"]) > 8 for f in figures)
+
+
+def test_cells_read_as_texts_and_keep_their_numbers() -> None:
+    assert beside(percent(0.1234), points(-0.05)) == "12.3 (-5.0)"
+    assert beside(percent(0.1234), points(-0.05)).numbers == {"accuracy": 0.1234, "gain": -0.05}
+    assert interval(0.1, -0.02, 0.25) == "+10.0 [-2.0, +25.0]"
+    assert json.loads(json.dumps([percent(0.5)])) == ["50.0"]
 
 
 def test_damaged_records_are_refused(tmp_path: Path) -> None:
@@ -266,20 +296,22 @@ def cells(outcome: Outcome, row: int) -> list[float]:
     return [float(cell.split()[0]) for cell in outcome.tables[0].rows[row][1:]]
 
 
-def test_more_and_cleaner_training_data_predict_better(tables: Path, tmp_path: Path) -> None:
-    by_size = training_size(scratch=tmp_path, tables=str(tables), sizes=[4, 200], budgets=[32, 48])
+def test_more_and_cleaner_training_data_predict_better(tables: Path) -> None:
+    settings = RidgeSettings(str(tables), [32, 48])
+    by_size = training_size(settings, sizes=[4, 200])
     assert cells(by_size, 1)[0] > cells(by_size, 0)[0]
-    by_traces = label_noise(scratch=tmp_path, tables=str(tables), traces=[1, 50, 999], budgets=[32, 48])
+    by_traces = label_noise(settings, traces=[1, 50, 999])
     assert [row[0] for row in by_traces.tables[0].rows] == ["1", "50"]
     assert cells(by_traces, 1)[0] >= cells(by_traces, 0)[0]
 
 
-def test_inputs_and_shift_report_every_cell(tables: Path, tmp_path: Path) -> None:
-    outcome = inputs(scratch=tmp_path, tables=str(tables), budgets=[32, 48])
+def test_inputs_and_shift_report_every_cell(tables: Path) -> None:
+    settings = RidgeSettings(str(tables), [32, 48])
+    outcome = inputs(settings)
     assert len(outcome.tables[0].rows) == 4
     r_text, r_both = (float(row[1]) for row in (outcome.tables[0].rows[1], outcome.tables[0].rows[3]))
     assert f"{r_text:.3f} (text) to {r_both:.3f} (both)" in outcome.claims[0].measured
-    shift = distribution_shift(scratch=tmp_path, tables=str(tables), budgets=[32, 48])
+    shift = distribution_shift(settings)
     assert [row[0] for row in shift.tables[0].rows][:3] == [
         "easy, learned from easy",
         "easy, learned from both halves",
@@ -313,22 +345,17 @@ def test_a_batch_of_one_is_uniform_and_the_whole_set_loses_nothing(tables: Path,
     assert cells(outcome, 0) == [round(100 * float(test.curves[:, w].mean()), 1) for w in (1, 3)]
 
 
-def test_noise_lowers_the_gain_and_the_guard_keeps_useless_predictions_from_harm(
-    tables: Path, tmp_path: Path
-) -> None:
-    outcome = noise_tolerance(
-        scratch=tmp_path, tables=str(tables), noises=[0, 8], budgets=[32, 64], num_draws=2, validation=60
-    )
+def test_noise_lowers_the_gain_and_the_guard_keeps_useless_predictions_from_harm(tables: Path) -> None:
+    settings = RidgeSettings(str(tables), [32, 64])
+    outcome = noise_tolerance(settings, noises=[0, 8], num_draws=2, validation=60)
     worst = {(row[0], row[1]): float(row[-1]) for row in outcome.tables[0].rows}
     assert worst["noise, sd 8", "hull"] < worst["noise, sd 0", "hull"]
     assert worst["another query's curve", "hull + Platt + guard"] >= 0
     assert [row[0] for row in outcome.tables[1].rows] == list(POLICIES)
 
 
-def test_without_errors_labels_and_probabilities_are_one(tables: Path, tmp_path: Path) -> None:
-    outcome = starvation(
-        scratch=tmp_path, tables=str(tables), error_rates=[0, 0.6667], budgets=[32, 64], num_draws=3
-    )
+def test_without_errors_labels_and_probabilities_are_one(tables: Path) -> None:
+    outcome = starvation(tables=str(tables), error_rates=[0, 0.6667], budgets=[32, 64], num_draws=3)
     first, second = outcome.tables[0].rows[:2]
     assert first[2:] == second[2:]
 
@@ -419,10 +446,11 @@ def test_tables_of_two_families_are_joined_row_by_row() -> None:
 
 @pytest.mark.slow
 def test_the_other_domain_is_traced_learned_and_allocated(tmp_path: Path) -> None:
-    outcome = other_domain(scratch=tmp_path, num_train=24, num_test=12, num_traces=1, few=4, budgets=[48, 64])
+    settings = EmbeddedSettings(num_train=24, num_test=12, num_traces=1, budgets=[48, 64])
+    outcome = other_domain(settings, scratch=tmp_path, few=4)
     uniform, gains = outcome.tables
     assert [row[0] for row in uniform.rows] == ["diary", "handovers", "both, mixed"]
     learned = [row[1] for row in gains.rows if row[0] == "handovers"][3:]
     assert learned == ["24 handovers", "24 diary", "24 diary and 4 handovers", "24 of each"]
-    again = other_domain(scratch=tmp_path, num_train=24, num_test=12, num_traces=1, few=4, budgets=[48, 64])
+    again = other_domain(settings, scratch=tmp_path, few=4)
     assert again.tables == outcome.tables  # from what is kept

@@ -106,4 +106,21 @@ def test_hashed_questions_bring_their_counts(tmp_path) -> None:
         [str(write_jsonl(tmp_path / "d.jsonl", [decision(1, question, 90, 20)]))]
     ).samples
     assert (sample.question_id, sample.question) == ("ab12", "")
-    assert sample.numbers == {"characters": 40, "words": 8, "digits": 2}
+    counts = {"characters": 40, "words": 8, "digits": 2}
+    # What was predicted, too: the budget followed it.
+    assert sample.numbers == {**counts, "predicted_mean": pytest.approx(0.3), "predicted_last": 0.4}
+
+
+def test_a_server_that_does_not_count_reasoning_is_read_by_the_share_that_was_thought(tmp_path) -> None:
+    def row(number: int, made: int, share: float, **more):
+        said = {"completion_tokens": made, "thought_share": share, "enforced": True, **more}
+        return decision(number, {"text": f"question {number}"}, 100, None, **said)
+
+    rows = [row(1, 80, 0.5), row(2, 130, 0.76), row(3, 110, 0.5, finish_reason="length")]
+    rows += [row(4, 400, 0.9, enforced=False), row(5, 130, 0.76, completion_tokens=None)]
+    reading = read_samples([str(write_jsonl(tmp_path / "d.jsonl", rows))])
+    found = [(sample.tokens, sample.finished) for sample in reading.samples]
+    assert found == [(40, True), (100, False), (55, False), (360, True)]
+    assert [sample.cap for sample in reading.samples] == [100, 100, 55, NO_CAP]
+    assert reading.n_faults == 1
+    assert "must say how many tokens were used" in reading.faults[0]

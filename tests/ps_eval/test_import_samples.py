@@ -261,6 +261,8 @@ def scrambled(value, rng: random.Random):
 def test_ten_thousand_scrambled_rows_leave_no_traceback(tmp_path) -> None:
     rng = random.Random(0)
     decisions = [decision(1, {"text": "how many"}, 100, 50), feedback(1, 1)]
+    told = {"completion_tokens": 90, "thought_share": 0.6, "enforced": True, "rule": "default"}
+    decisions.append(decision(2, {"text": "how few"}, 100, None, **told))
     kinds = [plain_rows(), harness_rows(), batch_rows(), [benchmark()], [responses_row()], decisions]
     read = 0
     for kind, rows in enumerate(kinds):

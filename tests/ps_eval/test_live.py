@@ -163,6 +163,7 @@ def test_two_processes_cannot_write_one_folder(
         run_live(questions, engine, nothing_known, budgets=[16], policies=["uniform"], output=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_only_the_batch_under_way(
     random_reasoner: Path, questions: list[Question], tmp_path: Path
 ) -> None:

@@ -172,6 +172,16 @@ def test_the_command_writes_summary_picture_and_allocations(folder: Path) -> Non
     assert saved.tokens.sum() <= 16 * N
 
 
+def test_the_screen_says_which_tokens_it_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, "--budgets=16") == 0
+    assert "t = tokens granted, since the table does not know use, a question" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    with_use(make_table()).save(folder / "used")
+    assert run(folder, "--budgets=16", "--table", f"{folder}/used") == 0
+    assert "t = reasoning + answer tokens really used a question" in " ".join(capsys.readouterr().out.split())
+
+
 def test_by_default_the_policies_are_those_whose_inputs_are_there(folder: Path) -> None:
     assert run(folder, "--budgets=16") == 0
     assert [row.policy for row in load_summary(folder / "out").rows] == ["uniform", "oracle", "honest_oracle"]
@@ -307,6 +317,17 @@ def test_by_default_policies_are_compared_at_the_tokens_that_uniform_uses() -> N
     ]
     assert at_20.used == 20
     assert set(at_20.gains) == {"uniform"}
+
+
+def test_without_use_nothing_is_compared_at_tokens_used() -> None:
+    table = replace(make_table(), use=None)
+    assert (
+        replay(table, policies=["uniform", "hull"], predictions=table.curves, n_resamples=50).equal_use == []
+    )
+    with pytest.raises(
+        ValueError, match=r"used must be left out where the table does not know .* got \[20\]"
+    ):
+        replay(table, policies=["uniform"], used_levels=[20])
 
 
 def test_a_query_without_reasoning_scores_what_was_measured_without_it() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from ps_alloc.files import write_json
 from ps_eval.cli import main
-from ps_eval.experiments.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
+from ps_eval.reporting.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
 from ps_eval.reporting.report import write_report
 from ps_eval.reporting.sections import headline
 from ps_eval.reporting.summary import RunInfo, SummaryRow

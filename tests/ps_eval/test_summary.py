@@ -60,14 +60,14 @@ def test_a_summary_read_back_equals_the_one_written(tmp_path: Path) -> None:
 def test_summaries_written_before_use_was_kept_are_read(tmp_path: Path) -> None:
     path = Summary([ROW], RUN).save(tmp_path)
     content = json.loads(path.read_text())
-    del content["equal_use"], content["rows"][0]["mean_granted_tokens"]
+    del content["equal_use"], content["remarks"], content["rows"][0]["mean_granted_tokens"]
     path.write_text(json.dumps(content))
     assert load_summary(path) == Summary([ROW], RUN)
 
 
 def test_summary_json_has_the_documented_fields(tmp_path: Path) -> None:
     content = json.loads(Summary([ROW], RUN).save(tmp_path).read_text())
-    assert set(content) == {"rows", "run", "equal_use"}
+    assert set(content) == {"rows", "run", "equal_use", "remarks"}
     documented = {"mode", "policy", "budget", "accuracy", "low", "high", "mean_reasoning_tokens"}
     documented |= {
         "mean_answer_tokens",

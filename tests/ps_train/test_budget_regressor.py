@@ -20,7 +20,7 @@ from ps_train.budget.metrics import budget_quality
 from ps_train.budget.net import BudgetNet
 from ps_train.budget.regressor import mean_curves
 from ps_train.cli import main
-from ps_train.common.lora_backbone import LoraSettings
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.curve_table import CurveTable
 from ps_train.predictor import CurveSchema, load_predictor
 

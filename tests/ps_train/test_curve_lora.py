@@ -197,6 +197,7 @@ def test_two_processes_train_as_one_does(folder, backbone):
     torch.testing.assert_close(two.state_dict(), one.state_dict(), rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_an_epoch_resumes_exactly(folder, backbone):
     """With dropout, accumulation and bf16: what is drawn after a resume is what would have been drawn."""
     settings = {"max_epochs": 2, "accumulate_grad_batches": 2, "precision": "bf16-mixed"}

@@ -169,6 +169,7 @@ def test_bf16_mixed_trains_to_within_noise_of_float32(folder):
     assert figures[1]["window_pearson"] == pytest.approx(figures[0]["window_pearson"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_two_processes_train_validate_and_predict_as_one_does(folder):
     """`--trainer.strategy ddp` on 2 gloo processes: same batches, same metrics, every row written once."""
     config = str(write_config(folder))

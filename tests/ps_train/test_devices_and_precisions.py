@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.strategies import Strategy
 from small_runs import MODULES, write_config, write_tables
 
+from ps_train.architectures import build_predictor
 from ps_train.budget.regressor import BudgetRegressor
 from ps_train.budget.targets import BinTarget, PointTarget, QuantileTarget
 from ps_train.cli import main
@@ -21,7 +22,7 @@ from ps_train.common.text_batches import collate
 from ps_train.curve.lora import CurveLoRA
 from ps_train.curve.mlp import CurveMLP
 from ps_train.difficulty.mlp import DifficultyMLP
-from ps_train.predictor import build_predictor, load_predictor
+from ps_train.predictor import load_predictor
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,13 @@ def foreign_device(self: Strategy, empty_init: bool | None = None) -> Iterator[N
         yield
 
 
-@pytest.mark.parametrize("kind", MODULES)
+def thinned(kinds: Iterable[str]) -> list[Any]:
+    """Of modules that share their code the fast tests run one; the slow ones all."""
+    rest = {"budget_bins", "budget_quantiles", "difficulty_lora", "difficulty_mlp"}
+    return [pytest.param(kind, marks=pytest.mark.slow if kind in rest else ()) for kind in kinds]
+
+
+@pytest.mark.parametrize("kind", thinned(MODULES))
 def test_every_module_is_built_fitted_and_exported_under_a_foreign_device(
     kind, tables, backbone, tmp_path, monkeypatch
 ):
@@ -64,10 +71,10 @@ def test_every_module_is_built_fitted_and_exported_under_a_foreign_device(
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [
-        *((kind, "bf16-true") for kind in MODULES),
+        *(pytest.param(*kind.values, "bf16-true", marks=kind.marks) for kind in thinned(MODULES)),
         *((kind, mixed) for kind in ("curve_mlp", "curve_lora") for mixed in ("bf16-mixed", "16-mixed")),
-        ("budget_bins", "bf16-mixed"),
-        ("difficulty_lora", "bf16-mixed"),
+        pytest.param("budget_bins", "bf16-mixed", marks=pytest.mark.slow),
+        pytest.param("difficulty_lora", "bf16-mixed", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.filterwarnings("ignore:You passed `Trainer")  # 16-mixed on a CPU is bf16-mixed

@@ -8,6 +8,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from ps_train.common.blocks import takes_padding
 from ps_train.common.features import extract_features, layers_by_model
+from ps_train.common.last_position import can_skip_others
 from ps_train.common.loading import load_backbone
 from ps_train.common.prompts import encode_prompts
 
@@ -37,6 +38,8 @@ def test_features_equal_the_whole_model_run_on_one_unpadded_prompt_at_a_time(bac
 def test_no_block_above_the_deepest_layer_runs(backbone, questions):
     model, tokenizer = load_backbone(backbone)
     assert takes_padding(model, "right")  # tried once a model, with all its blocks
+    assert can_skip_others(model, 2)  # likewise
+    assert can_skip_others(model, NUM_LAYERS)
     ran = []
     for number, block in enumerate(model.layers, start=1):
         block.register_forward_pre_hook(lambda _m, _a, number=number: ran.append(number))

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from ps_train.predictor import ARCHITECTURES, build_predictor
+from ps_train.architectures import ARCHITECTURES, build_predictor
 
 TRAINING_ONLY = ["pytorch_lightning", "lightning_fabric", "torchmetrics", "pyarrow", "rich"]
 

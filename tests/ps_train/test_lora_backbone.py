@@ -9,7 +9,8 @@ from transformers import AutoModel
 
 from ps_train.common.features import extract_features
 from ps_train.common.loading import load_backbone
-from ps_train.common.lora_backbone import LoraBackbone, LoraSettings, pool_last_token
+from ps_train.common.lora_backbone import LoraBackbone, pool_last_token
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.text_batches import TextFormat, collate
 
 

@@ -71,7 +71,9 @@ def test_a_config_fits_tests_and_predicts(kind, model, folder):
     assert (folder / "run" / ("predictions.npy" if kind == "curve" else "predictions.json")).is_file()
 
 
-@pytest.mark.parametrize("twin", [False, True], ids=["llama32_3b", "smollm2"])
+@pytest.mark.parametrize(
+    "twin", [pytest.param(False, marks=pytest.mark.slow), True], ids=["llama32_3b", "smollm2"]
+)
 def test_a_budget_config_fits_tests_and_predicts(twin, folder):
     """Both language models are Llamas; the CPU twin has all settings but the size."""
     table = CurveTable.load(folder / "train")

@@ -10,9 +10,9 @@ from sklearn.metrics import mean_squared_error as sklearn_mse
 from torchmetrics.functional.classification import binary_calibration_error
 
 from ps_alloc import allocate
+from ps_train.common.gathered_rows import GatheredRows
 from ps_train.curve.metrics import (
     CurveQuality,
-    CurveRows,
     accuracy_of,
     allocation_gain,
     best_length,
@@ -110,7 +110,7 @@ def test_the_metric_class_over_batches_equals_the_function_on_everything():
 
 
 def test_rows_repeated_by_a_distributed_sampler_count_once_and_come_back_in_order():
-    metric = CurveRows()
+    metric = GatheredRows()
     values = torch.arange(5.0)[:, None]
     metric.update(torch.tensor([4, 0, 2]), values[[4, 0, 2]], values[[4, 0, 2]])
     metric.update(torch.tensor([1, 3, 0]), values[[1, 3, 0]], values[[1, 3, 0]])

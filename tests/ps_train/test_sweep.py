@@ -23,6 +23,10 @@ def test_the_sweep_finds_the_layer_that_explains_the_curves_and_writes_both_file
     assert scores[2]["window_pearson_std"] > 0  # two members, two starts
     assert (tmp_path / "out" / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert "per-window r" in capsys.readouterr().out
+    small = {**flags, "layers": "2", "seeds": 1, "max_epochs": 1, "json": "true"}
+    assert main(["sweep"] + [f"--{flag}={value}" for flag, value in small.items()]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "out" / "sweep.json").read_text())
 
 
 def test_layers_of_an_encoder_are_swept_under_its_own_names(tmp_path, backbone):

@@ -15,7 +15,7 @@ from tiny_texts import make_text_table
 from ps_train.budget.regressor import BudgetRegressor
 from ps_train.cli import main
 from ps_train.common.heads import HeadSettings, Standardise
-from ps_train.common.lora_backbone import LoraSettings
+from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.optimization import (
     LoraOptimizerSettings,
     OptimizerSettings,
@@ -26,7 +26,8 @@ from ps_train.common.optimization import (
 from ps_train.common.rows import Rows
 from ps_train.common.split import refuse_overlap, validation_rows
 from ps_train.common.text_batches import LengthBatches, TextFormat
-from ps_train.curve.data import CurveDataModule, RowsDataset
+from ps_train.curve.batches import RowsDataset
+from ps_train.curve.data import CurveDataModule
 from ps_train.curve.lora import CurveLoRA
 from ps_train.curve.loss import curve_loss
 from ps_train.curve.mlp import CurveMLP

@@ -44,13 +44,16 @@ class VLLMServer:
 
 
 @contextmanager
-def running_server(model: Path, log: Path, *arguments: str) -> Iterator[VLLMServer]:
+def running_server(
+    model: Path, log: Path, *arguments: str, python: str = sys.executable
+) -> Iterator[VLLMServer]:
     """Serve a model on a free port of 127.0.0.1 until the block ends.
 
     Args:
         model: The model's folder; its name is the served name.
         log: File for what the server prints.
         arguments: Further arguments of vLLM's OpenAI server; they override `CPU_ARGUMENTS`.
+        python: Interpreter of an environment with vLLM.
 
     Raises:
         RuntimeError: If the server ends or is not healthy in time; the message has the log's end.
@@ -58,7 +61,7 @@ def running_server(model: Path, log: Path, *arguments: str) -> Iterator[VLLMServ
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", model.name, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from running import RunningGateway, UpstreamProcess, eventually, flat_curves, many
 
 from ps_alloc import Pacer
+from ps_eval.serve.budgets import Budgets
 from ps_eval.serve.lanes import KeyRule, Lanes, one_lane
 from ps_eval.serve.pacing import MAX_MOVE
 
@@ -26,6 +28,14 @@ def connect(gateway: RunningGateway) -> socket.socket:
 def head(length: int, *more: str, path: str = "/v1/completions") -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {length}", *more]
     return "\r\n".join([*lines, "", ""]).encode()
+
+
+def with_keys(*rules: KeyRule) -> Callable[[Budgets], Lanes]:
+    return lambda budgets: Lanes(one_lane(budgets).default, keys=rules)
+
+
+def digest_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def test_a_client_that_asks_for_little_gives_no_credit_and_one_that_asks_for_much_still_counts(
@@ -185,17 +195,9 @@ def test_a_head_beyond_its_bound_is_refused(
 
 
 def test_a_key_has_its_own_target_and_limits(upstream: UpstreamProcess, start_gateway: Start) -> None:
-    import hashlib
-
-    digest = hashlib.sha256(b"key-a").hexdigest()
-    rule = KeyRule("team-a", digest, tokens_per_request=96, max_in_flight=2, max_n=3)
-
-    def lanes(budgets: object) -> Lanes:
-        default = one_lane(budgets)  # type: ignore[arg-type]
-        return Lanes(default.default, keys=[rule])
-
+    rule = KeyRule("team-a", digest_of("key-a"), tokens_per_request=96, max_in_flight=2, max_n=3)
     pacer = Pacer(48, initial_price=0.004)
-    gateway = start_gateway(upstream.url, pacer=pacer, lanes=lanes, predict=None)
+    gateway = start_gateway(upstream.url, pacer=pacer, lanes=with_keys(rule), predict=None)
     key = {"Authorization": "Bearer key-a"}
     assert gateway.post({"prompt": "hard"}, headers=key)[1]["x-ps-budget"] == "96"
     assert gateway.post({"prompt": "hard"})[1]["x-ps-budget"] == "48"
@@ -209,6 +211,53 @@ def test_a_key_has_its_own_target_and_limits(upstream: UpstreamProcess, start_ga
     assert gateway.outcomes("limited") == 4
     metrics = gateway.post(b"", "/metrics", method="GET")[2].decode()
     assert 'ps_gateway_lane_paced_tokens_mean{lane="team-a"} 96.0' in metrics
+
+
+@pytest.mark.parametrize("predicts", [False, True])
+def test_a_key_that_asks_for_more_than_its_share_gets_less_each_and_others_as_before(
+    upstream: UpstreamProcess, start_gateway: Start, predicts: bool
+) -> None:
+    def steep(questions: list[str]) -> np.ndarray:
+        return np.tile(np.linspace(0.1, 0.9, 16), (len(questions), 1))
+
+    gateway = start_gateway(
+        upstream.url,
+        pacer=Pacer(96, initial_price=0.004, step=0.05),
+        lanes=with_keys(KeyRule("team-a", digest_of("a"), share=0.25)),
+        predict=steep if predicts else None,
+    )
+    granted: dict[str, list[int]] = {"a": [], "other": []}
+    for number in range(300):
+        key = "other" if number % 5 == 4 else "a"
+        _, headers, _ = gateway.post({"prompt": "hard", "n": 10}, headers={"X-Api-Key": key})
+        granted[key].append(int(headers["x-ps-budget"]))
+    # Of 4 requests in 5 it may have a quarter of the tokens: 5/16 of the target each.
+    assert np.mean(granted["a"][120:]) == pytest.approx(30, rel=0.1)
+    assert np.mean(granted["other"]) == pytest.approx(96, rel=0.1)
+    account = gateway.gateway.budgets.accounts.named["team-a"]
+    assert account.pacer.n_requests == 2400
+    for _ in range(60):
+        gateway.post({"prompt": "hard", "n": 100}, headers={"X-Api-Key": "other"})
+    gateway.post({"prompt": "hard"}, headers={"X-Api-Key": "a"})
+    assert account.pacer.tokens_per_request == 96  # others asked since: it keeps to its share
+
+
+def test_a_rule_for_any_key_limits_each_by_itself(upstream: UpstreamProcess, start_gateway: Start) -> None:
+    rules = KeyRule("others", "*", max_in_flight=1, max_n=2), KeyRule("a", digest_of("a"), max_n=3)
+    gateway = start_gateway(upstream.url, lanes=with_keys(*rules))
+
+    async def all_at_once() -> list[int]:
+        keys = ["b", "b", "c", "a", "a"]
+        asked = [many(gateway, [{"prompt": "hard"}], {"X-Api-Key": key, "X-Delay": "1"}) for key in keys]
+        asked += [many(gateway, [{"prompt": "hard"}] * 2, {"X-Delay": "1"})]
+        return [status for answers in await asyncio.gather(*asked) for status, _, _ in answers]
+
+    statuses = asyncio.run(all_at_once())
+    assert sorted(statuses[:2]) == [200, 429]
+    assert statuses[2:5] == [200] * 3
+    assert sorted(statuses[5:]) == [200, 429]  # who has no key is one of the others
+    assert [gateway.post({"prompt": "hard", "n": 3}, headers={"X-Api-Key": k})[0] for k in "ab"] == [200, 400]
+    assert not gateway.gateway.lanes._in_flight
 
 
 def test_paced_by_key_a_greedy_client_leaves_the_others_budgets_alone(
@@ -230,7 +279,10 @@ def test_paced_by_key_a_greedy_client_leaves_the_others_budgets_alone(
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ({"sha256": "x"}, "sha256 of key 'a' must be 64 hexadecimal digits"),
+        ({"sha256": "x"}, "sha256 of key 'a' must be 64 hexadecimal digits, or"),
+        ({"sha256": "0" * 64, "share": 0}, r"share of key 'a' must lie in \(0, 1\], got 0"),
+        ({"sha256": "0" * 64, "share": 1.5}, r"share of key 'a' must lie in \(0, 1\], got 1.5"),
+        ({"sha256": "*", "share": 0.5}, "key 'a' is any other .* and has limits alone: --pace-by key"),
         ({"sha256": "0" * 64, "max_n": 0}, "max_n of key 'a' must be at least 1, got 0"),
     ],
 )

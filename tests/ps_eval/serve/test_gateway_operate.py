@@ -129,12 +129,27 @@ def test_ready_is_apart_from_live_and_health_tells_the_truth(
         ("/update_weights_from_disk", "deny", "admin"),
         ("/v1/load_lora_adapter", "deny", "admin"),
         ("/slots/0", "deny", "admin"),
+        ("/x/../sleep", "deny", "admin"),  # as proxies before a server read it
+        ("/./v1/chat/completions", "budget", "chat"),
+        ("/responses", "budget", "responses"),
+        ("/cohere/v2/chat", "pass", "native"),
+        ("/v1/chat/completions/control", "deny", "admin"),  # ends the reasoning of others' requests
+        ("/cors-proxy", "deny", "admin"),  # llama.cpp asks any host there
+        ("/tools", "deny", "admin"),
+        ("/v1/stream/abc", "deny", "admin"),
+        ("/props", "deny", "admin"),
         ("/sleepy", "pass", "other"),
     ],
 )
 def test_each_path_has_its_policy(path: str, policy: str, name: str) -> None:
     route = RouteTable().of("POST", path)
     assert (route.policy, route.name) == (policy, name)
+
+
+def test_what_steers_where_it_is_written_may_be_read() -> None:
+    table = RouteTable()
+    assert [table.of(method, "/props").policy for method in ("GET", "POST")] == ["pass", "deny"]
+    assert [table.of(method, "/models").policy for method in ("GET", "DELETE")] == ["pass", "deny"]
 
 
 def test_routes_can_be_changed_and_wrong_ones_are_said() -> None:

@@ -195,7 +195,7 @@ def test_few_words_without_a_number_are_no_question(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["2+2?", "Who wrote the play Hamlet in London?", "小明有十七个鸡蛋还剩多少个"],
+    ["2+2?", "Who wrote the play Hamlet in London?", "小明有十七个鸡蛋还剩多少个", "x" * 201],
 )
 def test_more_words_or_a_number_are_one(text: str) -> None:
     assert not is_follow_up(text)
@@ -306,3 +306,14 @@ def test_the_messages_of_every_dialect_are_read() -> None:
     items = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": LONG}]}]
     request = CompletionRequest.parse(json.dumps({"input": items}).encode(), dialect="responses")
     assert QuestionReader(None).questions(request) == [LONG]
+
+
+@pytest.mark.parametrize("field", ["instructions", "system", "input", "prompt", "model"])
+def test_half_an_emoji_is_read_wherever_it_stands(
+    upstream: UpstreamProcess, start_gateway: Start, field: str
+) -> None:
+    gateway = start_gateway(upstream.url)
+    body = {"messages": [user(LONG)], "input": LONG, "prompt": LONG, field: "\ud83d" + LONG}
+    for path in ("/v1/completions", CHAT, "/v1/messages", "/v1/responses", "/invocations"):
+        status, _, content = gateway.post(body, path)
+        assert status == 200, content

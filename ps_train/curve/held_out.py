@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,30 +13,30 @@ from ps_alloc import allocate
 from ps_alloc.baselines import uniform
 from ps_train.curve.metrics import flattened_pearson, per_window_pearson, sensible_budgets
 from ps_train.curve_table import score_windows
+from ps_train.question_length import means_by_length
 from ps_train.schema import CurveSchema
 
 Curves = npt.NDArray[np.float32]
 NUM_RESAMPLES = 2000
-LENGTH_BINS = 10
 
 
 def held_out_table(module: Any) -> Table | None:
     """Accuracy at sensible budgets by predictions, by the question's length and evenly spread.
 
     Args:
-        module: A `PredictorModule` after its fit.
+        module: After its fit: a `PredictorModule` with `held_out_curves`.
 
     Returns:
-        The table; None where the module predicts no curves, or nothing was held out.
+        The table; None where nothing was held out.
     """
-    curves = module.held_out_curves() if hasattr(module, "held_out_curves") else None
+    curves = module.held_out_curves()
     if curves is None or not {"train", "val"} <= set(module.rows):
         return None
     predicted, measured = curves
     train, val = module.rows["train"], module.rows["val"]
     if "curves" not in train.targets or len(measured) != len(val):
         return None
-    by_length = length_curves(train.texts, train.targets["curves"], val.texts)
+    by_length = means_by_length(train.texts, train.targets["curves"], val.texts)
     correlation = per_window_pearson(predicted, measured).mean()
     table = Table(
         "mean tokens",
@@ -65,7 +64,7 @@ def held_out_table(module: Any) -> Table | None:
 
 
 def spend(
-    curves: Curves | None, measured: Curves, budget: float, schema: CurveSchema
+    curves: npt.NDArray[np.floating] | None, measured: Curves, budget: float, schema: CurveSchema
 ) -> npt.NDArray[np.float64]:
     """(N,) what each question scores when all share `budget` mean tokens by `curves`; None: evenly."""
     n, num_windows = measured.shape
@@ -84,27 +83,3 @@ def in_points(differences: npt.NDArray[np.float64]) -> str:
     means = [differences[rng.integers(0, n, n)].mean() for _ in range(NUM_RESAMPLES)]
     low, high = np.percentile(means, [2.5, 97.5])
     return f"{100 * differences.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-
-
-def length_curves(train_texts: Sequence[str], train_curves: Curves, texts: Sequence[str]) -> Curves:
-    """What knowing the question's length alone predicts: the mean curve of training questions as long.
-
-    Args:
-        train_texts: M training questions.
-        train_curves: (M, W) measured.
-        texts: N questions.
-
-    Returns:
-        (N, W); lengths are in words, in at most `LENGTH_BINS` bins of as many training questions each.
-    """
-    learned, asked = (np.array([len(text.split()) for text in group]) for group in (train_texts, texts))
-    edges = np.unique(np.percentile(learned, np.linspace(0, 100, LENGTH_BINS + 1)[1:-1]))
-    bins, places = np.searchsorted(edges, learned), np.searchsorted(edges, asked)
-    means = np.stack(
-        [
-            train_curves[bins == b].mean(0) if (bins == b).any() else train_curves.mean(0)
-            for b in range(len(edges) + 1)
-        ]
-    )
-    found: Curves = means[places].astype(np.float32)
-    return found

@@ -12,26 +12,13 @@ from matplotlib.figure import Figure
 
 from ps_alloc.files import atomic_path, read_json, write_json
 from ps_eval.reporting.summary import RunInfo, build
+from ps_eval.reporting.tables import ResultTable as ResultTable
+from ps_eval.reporting.tables import write_figures
 
 RECORD_FILE = "experiment.json"
+FIGURES_FILE = "figures.csv"
+"""All numbers of the tables, unrounded."""
 Verdict = Literal["holds", "does not hold", "holds only if", "not tested"]
-
-
-@dataclass(frozen=True)
-class ResultTable:
-    """Figures as they are read: every cell is text, rounded and with its unit in the column's title."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-
-    def __post_init__(self) -> None:
-        for number, row in enumerate(self.rows):
-            if len(row) != len(self.columns):
-                raise ValueError(
-                    f"table {self.title!r} must have {len(self.columns)} cells a row, "
-                    f"got {len(row)} in row {number}"
-                )
 
 
 @dataclass(frozen=True)
@@ -82,8 +69,9 @@ class ExperimentRecord:
     def write(
         cls, folder: str | Path, outcome: Outcome, *, name: str, question: str, command: str, run: RunInfo
     ) -> ExperimentRecord:
-        """Write the pictures, and last the record: where it is, the rest is."""
+        """Write the pictures and the figures, and last the record: where it is, the rest is."""
         folder = Path(folder)
+        write_figures(folder / FIGURES_FILE, outcome.tables)
         for title, figure in outcome.figures.items():
             with atomic_path(folder / f"{title}.png") as temporary:
                 figure.savefig(temporary, dpi=150, format="png")
@@ -106,6 +94,9 @@ class ExperimentRecord:
             record["tables"] = [build(ResultTable, table, "a table") for table in record["tables"]]
             record["claims"] = [build(Claim, claim, "a claim") for claim in record["claims"]]
             record["run"] = build(RunInfo, record["run"], "run")
+            for name in record["pictures"]:
+                if not isinstance(name, str) or Path(name).name != name:
+                    raise ValueError(f"pictures must be names of files beside the record, got {name!r}")
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         return cls(**record)
@@ -146,13 +137,3 @@ def curve_plot(
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, fontsize=9)
     return figure
-
-
-def points(share: float, digits: int = 1) -> str:
-    """A difference of accuracies in points: 0.123 to `+12.3`."""
-    return f"{100 * share:+.{digits}f}"
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """An accuracy in %: 0.123 to `12.3`."""
-    return f"{100 * share:.{digits}f}"

@@ -1,0 +1,205 @@
+"""Learning by watching: what predictors learned from a gateway's log are worth, beside one that was traced.
+
+    python benchmarks/traffic_loop.py --vllm-python .venv-vllm/bin/python --output runs/loop
+
+A real vLLM server with the embedded reasoner and a real `ps-eval serve` before it. Round 0 logs requests
+under one budget for all (a third of them cut), with exploration; nobody grades anything. From the log alone
+(`ps-eval import-samples`, censored) two predictors are learned: an MLP on the served model's states, as the
+shipped one, and a light one. Each further round serves fresh problems under the budgets of the MLP that the
+round before left, and learns from its own log alone. All are replayed on traced test problems at equal tokens
+used, beside the shipped predictor, which learned from 2,560 traced and probed problems. What is there already
+is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+from gateway_process import running_gateway
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests" / "real_vllm"))
+
+from ps_alloc.files import write_json  # noqa: E402
+from ps_eval.demo import PREDICTOR, PREDICTOR_CONFIG, REASONER, TEMPERATURE, TOP_P  # noqa: E402
+from ps_eval.engines import load_engine  # noqa: E402
+from ps_eval.engines.base import Sampling  # noqa: E402
+from ps_eval.fitting import fit_quietly  # noqa: E402
+from ps_eval.logs.prepare import prepare  # noqa: E402
+from ps_eval.logs.table import to_table  # noqa: E402
+from ps_eval.measuring.probing import measure_curves  # noqa: E402
+from ps_eval.reporting.frontier import EqualUse  # noqa: E402
+from ps_eval.spending.replay import replay  # noqa: E402
+from ps_eval.spending.replay_inputs import predict_table  # noqa: E402
+from ps_train.curve_table import CURVES_FILE, CurveTable  # noqa: E402
+from ps_train.embedded.problem_families import make_problems  # noqa: E402
+from ps_train.light.fit import fit_light  # noqa: E402
+from ps_train.questions import Question  # noqa: E402
+
+MARKERS = '{"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}'
+GRID = 16 * np.arange(1, 17)
+RIGHT = 0.85
+"""Stated share of finished answers that are right; of all questions the same, it decides nothing."""
+
+
+def questions_of(name: str, number: int, seed: int) -> list[Question]:
+    return [p.as_question(f"{name}-{i}") for i, p in enumerate(make_problems(number, seed))]
+
+
+async def ask_all(url: str, model: str, questions: Sequence[Question], seed: int, concurrency: int) -> None:
+    todo = iter(enumerate(questions))
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+
+        async def client() -> None:
+            for number, question in todo:
+                body = {
+                    "model": model,
+                    "messages": [{"role": "user", "content": question.question}],
+                    "temperature": TEMPERATURE,
+                    "top_p": TOP_P,
+                    "seed": seed + number,
+                    "max_tokens": 300,
+                }
+                async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+                    response.raise_for_status()
+                    await response.read()
+
+        await asyncio.gather(*(client() for _ in range(concurrency)))
+
+
+def serve_round(folder: Path, url: str, predictor: Path | None, arguments: argparse.Namespace) -> None:
+    """One round's traffic through a gateway of its own, to `folder/decisions.jsonl`."""
+    round_number = int(folder.name.partition("-")[2])
+    seed = arguments.seed + 1000 * (round_number + 1)
+    log = folder / "decisions.jsonl.part"
+    log.unlink(missing_ok=True)
+    target = arguments.uniform if predictor is None else arguments.target
+    flags = ["--upstream", url, "--tokens-per-request", str(target), "--explore", str(arguments.explore)]
+    flags += ["--explore-tokens", str(GRID[-1]), "--decision-log", str(log), "--decision-questions", "text"]
+    flags += ["--reasoning-format", str(REASONER), "--predict-timeout", "3600", "--timeout", "7200"]
+    if predictor is not None:
+        flags += ["--predictor", str(predictor), "--initial-price", "0.005"]
+    with running_gateway(folder / "gateway.log", *flags) as gateway:
+        asked = questions_of(f"round-{round_number}", arguments.requests, seed)
+        asyncio.run(ask_all(gateway.url, REASONER.name, asked, seed, arguments.concurrency))
+    log.rename(folder / "decisions.jsonl")
+
+
+def learn(folder: Path) -> CurveTable:
+    """From the log to a table and two predictors."""
+    found = prepare([str(folder / "decisions.jsonl")], right=RIGHT)
+    (samples,) = found.groups.values()
+    if not (folder / "table" / CURVES_FILE).is_file():
+        to_table(samples, budgets=GRID, metadata={"model": str(REASONER)}).save(folder / "table")
+    table = CurveTable.load(folder / "table", features=[])
+    if not (folder / "light" / "config.json").is_file():
+        fit_light(table).save(folder / "light")
+    if not (folder / "mlp" / "predictor" / "config.json").is_file():
+        shutil.rmtree(folder / "mlp", ignore_errors=True)
+        flags = ["--config", str(PREDICTOR_CONFIG), "--trainer.default_root_dir", str(folder / "mlp")]
+        flags += ["--data.train", str(folder / "table"), "--data.backbone", str(REASONER)]
+        fit_quietly([*flags, "--data.extraction.cache", str(folder / "features")], folder.name)
+    return table
+
+
+def gains(predictor: Path, test: Path, measured: CurveTable, used: Sequence[float]) -> list[EqualUse]:
+    """At equal tokens used: `uniform` and the allocation priced by predicted use."""
+    predicted, _ = predict_table(predictor, test)
+    replayed = replay(
+        measured,
+        budgets=[16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 160],
+        policies=["uniform", "use"],
+        predictions=predicted,
+        used_levels=used,
+        min_windows=0,
+    )
+    return [row for row in replayed.equal_use if row.policy == "use"]
+
+
+def traffic(folder: Path) -> str:
+    lines = [json.loads(line) for line in (folder / "decisions.jsonl").read_text().splitlines()]
+    found = prepare([str(folder / "decisions.jsonl")], right=RIGHT)
+    (samples,) = found.groups.values()
+    cut = float(np.mean([not sample.finished for sample in samples]))
+    granted = float(np.mean([line["granted"] for line in lines]))
+    explored = sum(line["explored"] for line in lines)
+    used = float(np.mean([sample.tokens for sample in samples]))
+    return f"{len(samples)} | {granted:.1f} | {used:.1f} | {100 * cut:.0f}% | {explored}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--vllm-python", default=sys.executable)
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "loop")
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--uniform", type=int, default=96)
+    parser.add_argument("--target", type=int, default=64)
+    parser.add_argument("--explore", type=float, default=0.02)
+    parser.add_argument("--test", type=int, default=600)
+    parser.add_argument("--used", type=float, nargs="+", default=[32, 48, 64])
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=70_000)
+    arguments = parser.parse_args()
+    output = arguments.output.resolve()
+    rounds = [output / f"round-{number}" for number in range(arguments.rounds + 1)]
+    for folder in rounds:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    measured = measure_curves(
+        questions_of("test", arguments.test, 202),
+        load_engine("transformers", REASONER, batch_size=256),
+        output / "test",
+        num_traces=4,
+        sampling=Sampling(TEMPERATURE, TOP_P, 0),
+    )
+    found = {"shipped": gains(PREDICTOR, output / "test", measured, arguments.used)}
+    said = {}
+    with ExitStack() as stack:
+        url = None
+        for number, folder in enumerate(rounds):
+            if not (folder / "decisions.jsonl").is_file():
+                if url is None:
+                    from vllm_server import running_server
+
+                    server = running_server(
+                        REASONER,
+                        output / "vllm.log",
+                        *("--reasoning-config", MARKERS),
+                        python=arguments.vllm_python,
+                    )
+                    url = stack.enter_context(server).url
+                before = rounds[number - 1] / "mlp" / "predictor" if number else None
+                serve_round(folder, url, before, arguments)
+            learn(folder)
+            said[folder.name] = traffic(folder)
+            for kind, predictor in (("mlp", folder / "mlp" / "predictor"), ("light", folder / "light")):
+                rows = gains(predictor, output / "test", measured, arguments.used)
+                found[f"{folder.name} {kind}"] = rows
+                line = ", ".join(f"{r.used:.0f}: {100 * r.gains['uniform'][0]:+.1f}" for r in rows)
+                print(f"{folder.name} {kind}: {line}", flush=True)
+
+    write_json(output / "loop.json", {name: [vars(row) for row in rows] for name, rows in found.items()})
+    levels = [f"{level:g}" for level in arguments.used]
+    print(f"| round | requests | granted | used | cut | explored | predictor | {' | '.join(levels)} |")
+    print("|" + "---|" * (7 + len(levels)))
+    for name, rows in found.items():
+        at, _, kind = name.partition(" ")
+        cells = []
+        for row in rows:
+            gain, low, high = (100 * value for value in row.gains["uniform"])
+            cells.append(f"{100 * row.accuracy:.1f} (+{gain:.1f} [{low:.1f}, {high:.1f}])")
+        print(f"| {at} | {said.get(at, '– | – | – | – | –')} | {kind or 'mlp'} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

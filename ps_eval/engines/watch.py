@@ -1,0 +1,98 @@
+"""Watching reasonings under way: each token's probability as it is drawn, and a word on who goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ps_eval.engines.base import Request
+from ps_eval.engines.sampling import Choose, scored
+
+
+@dataclass(frozen=True)
+class Underway:
+    """A reasoning so far."""
+
+    place: int
+    """Of its request among those asked together."""
+    pieces: tuple[str, ...]
+    """Each token's own text."""
+    logprobs: tuple[float, ...]
+    """Each token's log-probability, in nats, at temperature 1."""
+    entropies: tuple[float, ...]
+    """Of the distribution each token was drawn from, likewise."""
+
+
+Decide = Callable[[list[Underway]], npt.NDArray[np.bool_]]
+"""Reasonings that stand at one checkpoint → which of them go on."""
+
+
+class Watch:
+    """What sees the reasonings of one `engine.reason(…, watch=…)`.
+
+    At each checkpoint the reasonings of a batch that still run are shown to `decide`; those that do not go on
+    end there, unfinished, as under a budget. The others continue from the cache they have.
+    """
+
+    def __init__(self, checkpoints: Sequence[int] = (), decide: Decide | None = None) -> None:
+        """Set up.
+
+        Args:
+            checkpoints: Tokens after which `decide` is asked, rising.
+            decide: Who goes on; all where it is not given.
+        """
+        self._checkpoints, self._decide = frozenset(checkpoints), decide
+        self.places: list[int] = []
+        """Request of each row of the batch that is being decoded; set by the engine."""
+        self.underway: dict[int, Underway] = {}
+        """Request to its reasoning, as far as it was seen; after the last token, all of it."""
+        self._seen: dict[int, list[tuple[float, float]]] = {}
+        self._drawn: dict[int, list[int]] = {}
+        self._text: Callable[[Sequence[int]], str] | None = None
+        self._pieces: dict[int, str] = {}
+
+    def begin(self, requests: Sequence[Request], text_of: Callable[[Sequence[int]], str]) -> None:
+        """Forget what was seen; called by the engine before anything is drawn."""
+        self.underway, self._text = {}, text_of
+
+    def seeing(self, choose: Choose) -> Choose:
+        """The engine's choice of tokens, seen by this."""
+        scoring, self._seen = scored(choose)
+        drawn: dict[int, list[int]] = {}
+        self._drawn = drawn
+
+        def seen(logits, rows, step):  # type: ignore[no-untyped-def]  # as Choose
+            tokens = scoring(logits, rows, step)
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                drawn.setdefault(int(row), []).append(token)
+            return tokens
+
+        return seen
+
+    def halt(self, rows: np.ndarray, step: int) -> np.ndarray:
+        """Which of the rows that run end after `step` tokens."""
+        if self._decide is None or step not in self._checkpoints or not len(rows):
+            return np.zeros(len(rows), bool)
+        return ~self._decide([self.of(int(row), step) for row in rows])
+
+    def of(self, row: int, length: int) -> Underway:
+        """The first tokens of a row of the batch that is being decoded."""
+        assert self._text is not None
+        ids, seen = self._drawn.get(row, [])[:length], self._seen.get(row, [])[:length]
+        for token in ids:
+            if token not in self._pieces:
+                self._pieces[token] = self._text([token])
+        return Underway(
+            self.places[row],
+            tuple(self._pieces[token] for token in ids),
+            tuple(lp for lp, _ in seen),
+            tuple(entropy for _, entropy in seen),
+        )
+
+    def end(self, lengths: Sequence[int]) -> None:
+        """Keep what was seen of a batch, each row up to its reasoning's tokens; called by the engine."""
+        for row, length in enumerate(lengths):
+            self.underway[self.places[row]] = self.of(row, length)

@@ -1,0 +1,143 @@
+"""`ps-eval roll`: answer questions, forecasting again at every checkpoint who should think on."""
+
+from __future__ import annotations
+
+import json as jsonlib  # `json` is a flag of the command
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ps_alloc import StoppingRule
+from ps_eval.engines import load_engine
+from ps_eval.engines.base import Sampling
+from ps_eval.flag_groups import EngineFlags, QuestionFlags
+from ps_eval.grading import DEFAULT_GRADER, load_grader
+from ps_eval.progress import show_progress
+from ps_eval.run_folder import report_failures
+from ps_eval.run_settings import RunSettings, predictor_identity
+from ps_eval.spending.answer_file import STDOUT, AnswerFile, beside
+from ps_eval.spending.asked import questions_identity
+
+
+def roll_command(
+    *,
+    source: QuestionFlags,
+    forecaster: str,
+    model: str,
+    output: str = STDOUT,
+    price: float | None = None,
+    rule: str | None = None,
+    budget: float | None = None,
+    checkpoints: list[int] | None = None,
+    grader: str = DEFAULT_GRADER,
+    sampling: Sampling = Sampling(),
+    runner: EngineFlags = EngineFlags(),
+    omit_reasoning: bool = False,
+    skip_failed: bool = False,
+    json: bool = False,
+) -> None:
+    """Answer questions, forecasting again at every checkpoint who should think on.
+
+    All questions of a batch think at once, their caches resident; at each checkpoint the forecaster looks at
+    what every trace has shown, and the policy lets it go on or makes it answer. Engine transformers. Stop it
+    at any moment and run it again: it ends in the same answers.
+
+    Args:
+        source: The questions; references are graded where there are any.
+        forecaster: Folder that `ps-train forecast` wrote.
+        model: The reasoning model the forecaster learned from: a folder or a Hugging Face name.
+        output: JSONL file of answers; - is the standard output.
+        price: Correct answers a token must buy, such as 0.002: every trace decides for itself. Give this or
+            --budget.
+        rule: A stopping rule for that price (`ps_alloc.StoppingRule.save`), instead of a look at the best
+            budget ahead.
+        budget: Mean reasoning tokens a question: each batch's are spent again at every checkpoint, and never
+            exceeded.
+        checkpoints: Tokens at which it is asked, such as 32,64,128; by default all of the forecaster's
+            budgets.
+        grader: Reads answers off texts, and grades where there are references.
+        sampling: How chains of thought are drawn.
+        runner: What runs the model: transformers.
+        omit_reasoning: Leave the reasoning's text out of the output.
+        skip_failed: End well although some questions failed.
+        json: Print the summary as JSON.
+
+    Raises:
+        ValueError: If an input is missing or damaged, or the output was begun with other settings.
+    """
+    if (price is None) == (budget is None):
+        raise ValueError(f"give one of price and budget, got {price} and {budget}")
+    if rule is not None and price is None:
+        raise ValueError("rule must come with its price, got none")
+    if runner.engine != "transformers":
+        raise ValueError(f"engine must be transformers to be asked at checkpoints, got {runner.engine!r}")
+    from ps_eval.engines.transformers import TransformersEngine
+    from ps_eval.spending.rolling import Budgeted, Policy, Priced, Roller
+    from ps_train.forecast.forecaster import Forecaster
+
+    learnt = Forecaster.load(forecaster)
+    chosen = learnt.schema.budgets[:-1] if checkpoints is None else checkpoints
+    policy: Policy
+    if budget is not None:
+        policy = Budgeted(budget)
+    else:
+        assert price is not None
+        policy = Priced(price, None if rule is None else _rule(rule, price, len(chosen) + 1))
+    judge, asked = load_grader(grader), source.load(need_answers=False)
+    engine = load_engine(runner.engine, model, **runner.arguments)
+    assert isinstance(engine, TransformersEngine)
+    roller = Roller(engine, learnt, policy, chosen, sampling)
+    more = {
+        "questions": questions_identity(asked),
+        "price": price,
+        "rule": None if rule is None else zlib.crc32(Path(rule).read_bytes()),
+        "mean_tokens": budget,
+        "checkpoints": list(roller.checkpoints),
+        "keeps_reasoning": not omit_reasoning,
+    }
+    settings = RunSettings(engine.settings, sampling, judge.identity, predictor_identity(forecaster), more)
+    with (
+        AnswerFile.opened(output, settings) as file,
+        show_progress("questions answered", len(asked)) as progress,
+    ):
+        failures = roller.answer(asked, file, judge, keep_reasoning=not omit_reasoning, progress=progress)
+        if output != STDOUT:
+            report_failures(beside(output, "failed.jsonl"), failures, len(asked), skip=skip_failed)
+        answers = file.put_in_order([q.id for q in asked])
+    graded = [a.correct for a in answers if a.correct is not None]
+    summary: dict[str, Any] = {
+        "questions": len(answers),
+        "mean_used": sum(a.reasoning_tokens for a in answers) / max(1, len(answers)),
+        "accuracy": sum(graded) / len(graded) if graded else None,
+        "checkpoint_seconds": roller.seconds["checkpoints"],
+        "reasoning_seconds": roller.seconds["reasoning"],
+    }
+    if json and output != STDOUT:
+        sys.stdout.write(jsonlib.dumps(summary) + "\n")
+        return
+    right = f", {100 * summary['accuracy']:.1f}% right" if graded else ""
+    said = f"{output}: {len(answers)} answers, {summary['mean_used']:.1f} reasoning tokens each{right}."
+    if summary["reasoning_seconds"]:
+        said += (
+            f" Checkpoints took {summary['checkpoint_seconds']:.2f} s beside "
+            f"{summary['reasoning_seconds']:.1f} s of reasoning."
+        )
+    Console(stderr=output == STDOUT).print(said, highlight=False, soft_wrap=True)
+
+
+def _rule(path: str, price: float, num_checkpoints: int) -> StoppingRule:
+    """A stopping rule that was learnt for this price and as many checkpoints.
+
+    Raises:
+        ValueError: If it is another's.
+    """
+    rule = StoppingRule.load(path)
+    if rule.price != price or len(rule.weights) != num_checkpoints:
+        raise ValueError(
+            f"rule must be for the price {price} and {num_checkpoints} checkpoints, 0 among them, got "
+            f"{rule.price} and {len(rule.weights)}"
+        )
+    return rule

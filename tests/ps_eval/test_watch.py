@@ -1,0 +1,95 @@
+"""Watching reasonings under way: what is seen of every token, and reasonings ended at a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ps_eval.engines.base import Reasoning, Request, Sampling, stream_of
+from ps_eval.engines.transformers import TransformersEngine
+from ps_eval.engines.watch import Underway, Watch
+from ps_eval.measuring.probing import measure_curves
+from ps_eval.measuring.trace_file import TRACES_FILE, read_traces
+from ps_train.common.prompts import encode_prompts
+from ps_train.questions import Question
+
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=3)
+
+
+def asked(questions: list[Question], tokens: int) -> list[Request]:
+    return [Request(q.question, tokens, stream_of(q.id)) for q in questions]
+
+
+def test_watching_changes_no_token_and_tells_each_ones_probability(
+    engine: TransformersEngine, questions: list[Question]
+) -> None:
+    watch = Watch()
+    plain = engine.reason(asked(questions, 24), SAMPLING)
+    seen = engine.reason(asked(questions, 24), SAMPLING, watch=watch)
+    assert seen == plain
+    for place, (question, reasoning) in enumerate(zip(questions, seen, strict=True)):
+        assert isinstance(reasoning, Reasoning)
+        underway = watch.underway[place]
+        assert "".join(underway.pieces) == engine.tokenizer.decode(list(reasoning.token_ids))
+        # The slow way: the whole sequence at once.
+        (prompt,) = encode_prompts(engine.tokenizer, [question.question])
+        ids = torch.tensor([[*prompt, *reasoning.token_ids]])
+        with torch.inference_mode():
+            log_p = engine.model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        chosen = log_p[torch.arange(len(log_p)), ids[0, len(prompt) :]]
+        entropies = -(log_p.exp() * log_p).sum(-1)
+        np.testing.assert_allclose(underway.logprobs, chosen.numpy(), atol=1e-3)
+        np.testing.assert_allclose(underway.entropies, entropies.numpy(), atol=1e-3)
+
+
+def test_a_reasoning_ended_at_a_checkpoint_is_what_a_budget_would_have_cut(
+    engine: TransformersEngine, questions: list[Question]
+) -> None:
+    shown: list[tuple[int, int]] = []
+
+    def decide(underway: list[Underway]) -> np.ndarray:
+        shown.extend((u.place, len(u.pieces)) for u in underway)
+        return np.array([len(u.pieces) == 4 and u.place % 2 == 0 for u in underway])
+
+    watch = Watch([4, 12], decide)
+    whole = engine.reason(asked(questions, 24), SAMPLING)
+    ended = engine.reason(asked(questions, 24), SAMPLING, watch=watch)
+    for place, (long, short) in enumerate(zip(whole, ended, strict=True)):
+        assert isinstance(long, Reasoning)
+        assert short == long.cut(12 if place % 2 == 0 else 4)
+        assert len(watch.underway[place].pieces) == len(short.token_ids)
+    assert {length for _, length in shown} == {4, 12}
+    assert len(shown) == len(set(shown))
+
+
+def test_kept_tokens_stand_beside_each_trace_and_change_nothing_else(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    settings = {"num_traces": 2, "budgets": [4, 8, 16], "sampling": SAMPLING}
+    kept = measure_curves(questions, engine, tmp_path / "kept", keep_tokens=True, **settings)  # type: ignore[arg-type]
+    plain = measure_curves(questions, engine, tmp_path / "plain", **settings)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(kept.curves, plain.curves)
+    for traced in read_traces(tmp_path / "kept" / TRACES_FILE):
+        for tokens in (traced.pieces, traced.logprobs, traced.entropies):
+            assert [len(t) for t in tokens] == traced.lengths
+        assert np.shape(traced.confidences) == (2, 3)
+        forced = [c for trace in traced.confidences for c in trace if c is not None]
+        assert forced
+        assert all(0 < c <= 1 for c in forced)
+        assert traced.take([1]).pieces == traced.pieces[1:]
+    lines = (tmp_path / "plain" / TRACES_FILE).read_text().splitlines()
+    assert not {"pieces", "logprobs", "entropies", "confidences"} & json.loads(lines[0]).keys()
+    with pytest.raises(ValueError, match="keep_tokens"):
+        measure_curves(questions, engine, tmp_path / "plain", keep_tokens=True, **settings)  # type: ignore[arg-type]
+
+
+def test_tokens_are_kept_of_engines_that_tell_probabilities_alone(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TransformersEngine, "kind", "openai")
+    with pytest.raises(ValueError, match="keep_tokens needs the engine transformers, got 'openai'"):
+        measure_curves(questions, engine, tmp_path, keep_tokens=True)

@@ -1,0 +1,60 @@
+"""The deepest block that is read is computed for each row's last token alone, where that comes out right."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_curves import NUM_LAYERS
+
+from ps_train.common import features
+from ps_train.common.features import extract_features
+from ps_train.common.last_position import can_skip_others
+from ps_train.common.loading import load_backbone
+
+
+@pytest.mark.parametrize("deepest", [1, 2, NUM_LAYERS])
+@pytest.mark.parametrize("same_length", [False, True])
+def test_the_last_tokens_states_are_those_of_the_whole_block(
+    backbone, questions, deepest, same_length, monkeypatch
+):
+    model, tokenizer = load_backbone(backbone)
+    asked = [questions[0]] * 3 if same_length else questions[:9]
+    assert can_skip_others(model, deepest)
+    layers = range(1, deepest + 1)
+    alone = extract_features(model, asked, layers, tokenizer=tokenizer)
+    monkeypatch.setattr(features, "can_skip_others", lambda model, deepest: False)
+    whole = extract_features(model, asked, layers, tokenizer=tokenizer)
+    for name, values in whole.items():
+        np.testing.assert_allclose(alone[name], values, atol=2e-6)
+
+
+def test_the_deepest_blocks_mlp_reads_one_token_a_row_and_the_model_is_left_as_it_was(backbone, questions):
+    model, tokenizer = load_backbone(backbone)
+    block, config = model.layers[1], model.layers[1].self_attn.config
+    assert can_skip_others(model, 2)
+    widths = []
+    for number in (0, 1):
+        part = model.layers[number].mlp.down_proj
+        part.register_forward_pre_hook(lambda _m, inputs: widths.append(inputs[0].shape[1]))
+    extract_features(model, questions[:4], [2], tokenizer=tokenizer)
+    assert widths[-2] > 1
+    assert widths[-1] == 1
+    assert block.self_attn.config is config
+    assert not [m for m in block.modules() if "forward" in vars(m) or "_ps_last" in vars(m)]
+
+
+def test_where_a_block_mixes_tokens_in_another_place_it_is_computed_whole(backbone, questions):
+    model, tokenizer = load_backbone(backbone)
+    mlp = model.layers[1].mlp
+
+    class Shifted(torch.nn.Module):
+        def forward(self, hidden):
+            return mlp(hidden + hidden.roll(1, dims=1))
+
+    model.layers[1].mlp = Shifted()
+    assert not can_skip_others(model, 2)
+    assert can_skip_others(model, 1)
+    extract_features(model, questions[:4], [2], tokenizer=tokenizer)
+    model.set_attn_implementation("eager")
+    other, _ = load_backbone(backbone)
+    other.set_attn_implementation("eager")
+    assert not can_skip_others(other, 2)
