@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 VENV_VLLM := .venv-vllm
 BIN_VLLM := $(VENV_VLLM)/bin
+VENV_CLIENTS := .venv-clients
 # Two OpenMP teams that spin on two cores slow each other down many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-slow test-vllm test-lowest docs api dist lock audit reliability lint format clean
+.PHONY: help demo test test-slow test-vllm test-lowest docs api dist lock audit reliability mutation coverage rehearse lint format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -31,6 +32,12 @@ $(VENV_VLLM)/.installed: pyproject.toml constraints-vllm.txt
 	$(BIN_VLLM)/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	touch $@
 
+# Clients of the gateway that want other versions than vLLM does.
+$(VENV_CLIENTS)/.installed: constraints-clients.txt
+	$(PYTHON) -m venv $(VENV_CLIENTS)
+	$(VENV_CLIENTS)/bin/pip install --quiet --constraint constraints-clients.txt langchain-openai 'litellm[proxy]'
+	touch $@
+
 demo: $(VENV)/.installed  ## questions to answers under a budget, on the embedded model
 	$(BIN)/ps-eval demo
 
@@ -42,7 +49,7 @@ test: $(VENV)/.installed  ## the fast tests
 test-slow: $(VENV)/.installed  ## the tests marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout=1800 --numprocesses $(WORKERS) --dist loadfile
 
-test-vllm: $(VENV_VLLM)/.installed  ## the tests on the real vLLM engine and its server, CPU build
+test-vllm: $(VENV_VLLM)/.installed $(VENV_CLIENTS)/.installed  ## the tests on the real vLLM engine and its server, CPU build
 	$(BIN_VLLM)/python -m pytest tests/real_vllm --timeout=600
 
 # A clean environment: what an older system brings. scipy is the tests' referee, on whatever version fits.
@@ -54,6 +61,18 @@ test-lowest:  ## the allocator's tests on the lowest versions of numpy and numba
 # Killed, filled, cut and fuzzed; an hour where other work runs beside it. Returns 1 where anything is lost or wrong.
 reliability: $(VENV)/.installed  ## docs/reliability.md: faults done on purpose, and what is lost
 	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/measure.py --output docs/reliability.md
+
+mutation: $(VENV)/.installed  ## changes of the allocator's core: does a test see them? a sample of 120
+	$(BIN)/pip install --quiet --no-deps cosmic-ray parso stevedore toml
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation/measure.py
+
+# Kernels as Python, so that their lines are seen; what takes minutes so is left to `make test`.
+coverage: $(VENV)/.installed  ## lines of ps_alloc that its tests run
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m coverage run --source=ps_alloc -m pytest tests/ps_alloc --timeout=60 || true
+	$(BIN)/python -m coverage report --skip-covered --fail-under=90
+
+rehearse:  ## a stranger's first hour: clean clone, new environments, README, docs, wheels; with times
+	bash tests/rehearse.sh
 
 lint: $(VENV)/.installed  ## style and types, as CI checks them
 	$(BIN)/ruff check .
@@ -77,15 +96,12 @@ lock: $(VENV)/.installed  ## renew locks/ from pyproject.toml and constraints.tx
 	$(BIN)/$(LOCK) --output-file locks/base.txt pyproject.toml
 	$(BIN)/$(LOCK) --extra eval --extra serve --output-file locks/eval-serve.txt pyproject.toml
 
-# Without the advisories' host nothing is audited: pip-audit then lists each package as skipped, and says so.
-audit: $(VENV)/.installed  ## known vulnerabilities of what is pinned
-	$(PYTHON) -m venv .venv-audit
-	.venv-audit/bin/pip install --quiet pip-audit
-	.venv-audit/bin/pip-audit --requirement locks/eval-serve.txt --no-deps --disable-pip
+audit:  ## known vulnerabilities of what locks/ pins; says so where no advisories can be reached
+	bash tests/audit.sh $(PYTHON)
 
 format: $(VENV)/.installed  ## rewrite files in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) .venv-lowest .venv-audit site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_CLIENTS) .venv-lowest .venv-audit site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,11 +2,13 @@
 
     python benchmarks/gateway_soak.py --requests 10000
 
-A real `ps-eval serve` with a light predictor before a synthetic server. First polite clients alone, then
-the same beside hostile ones: bodies of many samples dropped at once, prompts of 20,000 words, bodies of
-60,000 arrays, probes with max_tokens 1, streams left in the middle, malformed JSON, bodies that do not
-arrive, faults of the server. Prints wrong charges (granted tokens the clients saw against those booked),
-memory, the mean held, and what the hostile cost the polite in budget and in time.
+A real `ps-eval serve` with a light predictor before a synthetic server; server, polite and hostile clients
+in processes of their own. First polite clients alone; then beside hostile ones that attack another gateway,
+which shows what they take of this machine; then beside the same on the polite clients' own gateway: bodies of
+many samples dropped at once, prompts of 20,000 words and of a million, bodies of 60,000 arrays and of as many
+names, probes with max_tokens 1, streams left in the middle, malformed JSON, bodies that do not arrive, faults
+of the server. Prints wrong charges (granted tokens the clients saw against those booked), memory, the mean
+held, and what the hostile cost the polite in budget and in time.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ import contextlib
 import json
 import random
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +44,9 @@ from ps_train.embedded.problem_families import make_problems  # noqa: E402
 TARGET = 48
 QUESTIONS = [problem.question for problem in make_problems(2000, seed=5)]
 LONG = " word" * 20_000
+VERY_LONG = json.dumps({"prompt": "a " * 1_000_000}).encode()
 ARRAYS = b'{"prompt":[' + b"[]," * 60_000 + b"[]]}"
+NAMES = b"{" + b",".join(b'"%d":1' % number for number in range(60_000)) + b',"prompt":"How many?"}'
 
 
 @dataclass
@@ -87,30 +93,31 @@ class Clients:
         self._random = random.Random(seed)
         self._session: aiohttp.ClientSession | None = None
 
-    async def run(self, requests: int, *, hostile: int, workers: int = 8) -> None:
-        """So many polite requests, beside hostile workers until these are done."""
+    async def ask(self, requests: int, workers: int = 8) -> None:
+        """So many polite requests."""
         left = iter(range(requests))
+
+        async def one() -> None:
+            for number in left:
+                await self._ask(number)
+
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as self._session:
-            kinds: list[Callable[[], Awaitable[None]]] = [
-                self._dropped, self._long, self._arrays, self._probe, self._left, self._malformed,
-                self._unread, self._fault, self._break, self._many,
-            ]  # fmt: skip
+            await asyncio.gather(*(one() for _ in range(workers)))
 
-            async def polite() -> None:
-                for number in left:
-                    await self._ask(number)
+    async def attack(self, workers: int, until: asyncio.Event) -> None:
+        """Hostile requests until told to stop."""
+        kinds: list[Callable[[], Awaitable[None]]] = [
+            self._dropped, self._long, self._arrays, self._probe, self._left, self._malformed,
+            self._unread, self._fault, self._break, self._many, self._names, self._very_long,
+        ]  # fmt: skip
 
-            polite_are_done = asyncio.Event()
+        async def one() -> None:
+            while not until.is_set():
+                self.hostile.requests += 1
+                await kinds[self._random.randrange(len(kinds))]()
 
-            async def attack() -> None:
-                while not polite_are_done.is_set():
-                    self.hostile.requests += 1
-                    await kinds[self._random.randrange(len(kinds))]()
-
-            attacks = [asyncio.ensure_future(attack()) for _ in range(hostile)]
-            await asyncio.gather(*(polite() for _ in range(workers)))
-            polite_are_done.set()
-            await asyncio.gather(*attacks)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as self._session:
+            await asyncio.gather(*(one() for _ in range(workers)))
 
     async def _ask(self, number: int) -> None:
         assert self._session is not None
@@ -147,6 +154,12 @@ class Clients:
 
     async def _arrays(self) -> None:
         await self._hostile(ARRAYS)
+
+    async def _names(self) -> None:
+        await self._hostile(NAMES)
+
+    async def _very_long(self) -> None:
+        await self._hostile(VERY_LONG)
 
     async def _probe(self) -> None:
         await self._hostile({"prompt": QUESTIONS[0], "max_tokens": 1})
@@ -190,54 +203,122 @@ def booked(gateway: GatewayProcess, state: Path) -> tuple[int, float]:
     return saved["n_requests"], saved["spent_tokens"]
 
 
-async def soak(requests: int, hostile: int, predictor: str, folder: Path) -> None:
-    """Run both halves and print the figures."""
+def run_attack(url: str, workers: int) -> None:
+    """Attack until SIGTERM, then print what was seen."""
+    clients = Clients(url, seed=2)
+
+    async def attack() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        await clients.attack(workers, stop)
+
+    asyncio.run(attack())
+    seen = clients.hostile
+    print(json.dumps([seen.requests, seen.charged_requests, seen.charged_tokens]))
+
+
+def own_process(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+@contextlib.contextmanager
+def attacked(url: str, workers: int, seen: Seen) -> Iterator[None]:
+    """Within it, `url` is attacked; afterwards `seen` has what came of it."""
+    process = own_process("--attack", url, "--hostile", str(workers))
+    try:
+        time.sleep(2.0)
+        yield
+    finally:
+        process.terminate()
+        out, _ = process.communicate(timeout=120)
+        requests, charged, tokens = json.loads(out)
+        seen.requests += requests
+        seen.charged_requests += charged
+        seen.charged_tokens += tokens
+
+
+@contextlib.contextmanager
+def server() -> Iterator[str]:
+    """The synthetic server, in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = own_process("--serve", str(port))
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def serve(port: int) -> None:
     app = web.Application(client_max_size=2**26)
     app.router.add_post("/{path:.*}", upstream)
     app.router.add_get("/{path:.*}", lambda request: web.Response(text="ok"))
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    state = folder / "state.json"
-    flags = ["--upstream", f"http://127.0.0.1:{port}", "--tokens-per-request", str(TARGET)]
-    flags += ["--predictor", predictor, "--initial-price", "0.0076", "--state", str(state)]
-    context = running_gateway(folder / "log", *flags)
-    gateway = await asyncio.to_thread(context.__enter__)
-    try:
+    web.run_app(app, host="127.0.0.1", port=port, print=None)
+
+
+def asked(url: str, requests: int, seed: int) -> Seen:
+    """Polite requests."""
+    clients = Clients(url, seed)
+    asyncio.run(clients.ask(requests))
+    return clients.polite
+
+
+def soak(requests: int, hostile: int, predictor: str, folder: Path) -> None:
+    """Run all parts and print the figures."""
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(server())
+        state = folder / "state.json"
+        flags = ["--upstream", url, "--tokens-per-request", str(TARGET), "--trust"]
+        flags += ["--predictor", predictor, "--initial-price", "0.0076"]
+        gateway = stack.enter_context(running_gateway(folder / "log", *flags, "--state", str(state)))
+        other = stack.enter_context(running_gateway(folder / "other.log", *flags))
         process = psutil.Process(gateway.process.pid)
-        alone, beside = Clients(gateway.url, seed=1), Clients(gateway.url, seed=2)
-        await alone.run(requests // 2, hostile=0)
-        await beside.run(requests // 4, hostile=hostile)
-        memory = process.memory_info().rss  # every kind of request has been there
-        await beside.run(requests // 4, hostile=hostile)
-        await asyncio.sleep(1.0)
-        n_requests, tokens = await asyncio.to_thread(booked, gateway, state)
+        attackers, elsewhere = Seen(), Seen()
+        polite = {"alone": asked(gateway.url, requests // 4, 1)}
+        with attacked(other.url, hostile, elsewhere):
+            polite["beside an attack on another gateway"] = asked(gateway.url, requests // 4, 2)
+        with attacked(gateway.url, hostile, attackers):
+            polite["attacked"] = asked(gateway.url, requests // 4, 3)
+            memory = process.memory_info().rss  # every kind of request has been there
+            polite["attacked on"] = asked(gateway.url, requests // 4, 4)
+        time.sleep(1.0)
+        n_requests, tokens = booked(gateway, state)
         grown = process.memory_info().rss / memory - 1
-        mean = await asyncio.to_thread(gateway.metric, "ps_gateway_priced_tokens_mean")
-    finally:
-        await asyncio.to_thread(context.__exit__, None, None, None)
-        await runner.cleanup()
-    seen = [clients for pair in (alone, beside) for clients in (pair.polite, pair.hostile)]
+        mean = gateway.metric("ps_gateway_priced_tokens_mean")
+    seen = [*polite.values(), attackers]
     charged = sum(one.charged_requests for one in seen), sum(one.charged_tokens for one in seen)
-    print(f"requests: {sum(one.requests for one in seen)}, hostile {beside.hostile.requests}")
+    print(f"requests: {sum(one.requests for one in seen)}, hostile {attackers.requests}")
     print(f"booked {n_requests} requests, {tokens:.0f} tokens; seen {charged[0]}, {charged[1]}")
     print(f"memory {memory / 2**20:.0f} MiB, grown by {grown:+.1%}; mean held {mean:.2f} of {TARGET}")
-    for name, one in (("alone", alone.polite), ("beside hostile", beside.polite)):
+    for name, one in polite.items():
         p50, p99 = np.percentile(one.seconds, [50, 99]) * 1000
-        print(f"polite {name}: mean budget {np.mean(one.budgets):.2f}, p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+        print(f"polite, {name}: mean budget {np.mean(one.budgets):.2f}, p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=10_000, help="polite requests, in all parts together")
+    parser.add_argument("--hostile", type=int, default=4, help="hostile clients")
+    parser.add_argument("--predictor", default="light", help="a folder, or light: one of made-up curves")
+    parser.add_argument("--attack", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.attack:
+        run_attack(given.attack, given.hostile)
+    elif given.serve:
+        serve(given.serve)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            soak(
+                given.requests,
+                given.hostile,
+                light(folder) if given.predictor == "light" else given.predictor,
+                folder,
+            )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--requests", type=int, default=10_000, help="polite requests, in both halves together"
-    )
-    parser.add_argument("--hostile", type=int, default=4, help="hostile clients of the second half")
-    parser.add_argument("--predictor", default="light", help="a folder, or light: one of made-up curves")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        predictor = light(folder) if given.predictor == "light" else given.predictor
-        asyncio.run(soak(given.requests, given.hostile, predictor, folder))
+    main()

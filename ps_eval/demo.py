@@ -10,6 +10,7 @@ from rich.console import Console
 from ps_alloc import Predictions
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
+from ps_eval.engines.pool import OneEngine
 from ps_eval.fitting import fit_quietly
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.progress import show_progress
@@ -95,8 +96,10 @@ def demo_command(
         _fit_small(folder)
 
     console.rule("3 decide, 4 spend: live, compared at equal tokens really used")
-    inputs = predicted_inputs(PREDICTOR, [q.question for q in test], timer)
-    with show_progress("problems answered", len(test), kept_first=True) as progress:
+    with (
+        predicted_inputs(PREDICTOR, [q.question for q in test], timer, pool=OneEngine(loaded)) as inputs,
+        show_progress("problems answered", len(test), kept_first=True) as progress,
+    ):
         live = run_live(
             test,
             loaded,

@@ -10,6 +10,8 @@ from ps_alloc import allocate
 from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P
 from ps_eval.engines import load_engine
 from ps_eval.engines.base import Sampling
+from ps_eval.engines.pool import OneEngine
+from ps_eval.engines.shared_prefill import shared_prefill
 from ps_eval.reporting.record import Outcome
 from ps_eval.reporting.tables import Cell, ResultTable, number
 from ps_eval.spending.live import LiveAnswer, answer_within
@@ -26,6 +28,8 @@ def latency(
     seed: int = 0,
 ) -> Outcome:
     """Seconds by phase on the embedded reasoner: predict, allocate, generate; medians of repeats.
+
+    On the transformers engine prompts are read once for both, which counts as generating.
 
     Args:
         engines: Names of engines, such as transformers, vllm.
@@ -44,17 +48,22 @@ def latency(
             for repeat in range(num_repeats + 1):  # the first warms up
                 problems = make_problems(size, seed + repeat)
                 asked = [p.as_question(f"latency-{repeat}-{i}") for i, p in enumerate(problems)]
+                texts = [q.question for q in asked]
                 start = time.perf_counter()
-                curves = predictor.predict_curves([q.question for q in asked])
-                predicted = time.perf_counter()
-                allocation = allocate(curves, budget * size, window=predictor.window)
-                allocated = time.perf_counter()
-                sampling = Sampling(TEMPERATURE, TOP_P, seed)
-                answers = answer_within(asked, allocation.tokens.tolist(), engine, sampling)
+                with shared_prefill(predictor, OneEngine(engine), texts) as features:
+                    read = (
+                        time.perf_counter()
+                    )  # what generation would have read itself is no cost of deciding
+                    curves = predictor.predict_curves(texts if features is None else features)
+                    predicted = time.perf_counter()
+                    allocation = allocate(curves, budget * size, window=predictor.window)
+                    allocated = time.perf_counter()
+                    sampling = Sampling(TEMPERATURE, TOP_P, seed)
+                    answers = answer_within(asked, allocation.tokens.tolist(), engine, sampling)
                 generated = time.perf_counter()
                 given = [a for a in answers if isinstance(a, LiveAnswer)]
                 tokens = sum(a.reasoning_tokens + a.answer_tokens for a in given)
-                seconds = predicted - start, allocated - predicted, generated - allocated
+                seconds = predicted - read, allocated - predicted, generated - allocated + read - start
                 measured.append((*seconds, tokens))
             predict, choose, generate, tokens_median = np.median(measured[1:], axis=0)
             share = (predict + choose) / (predict + choose + generate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -116,6 +117,8 @@ def _serve(settings: ServeSettings) -> None:
     _say_what_serves(settings, upstream, lanes)
     if state is not None:
         state.save(lanes)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays: no later collection looks through it
     try:
         run_server(
             gateway,

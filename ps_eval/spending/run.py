@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from math import ceil
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from rich.console import Console
 from ps_alloc import Allocation
 from ps_alloc.predictions import uniform_budgets
 from ps_eval.engines.base import Sampling
+from ps_eval.engines.pool import EnginePool
+from ps_eval.engines.shared_prefill import shared_prefill
 from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags
 from ps_eval.flag_values import flat_settings
 from ps_eval.grading import DEFAULT_GRADER, load_grader
@@ -115,23 +118,27 @@ def run_command(
             )
         pool = runner.load(model)
     budgets = budgets or sorted({round(a.budget) for a in given.values()}) or [48, 64, 96]
+    stack = ExitStack()
     if predictor is None:
         longest = max(max(budgets), *(int(a.tokens.max()) for a in given.values()), 1)
         grid = uniform_budgets(window, num_windows or max(16, ceil(longest / window)))
         inputs = PolicyInputs(len(asked), grid)
     else:
-        inputs = predicted_inputs(
-            predictor,
-            [q.question for q in asked],
-            timer,
-            backbone,
-            allow_code=allowed.allow_code,
-            unlike=unlike,
+        inputs = stack.enter_context(
+            predicted_inputs(
+                predictor,
+                [q.question for q in asked],
+                timer,
+                backbone,
+                pool=pool,
+                allow_code=allowed.allow_code,
+                unlike=unlike,
+            )
         )
         titles, below = say_unlike(inputs.unlike, unlike)
         remarks += titles
     chosen = policies or possible_policies(inputs, live=True)
-    with show_progress("questions answered", len(asked), kept_first=True) as progress:
+    with stack, show_progress("questions answered", len(asked), kept_first=True) as progress:
         rows = run_live(
             asked,
             pool,
@@ -188,24 +195,37 @@ def _load_allocations(paths: list[str]) -> dict[str, Allocation]:
     return given
 
 
+@contextmanager
 def predicted_inputs(
     predictor: str | Path,
     questions: list[str],
     timer: PhaseTimer,
     backbone: str | None = None,
     *,
+    pool: EnginePool | None = None,
     allow_code: bool = False,
     unlike: str = KEEP,
-) -> PolicyInputs:
+) -> Iterator[PolicyInputs]:
     """What a saved predictor tells about questions before any is answered; see `inputs_from`.
 
-    Adds to the phases `load` (the predictor and its backbone) and `predict` (reading the questions).
+    Where it reads the states of the model that `pool` serves, the prompts are read once: what is answered
+    within this context goes on from there. Adds to the phases `load` (the predictor and its backbone),
+    `prefill` (prompts read for both purposes) and `predict`.
     """
     with timer.phase("load"):
         loaded = load_predictor(predictor, backbone=backbone, allow_code=allow_code)
-        loaded.predict_curves(questions[:1])  # the backbone is loaded at the first question
-    with timer.phase("predict"):
-        return inputs_from(loaded, questions, unlike=unlike)
+    with ExitStack() as stack:
+        features = None
+        if pool is not None and backbone is None:
+            with timer.phase("prefill"):
+                features = stack.enter_context(shared_prefill(loaded, pool, questions))
+        if features is None:
+            timer.seconds.pop("prefill", None)  # nothing was read
+            with timer.phase("load"):
+                loaded.predict_curves(questions[:1])  # the backbone is loaded at the first question
+        with timer.phase("predict"):
+            inputs = inputs_from(loaded, questions, features, unlike=unlike)
+        yield inputs
 
 
 def inputs_from(
@@ -241,7 +261,7 @@ def scheduling_cost(timer: PhaseTimer) -> str:
     """One sentence: what predicting and allocating took, beside generating."""
     seconds = timer.seconds
     predict, allocate = seconds.get("predict", 0.0), seconds.get("allocate", 0.0)
-    generate = seconds.get("generate", 0.0)
+    generate = seconds.get("generate", 0.0) + seconds.get("prefill", 0.0)
     share = f", {100 * (predict + allocate) / generate:.1f}% of it" if generate else ""
     return (
         f"Predicting took {predict:.2f} s and allocating {1000 * allocate:.1f} ms for all cells,"

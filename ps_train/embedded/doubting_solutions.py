@@ -16,12 +16,12 @@ import numpy as np
 
 from ps_train.embedded.word_problems import GAINS, LOSSES, MAX_NUMBER, WordProblem, make_problem
 
-MAX_DOUBTED_STEPS = 6
+MAX_DOUBTED_STEPS = 4
 """Most steps of a problem: a check repeats them all."""
-MAX_DOUBTED_DISTRACTORS = 4
+MAX_DOUBTED_DISTRACTORS = 2
 MAX_THINKING = 320
 """Words at which a trace that never ends is cut; the model sees no end in it."""
-SLIP_RATES = (0.03, 0.12)
+SLIP_RATES = (0.02, 0.1)
 """Share of sums that slip where all numbers are small, and where one is large."""
 SMALL = 12
 """Largest small number of a diary's events."""
@@ -87,7 +87,7 @@ def make_doubting_problem(
     slow = rng.random() < 0.5
     for number, event in enumerate(events):
         before, total = totals[number], totals[number + 1]
-        act = f"{event.month} {person} {event.act} , so" if slow else event.month
+        act = f"{event.month} {person} {event.act} , so" if slow else f"{event.month} {person}"
         words += f"{act} {event.sums(before, total)} .".split()
         truth = event.after(before)
         if slow and truth is not None and rng.random() < STEP_CHECK_RATE:
@@ -102,7 +102,7 @@ def make_doubting_problem(
         words += f"wait , {'wait , ' if looping else ''}let me check again . {opening}".split()
         totals = _totals(rng, start, events, slip_rate / 2)
         for number, event in enumerate(events):
-            words += f"{event.month} {event.sums(totals[number], totals[number + 1])} .".split()
+            words += f"{event.month} {person} {event.sums(totals[number], totals[number + 1])} .".split()
         agrees = totals[-1] == standing[-1][1]
         standing.append((len(words), totals[-1]))
         words += f"{'yes' if agrees else 'no'} , so {person} has {totals[-1]} .".split()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
+from ps_eval.cli import main
 from ps_eval.demo import PREDICTOR, REASONER
 from ps_eval.engines import shared_prefill
 from ps_eval.engines.base import Failure, Request, Sampling, stream_of
 from ps_eval.engines.pool import OneEngine
+from ps_eval.engines.reading import Rows
 from ps_eval.engines.transformers import TransformersEngine
+from ps_eval.reporting.summary import load_summary
 from ps_eval.scheduler import Scheduler
 from ps_eval.spending.answer_file import Answered
 from ps_train.common.features import extract_features
 from ps_train.common.loading import load_backbone
 from ps_train.embedded.problem_families import make_problems
 from ps_train.load import load_predictor
-from ps_train.questions import Question
+from ps_train.questions import Question, save_questions
 
 SAMPLING = Sampling(temperature=0.8, top_p=0.95, seed=3)
 
@@ -97,3 +103,29 @@ def test_a_predictor_of_another_model_shares_nothing(engine: TransformersEngine)
     predictor, pool = load_predictor(PREDICTOR), OneEngine(engine)
     with shared_prefill.shared_prefill(predictor, pool, ["How many ?"]) as features:
         assert features is None
+
+
+def test_a_live_run_reads_each_prompt_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = [p.as_question(f"q{i}") for i, p in enumerate(make_problems(6, seed=9))]
+    save_questions(tmp_path / "q.jsonl", questions)
+    read: list[int] = []
+    read_prompts = Rows.read_prompts
+
+    def counted(rows: Rows, prompts: list[list[int]], *more: int) -> torch.Tensor:
+        read.extend(len(p) for p in prompts)
+        return read_prompts(rows, prompts, *more)
+
+    monkeypatch.setattr(Rows, "read_prompts", counted)
+    answers = []
+    for name, kept_batches in (("once", 4), ("twice", 0)):
+        monkeypatch.setattr(shared_prefill, "KEPT_BATCHES", kept_batches)
+        flags = ["--questions", str(tmp_path / "q.jsonl"), "--model", str(REASONER), "--budgets", "48"]
+        flags += ["--predictor", str(PREDICTOR), "--policies", "hull", "--output", str(tmp_path / name)]
+        read.clear()
+        assert main(["run", *flags]) == 0
+        prompts = [n for n in read if n in {len(q.question.split()) + 1 for q in questions}]
+        answers.append((tmp_path / name / "responses.jsonl").read_bytes())
+        assert len(prompts) == 6
+        phases = load_summary(tmp_path / name).run.seconds
+        assert ("prefill" in phases) == (name == "once")
+    assert answers[0] == answers[1]

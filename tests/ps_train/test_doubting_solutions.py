@@ -62,8 +62,8 @@ def test_the_world_is_one_of_overthinking() -> None:
     assert 0.7 < np.mean(ends) < 0.95
     first = np.mean([p.standing[0][1] == p.answer for p in PROBLEMS if p.standing])
     last = np.mean([p.standing[-1][1] == p.answer for p in PROBLEMS if p.standing])
-    assert 0.7 < first < 0.85
-    assert last > first + 0.08  # checks repair
+    assert 0.75 < first < 0.92
+    assert last > first + 0.06  # checks repair
     after = total = 0
     for problem in PROBLEMS:
         length = len(problem.reasoning.split())

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +24,11 @@ from gateway_process import GatewayProcess, running_gateway  # noqa: E402
 
 from ps_train.embedded.problem_families import make_problems  # noqa: E402
 
+CLIENTS = ROOT / ".venv-clients" / "bin" / "python"
+needs_clients = pytest.mark.skipif(
+    not CLIENTS.is_file(),
+    reason="needs langchain-openai and LiteLLM, in an environment of their own: make test-vllm",
+)
 QUESTIONS = [problem.question for problem in make_problems(6, seed=41)]
 
 
@@ -77,6 +89,38 @@ def test_openai_async(vllm_server: VLLMServer, gateway: GatewayProcess) -> None:
     assert all("Answer" in text for text in asyncio.run(ask()))
 
 
+def test_openai_async_streams_tools_and_streamed_responses(
+    vllm_server: VLLMServer, gateway: GatewayProcess
+) -> None:
+    openai = pytest.importorskip("openai")
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    asked = {"model": vllm_server.model, "temperature": 0, "max_tokens": 300}
+
+    async def ask(url: str, own: dict) -> list[object]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="key") as client:
+            create = client.chat.completions.create
+            found: list[object] = []
+            for question in QUESTIONS[:3]:
+                events = await create(messages=messages(question), stream=True, extra_body=own, **asked)
+                found.append([event.choices[0].delta.content async for event in events if event.choices])
+            with_tools = {"messages": messages(QUESTIONS[0]), "tools": [tool], "extra_body": own, **asked}
+            found.append((await create(tool_choice="none", **with_tools)).choices[0].message.content)
+            try:  # this server has no parser for calls: its own error, whole
+                await create(tool_choice="auto", **with_tools)
+            except openai.BadRequestError as error:
+                found.append(error.message)
+            events = await client.responses.create(
+                model=vllm_server.model, input=QUESTIONS[0], max_output_tokens=200, temperature=0, stream=True
+            )
+            found.append([e.delta async for e in events if e.type == "response.output_text.delta"])
+            return found
+
+    through = asyncio.run(ask(gateway.url, {}))
+    assert through == asyncio.run(ask(vllm_server.url, {"thinking_token_budget": 40}))
+    assert len(through) == 6
+    assert all(through)
+
+
 def test_openai_responses_pass_and_are_counted(vllm_server: VLLMServer, gateway: GatewayProcess) -> None:
     openai = pytest.importorskip("openai")
     before = gateway.metric('ps_gateway_unbudgeted_total{route="responses"}')
@@ -109,27 +153,80 @@ def test_anthropic(vllm_server: VLLMServer, gateway: GatewayProcess) -> None:
     assert texts[0] == texts[1] == texts[2] == texts[3]
 
 
-def test_langchain(vllm_server: VLLMServer, gateway: GatewayProcess) -> None:
-    langchain = pytest.importorskip("langchain_openai")
-    model = langchain.ChatOpenAI(
-        base_url=f"{gateway.url}/v1", api_key="key", model=vllm_server.model, temperature=0, max_tokens=300
+def answers(client: str, url: str, model: str, budget: int | None = None) -> dict[str, list[str]]:
+    """What a client got, in the clients' own environment: LiteLLM and vLLM want different versions."""
+    arguments = [client, url, model, *([] if budget is None else [str(budget)])]
+    script = str(Path(__file__).with_name("client_script.py"))
+    asked = json.dumps(QUESTIONS[:3])
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else it is fetched
+    found = subprocess.run(
+        [str(CLIENTS), script, *arguments], input=asked, capture_output=True, text=True, env=environment
     )
-    whole = model.invoke(QUESTIONS[0]).content
-    assert "Answer" in whole
-    assert "".join(chunk.content for chunk in model.stream(QUESTIONS[0])) == whole
+    assert found.returncode == 0, found.stderr[-3000:]
+    return dict(json.loads(found.stdout.splitlines()[-1]))
 
 
-def test_litellm(vllm_server: VLLMServer, gateway: GatewayProcess) -> None:
-    litellm = pytest.importorskip("litellm")
-    asked = {
-        "model": f"hosted_vllm/{vllm_server.model}",
-        "api_base": f"{gateway.url}/v1",
-        "api_key": "key",
-        "messages": messages(QUESTIONS[0]),
-        "temperature": 0,
-        "max_tokens": 300,
+@needs_clients
+@pytest.mark.parametrize("client", ["langchain", "litellm"])
+def test_clients_get_what_they_would_get_from_vllm_itself(
+    vllm_server: VLLMServer, gateway: GatewayProcess, client: str
+) -> None:
+    before = gateway.metric("ps_gateway_granted_tokens_count")
+    through = answers(client, gateway.url, vllm_server.model)
+    assert gateway.metric("ps_gateway_granted_tokens_count") - before == sum(map(len, through.values()))
+    assert through == answers(client, vllm_server.url, vllm_server.model, 40)
+    assert all(texts == through["whole"][: len(texts)] for texts in through.values())
+    assert any("Answer" in text for text in through["whole"])
+
+
+@contextmanager
+def litellm_proxy(folder: Path, url: str, model: str) -> Iterator[str]:
+    """A LiteLLM proxy before a server; yields its URL."""
+    config = {
+        "model_list": [
+            {
+                "model_name": model,
+                "litellm_params": {
+                    "model": f"hosted_vllm/{model}",
+                    "api_base": f"{url}/v1",
+                    "api_key": "key",
+                },
+            }
+        ]
     }
-    whole = litellm.completion(**asked).choices[0].message.content
-    assert "Answer" in whole
-    events = litellm.completion(**asked, stream=True)
-    assert "".join(event.choices[0].delta.content or "" for event in events) == whole
+    (folder / "proxy.json").write_text(json.dumps(config))  # JSON is YAML
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(CLIENTS.with_name("litellm")), "--config", str(folder / "proxy.json")]
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
+    with (folder / "proxy.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)], stdout=log, stderr=log, env=environment
+        )
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health/liveliness", timeout=5).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError((folder / "proxy.log").read_text()[-3000:]) from None
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@needs_clients
+def test_litellms_proxy_before_the_gateway(
+    vllm_server: VLLMServer, gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    with litellm_proxy(tmp_path, gateway.url, vllm_server.model) as url:
+        before = gateway.metric("ps_gateway_granted_tokens_count")
+        through = answers("proxy", url, vllm_server.model)
+        assert gateway.metric("ps_gateway_granted_tokens_count") == before + 6
+    assert through == answers("proxy", vllm_server.url, vllm_server.model, 40)
+    assert through["streamed"] == through["whole"]
