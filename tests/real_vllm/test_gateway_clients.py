@@ -194,7 +194,8 @@ def litellm_proxy(folder: Path, url: str, model: str) -> Iterator[str]:
                     "api_key": "key",
                 },
             }
-        ]
+        ],
+        "general_settings": {"master_key": "sk-of-the-test-alone"},
     }
     (folder / "proxy.json").write_text(json.dumps(config))  # JSON is YAML
     with socket.socket() as free:
