@@ -8,7 +8,7 @@ VENV_CLIENTS := .venv-clients
 # Two OpenMP teams that spin on two cores slow each other down many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-slow test-vllm test-lowest docs api dist lock audit reliability lint format clean
+.PHONY: help demo test test-slow test-vllm test-lowest docs api dist lock audit reliability mutation coverage rehearse lint format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -62,6 +62,18 @@ test-lowest:  ## the allocator's tests on the lowest versions of numpy and numba
 reliability: $(VENV)/.installed  ## docs/reliability.md: faults done on purpose, and what is lost
 	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/measure.py --output docs/reliability.md
 
+mutation: $(VENV)/.installed  ## changes of the allocator's core: does a test see them? a sample of 120
+	$(BIN)/pip install --quiet --no-deps cosmic-ray parso stevedore toml
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation/measure.py
+
+# Kernels as Python, so that their lines are seen; what takes minutes so is left to `make test`.
+coverage: $(VENV)/.installed  ## lines of ps_alloc that its tests run
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m coverage run --source=ps_alloc -m pytest tests/ps_alloc --timeout=60 || true
+	$(BIN)/python -m coverage report --skip-covered --fail-under=90
+
+rehearse:  ## a stranger's first hour: clean clone, new environments, README, docs, wheels; with times
+	bash tests/rehearse.sh
+
 lint: $(VENV)/.installed  ## style and types, as CI checks them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -84,11 +96,8 @@ lock: $(VENV)/.installed  ## renew locks/ from pyproject.toml and constraints.tx
 	$(BIN)/$(LOCK) --output-file locks/base.txt pyproject.toml
 	$(BIN)/$(LOCK) --extra eval --extra serve --output-file locks/eval-serve.txt pyproject.toml
 
-# Without the advisories' host nothing is audited: pip-audit then lists each package as skipped, and says so.
-audit: $(VENV)/.installed  ## known vulnerabilities of what is pinned
-	$(PYTHON) -m venv .venv-audit
-	.venv-audit/bin/pip install --quiet pip-audit
-	.venv-audit/bin/pip-audit --requirement locks/eval-serve.txt --no-deps --disable-pip
+audit:  ## known vulnerabilities of what locks/ pins; says so where no advisories can be reached
+	bash tests/audit.sh $(PYTHON)
 
 format: $(VENV)/.installed  ## rewrite files in the project's style
 	$(BIN)/ruff check --fix .

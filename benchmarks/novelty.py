@@ -19,7 +19,7 @@ from ps_train.common.novelty import FOLDS, UNLIKE_SHARE, Novelty
 from ps_train.embedded.problem_families import DIARY, HANDOVERS, make_problems
 from ps_train.light.inputs import surprise
 from ps_train.light.training_inputs import TrainingInputs
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 
 Rows = npt.NDArray[np.floating]
 Measure = Callable[[Rows, Rows], Rows]

@@ -5,10 +5,13 @@
 A real vLLM server with the embedded reasoner and a real `ps-eval serve` before it. Round 0 logs requests
 under one budget for all (a third of them cut), with exploration; nobody grades anything. From the log alone
 (`ps-eval import-samples`, censored) two predictors are learned: an MLP on the served model's states, as the
-shipped one, and a light one. Each further round serves fresh problems under the budgets of the MLP that the
-round before left, and learns from its own log alone. All are replayed on traced test problems at equal tokens
-used, beside the shipped predictor, which learned from 2,560 traced and probed problems. What is there already
-is not done again.
+shipped one, and a light one. Each further round serves fresh problems under the budgets of the predictor
+(`--policy`) that the round before left, and learns from its own log alone. All are replayed on traced test
+problems at equal tokens used, beside the shipped predictor, which learned from 2,560 traced and probed
+problems. What is there already is not done again.
+
+`--simulate` needs no server: each problem is reasoned about once without a budget (transformers engine), cut
+where it was granted less, as a server with the same random numbers would have been.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -29,10 +33,11 @@ from gateway_process import running_gateway
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests" / "real_vllm"))
 
-from ps_alloc.files import write_json  # noqa: E402
+from ps_alloc import Pacer  # noqa: E402
+from ps_alloc.files import atomic_path, write_json  # noqa: E402
 from ps_eval.demo import PREDICTOR, PREDICTOR_CONFIG, REASONER, TEMPERATURE, TOP_P  # noqa: E402
 from ps_eval.engines import load_engine  # noqa: E402
-from ps_eval.engines.base import Sampling  # noqa: E402
+from ps_eval.engines.base import Request, Sampling, stream_of  # noqa: E402
 from ps_eval.fitting import fit_quietly  # noqa: E402
 from ps_eval.logs.prepare import prepare  # noqa: E402
 from ps_eval.logs.table import to_table  # noqa: E402
@@ -43,6 +48,7 @@ from ps_eval.spending.replay_inputs import predict_table  # noqa: E402
 from ps_train.curve_table import CURVES_FILE, CurveTable  # noqa: E402
 from ps_train.embedded.problem_families import make_problems  # noqa: E402
 from ps_train.light.fit import fit_light  # noqa: E402
+from ps_train.load import load_predictor  # noqa: E402
 from ps_train.questions import Question  # noqa: E402
 
 MARKERS = '{"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}'
@@ -86,6 +92,7 @@ def serve_round(folder: Path, url: str, predictor: Path | None, arguments: argpa
     flags = ["--upstream", url, "--tokens-per-request", str(target), "--explore", str(arguments.explore)]
     flags += ["--explore-tokens", str(GRID[-1]), "--decision-log", str(log), "--decision-questions", "text"]
     flags += ["--reasoning-format", str(REASONER), "--predict-timeout", "3600", "--timeout", "7200"]
+    flags += ["--connect-timeout", "600"]
     if predictor is not None:
         flags += ["--predictor", str(predictor), "--initial-price", "0.005"]
     with running_gateway(folder / "gateway.log", *flags) as gateway:
@@ -94,8 +101,42 @@ def serve_round(folder: Path, url: str, predictor: Path | None, arguments: argpa
     log.rename(folder / "decisions.jsonl")
 
 
-def learn(folder: Path) -> CurveTable:
-    """From the log to a table and two predictors."""
+def simulate_round(folder: Path, predictor: Path | None, arguments: argparse.Namespace) -> None:
+    """The same lines from whole traces, cut at the grants that the gateway's pacer decides."""
+    round_number = int(folder.name.partition("-")[2])
+    seed = arguments.seed + 1000 * (round_number + 1)
+    asked = questions_of(f"round-{round_number}", arguments.requests, seed)
+    engine = load_engine("transformers", REASONER, batch_size=256)
+    requests = [Request(q.question, int(GRID[-1]), stream_of(q.id, 0)) for q in asked]
+    traces = engine.reason(requests, Sampling(TEMPERATURE, TOP_P, seed))
+    rng, rows = np.random.default_rng(seed), []
+    curves = None
+    if predictor is not None:
+        curves = load_predictor(predictor).predict([q.question for q in asked]).curves
+        pacer = Pacer(arguments.target, window=16, max_windows=16, step=0.01, initial_price=0.005)
+    for place, (question, trace) in enumerate(zip(asked, traces, strict=True)):
+        explored = bool(rng.random() < arguments.explore)
+        granted = int(GRID[-1]) if explored else arguments.uniform
+        row = {"request_id": question.id, "questions": [{"text": question.question}], "sequences": 1}
+        if curves is not None:
+            row |= {"curve": np.round(curves[place], 4).tolist(), "budgets": GRID.tolist()}
+            if explored:
+                pacer.charge(granted, 1)
+            else:
+                granted = int(pacer.decide(curves[place]))
+        cut = trace.cut(granted)
+        row |= {"granted": granted, "explored": explored, "enforced": True, "used": len(cut.token_ids)}
+        rows.append(row | {"finish_reason": "stop", "model": REASONER.name})
+    write_jsonl(folder / "decisions.jsonl", rows)
+
+
+def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def learn(folder: Path, kinds: Sequence[str]) -> None:
+    """From the log to a table and the predictors of these kinds."""
     found = prepare([str(folder / "decisions.jsonl")], right=RIGHT)
     (samples,) = found.groups.values()
     if not (folder / "table" / CURVES_FILE).is_file():
@@ -103,12 +144,11 @@ def learn(folder: Path) -> CurveTable:
     table = CurveTable.load(folder / "table", features=[])
     if not (folder / "light" / "config.json").is_file():
         fit_light(table).save(folder / "light")
-    if not (folder / "mlp" / "predictor" / "config.json").is_file():
+    if "mlp" in kinds and not (folder / "mlp" / "predictor" / "config.json").is_file():
         shutil.rmtree(folder / "mlp", ignore_errors=True)
         flags = ["--config", str(PREDICTOR_CONFIG), "--trainer.default_root_dir", str(folder / "mlp")]
         flags += ["--data.train", str(folder / "table"), "--data.backbone", str(REASONER)]
         fit_quietly([*flags, "--data.extraction.cache", str(folder / "features")], folder.name)
-    return table
 
 
 def gains(predictor: Path, test: Path, measured: CurveTable, used: Sequence[float]) -> list[EqualUse]:
@@ -139,6 +179,9 @@ def traffic(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--vllm-python", default=sys.executable)
+    parser.add_argument("--simulate", action="store_true")
+    parser.add_argument("--policy", choices=("mlp", "light"), default="mlp")
+    parser.add_argument("--kinds", nargs="+", default=["light", "mlp"], help="learned in every round")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "loop")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -164,11 +207,15 @@ def main() -> None:
     )
     found = {"shipped": gains(PREDICTOR, output / "test", measured, arguments.used)}
     said = {}
+    folders = {"mlp": lambda folder: folder / "mlp" / "predictor", "light": lambda folder: folder / "light"}
     with ExitStack() as stack:
         url = None
         for number, folder in enumerate(rounds):
             if not (folder / "decisions.jsonl").is_file():
-                if url is None:
+                before = folders[arguments.policy](rounds[number - 1]) if number else None
+                if arguments.simulate:
+                    simulate_round(folder, before, arguments)
+                elif url is None:
                     from vllm_server import running_server
 
                     server = running_server(
@@ -178,12 +225,13 @@ def main() -> None:
                         python=arguments.vllm_python,
                     )
                     url = stack.enter_context(server).url
-                before = rounds[number - 1] / "mlp" / "predictor" if number else None
-                serve_round(folder, url, before, arguments)
-            learn(folder)
+                if url is not None:
+                    serve_round(folder, url, before, arguments)
+            kinds = sorted({*arguments.kinds, arguments.policy})
+            learn(folder, kinds)
             said[folder.name] = traffic(folder)
-            for kind, predictor in (("mlp", folder / "mlp" / "predictor"), ("light", folder / "light")):
-                rows = gains(predictor, output / "test", measured, arguments.used)
+            for kind in kinds:
+                rows = gains(folders[kind](folder), output / "test", measured, arguments.used)
                 found[f"{folder.name} {kind}"] = rows
                 line = ", ".join(f"{r.used:.0f}: {100 * r.gains['uniform'][0]:+.1f}" for r in rows)
                 print(f"{folder.name} {kind}: {line}", flush=True)

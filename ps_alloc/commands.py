@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ps_alloc._checks import real, whole
 from ps_alloc.files import check_output
 from ps_alloc.predictions import Predictions
@@ -29,7 +31,8 @@ def allocate_command(parsed: argparse.Namespace) -> None:
 
         allocate = Guard.load(parsed.guard).allocate
     allocation = allocate(predictions.curves, total, leftover=parsed.leftover, **settings)
-    replace(allocation, ids=predictions.ids).save(parsed.output)
+    unlike = None if predictions.unlike is None else np.flatnonzero(predictions.unlike)
+    replace(allocation, ids=predictions.ids, unlike=unlike).save(parsed.output)
     summary = {
         "output": parsed.output,
         "queries": len(allocation),
@@ -37,6 +40,7 @@ def allocate_command(parsed: argparse.Namespace) -> None:
         "total_tokens": allocation.total_tokens,
         "expected_accuracy": allocation.expected_accuracy,
         "method": allocation.method,
+        "unlike": None if unlike is None else unlike.size,
     }
     text = (
         "{output}: {queries} queries, {spent_tokens} of {total_tokens} tokens, "
@@ -44,6 +48,10 @@ def allocate_command(parsed: argparse.Namespace) -> None:
     ).format(**summary)
     if allocation.method != parsed.method:
         text += f"{parsed.guard}: no clear gain was validated at this budget, so all get the same\n"
+    if unlike is not None and unlike.size:
+        text += (
+            f"{unlike.size} queries are unlike those the predictor learned from: their curves are guesses\n"
+        )
     text += f"next: ps-eval run --questions … --model … --allocations {parsed.output}\n"
     print_result(parsed, summary, text)
 

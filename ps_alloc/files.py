@@ -32,6 +32,7 @@ def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Itera
 
     Raises:
         ValueError: As `check_output`.
+        OSError: If it cannot be written, whatever the writer in the block raises for that.
     """
     target = check_output(path, inputs=inputs)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +43,11 @@ def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Itera
         # The writer may have put another file in its place: safetensors does, with mode 0600.
         temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else mode)
         temporary.replace(target)
+    except Exception as error:
+        # Writers of other languages have types of their own for a full disk, such as safetensors.
+        if "I/O error" in str(error) and not isinstance(error, OSError | ValueError):
+            raise OSError(f"{target} cannot be written: {error}") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

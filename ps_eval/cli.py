@@ -75,6 +75,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.diffusion.ablate:ablate_command",
         "Compare schedules of diffusion decoding: accuracy, cost and speed on the same questions.",
     ),
+    "fit-acceptance": (
+        "ps_eval.diffusion.fit_acceptance:fit_acceptance_command",
+        "Learn which tokens a diffusion model may commit at once, from its own slow responses.",
+    ),
     "menu": (
         "ps_eval.diffusion.menu:menu_command",
         "Decode questions under every schedule of a menu: a table to learn choosing from.",
@@ -86,6 +90,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay-menu": (
         "ps_eval.diffusion.menu_commands:replay_menu_command",
         "Predicted schedules beside the best static ones, on the questions of a menu table.",
+    ),
+    "frontier": (
+        "ps_eval.diffusion.frontier:frontier_command",
+        "Schedules of menu tables side by side: accuracy against rows, passes and milliseconds a token.",
     ),
     "import-paper": (
         "ps_eval.measuring.import_paper:import_paper",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
@@ -149,3 +150,18 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def as_flags(*groups: Any) -> str:
+    """Groups of settings as they would be typed, without what has its default: for a command that follows."""
+    words: list[str] = []
+    for group in groups:
+        for field in fields(group):
+            value, flag = getattr(group, field.name), f"--{field.name.replace('_', '-')}"
+            if value == field.default:
+                continue
+            if isinstance(value, Mapping):
+                words += [word for key, one in value.items() for word in (f"{flag}.{key}", str(one))]
+            else:
+                words += [flag] if value is True else [flag, str(value)]
+    return shlex.join(words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+import textwrap
 from importlib.metadata import PackageNotFoundError, version
 
 from ps_alloc.completion import FLAG, print_completion
@@ -96,14 +97,21 @@ def overview() -> str:
     from ps_train.presets import preset_names
 
     both = {**LIGHTNING, **{name: summary for name, (_, summary) in COMMANDS.items()}}
-    lines = [f"  {name:<16} {summary}" for name, summary in both.items()]
+    width = max(map(len, both)) + 4
+    lines = [
+        textwrap.fill(summary, 80, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width)
+        for name, summary in both.items()
+    ]
+    configs = textwrap.fill(f"Configs by name: {', '.join(preset_names())}; or any file.", 80)
     return (
-        "ps-train: from curve tables to predictors of accuracy curves\n\n"
+        "From curve tables to predictors of accuracy curves.\n\n"
+        "  ps-train fit --config curve_mlp --data.train T \\\n"
+        "      --trainer.default_root_dir runs/mine\n"
+        "      T: a folder that ps-eval trace --layers … writes; makes\n"
+        "      runs/mine/predictor\n\n"
         + "\n".join(lines)
-        + "\n\nFirst:  ps-train fit --config curve_mlp --data.train T --trainer.default_root_dir runs/mine\n"
-        "        (T: a folder that `ps-eval trace --layers …` writes; the predictor: runs/mine/predictor)\n"
-        f"Configs by name: {', '.join(preset_names())}; or any file.\n"
-        "`ps-train COMMAND --help` lists a command's flags; `ps-train --version` the version.\n"
+        + f"\n\n{configs}\nps-train COMMAND --help lists a command's flags.\n"
+        "Completion: ps-train --print-completion bash\n"
     )
 
 

@@ -17,10 +17,12 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 # Their names alone are enough on the command line: --model CurveMLP.
 from ps_train.budget.data import BudgetDataModule
 from ps_train.budget.regressor import BudgetRegressor
+from ps_train.common.checkpoints import WholeCheckpoints
 from ps_train.common.export import ExportBest
 from ps_train.common.run_log import RunLog
 from ps_train.curve.data import CurveDataModule
@@ -69,7 +71,7 @@ def _in_short(message: str) -> str:
             return f"{what}: it is {MOVED[name]} now"
         owners = [cls for cls in (*MODULES, *DATA) if not kind or cls.__name__ == kind[1]]
         names = [known for cls in owners for known in inspect.signature(cls).parameters]
-        close = difflib.get_close_matches(name, names, 1)
+        close = difflib.get_close_matches(name, names, 1, 0.5)
         return f"{what}: did you mean {close[0]!r}?" if close else what
     if found := re.search(r'Parser key "schedule":\s+Unable to load config .?\'?(\w+)', message):
         return f"model.schedule has settings of its own: it is model.schedule.shape {found[1]} now"
@@ -108,6 +110,8 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that exports when a fit ends."""
         trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
         if self.subcommand == "fit":
             trainer.callbacks.append(ExportBest())  # type: ignore[attr-defined]
         return trainer
@@ -166,6 +170,10 @@ def run(args: list[str] | None) -> None:
         raise ValueError(
             "ckpt_path must be a checkpoint that this command wrote: nothing in it is unpickled"
         ) from error
+    except (RuntimeError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        raise ValueError("ckpt_path must be a whole checkpoint, but it is cut or damaged") from error
 
 
 def quiet() -> None:

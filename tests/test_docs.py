@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from markdown.extensions.toc import slugify
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -50,6 +52,39 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
         t for t in targets if not t.exists() and not any(t == g or t.is_relative_to(g) for g in generated)
     ]
     assert not missing
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may name."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", title) for title in titles]
+    return {slugify(title, "-") for title in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_to_a_heading_finds_it(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]*\.md)?#([^)]+)\)", page.read_text(encoding="utf-8"))
+    targets = [((page.parent / name).resolve() if name else page, anchor) for name, anchor in links]
+    known = [(p, a) for p, a in targets if p.exists() and "reference" not in p.parts]
+    assert not [f"{p.name}#{a}" for p, a in known if a not in anchors(p)]
+
+
+def test_the_twenty_tasks_name_commands_and_pages_that_are_there() -> None:
+    rows = re.findall(
+        r"^\| (\d+) \| (.+?) \| (.+?) \| (.+) \|$", (ROOT / "docs/tasks.md").read_text(), re.MULTILINE
+    )
+    assert [int(number) for number, *_ in rows] == list(range(1, 21))
+    for _, task, page, short in rows:
+        assert re.search(r"\]\([\w/]+\.md", page), task
+        for tool, command in re.findall(r"`(ps-\w+) ([a-z-]+)", short):
+            module = importlib.import_module(f"{tool.replace('-', '_')}.cli")
+            if tool == "ps-alloc":  # the one without a table of its commands
+                with pytest.raises(SystemExit, match=r"^0$"):
+                    module.main([command, "--help"])
+                continue
+            known = {**module.COMMANDS, **getattr(module, "LIGHTNING", {})}
+            assert command in known, f"{task}: {tool} {command}"
 
 
 @pytest.mark.slow

@@ -135,6 +135,7 @@ class TieredCacheManager(CacheManager):
         memory_window: int = 32,
         refresh_pending: bool = True,
         refresh_unstable: bool = True,
+        refresh_block: bool = True,
     ) -> None:
         """Set up; the first three are the source's, with its defaults.
 
@@ -147,6 +148,8 @@ class TieredCacheManager(CacheManager):
             refresh_pending: Whether the masked rest is recomputed at block starts; else once.
             refresh_unstable: Whether unstable finished blocks are recomputed at every pass; else at block
                 starts.
+            refresh_block: Whether all rows of the current block are recomputed at every pass; else, after its
+                first, only those that predict a masked position and those whose token changed.
 
         Raises:
             ValueError: If a value is out of range.
@@ -159,6 +162,7 @@ class TieredCacheManager(CacheManager):
         self.memory_efficiency_mode = memory_efficiency_mode
         self.memory_window = memory_window
         self.refresh_pending, self.refresh_unstable = refresh_pending, refresh_unstable
+        self.refresh_block = refresh_block
 
     def start(self, prompt_length: int, total_length: int) -> None:
         """Begin a response; see `CacheManager.start`."""
@@ -197,6 +201,8 @@ class TieredCacheManager(CacheManager):
         rows = self._range(start, end)
         unstable = (self.tier == ACTIVE) & (self.refresh_unstable | self._block_begins)
         rows |= unstable
+        if not (self.refresh_block or self._block_begins):
+            rows[start:end] = False
         if self._block_begins:
             rows |= (self.tier == PENDING) & self.refresh_pending
             rows |= (self.tier == STABLE) & (self._age >= self.tier2_update_interval)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc.diffusion._checks import check_at_least
+from ps_alloc.diffusion.acceptance import AcceptanceHead, Evidence
 from ps_alloc.diffusion.block_size import BlockSizeController
 from ps_alloc.diffusion.threshold import ThresholdController
 from ps_alloc.diffusion.verifier import ShadowVerifier
@@ -32,6 +33,7 @@ class AdaptiveInferenceScheduler:
         sliding: bool = False,
         distance_penalty: float = 0.0,
         max_commits: int | None = None,
+        acceptance: AcceptanceHead | None = None,
     ) -> None:
         """Set up.
 
@@ -43,6 +45,8 @@ class AdaptiveInferenceScheduler:
                 block must be full before the next one opens.
             distance_penalty: Added to the threshold of a position for each masked position before it.
             max_commits: Most tokens a step; 1 decodes without parallelism. None: no limit.
+            acceptance: What the threshold is compared with is the chance that it gives a token; None: the
+                token's confidence.
 
         Raises:
             ValueError: If a value is out of range.
@@ -56,6 +60,7 @@ class AdaptiveInferenceScheduler:
         self.sliding = sliding
         self.distance_penalty = distance_penalty
         self.max_commits = max_commits
+        self.acceptance = acceptance
         self.start(0)
 
     def start(self, num_positions: int) -> None:
@@ -73,19 +78,24 @@ class AdaptiveInferenceScheduler:
         return self._size
 
     def select(
-        self, confidence: npt.NDArray[np.float64], entropy: npt.NDArray[np.float64]
+        self,
+        confidence: npt.NDArray[np.float64],
+        entropy: npt.NDArray[np.float64],
+        evidence: Evidence | None = None,
     ) -> npt.NDArray[np.bool_]:
         """Choose what to commit, then adapt to what was seen.
 
         Args:
             confidence: (M,) largest probability at each open masked position, in order of position; M ≥ 1.
             entropy: (M,) in nats.
+            evidence: Of the same positions; the acceptance head's, needed where there is one.
 
         Returns:
             (M,) bool with at least one true value.
 
         Raises:
-            ValueError: If M is 0, the shapes differ, or a value is not a probability or an entropy.
+            ValueError: If M is 0, the shapes differ, a value is not a probability or an entropy, or the
+                acceptance head has no evidence.
         """
         confidence, entropy = np.asarray(confidence, np.float64), np.asarray(entropy, np.float64)
         if confidence.ndim != 1 or confidence.shape != entropy.shape or not confidence.size:
@@ -98,11 +108,19 @@ class AdaptiveInferenceScheduler:
                 f"confidence must lie in [0, 1] and entropy be at least 0, got {confidence.tolist()} "
                 f"and {entropy.tolist()}"
             )
-        required = self.threshold.value + self.distance_penalty * np.arange(len(confidence))
-        chosen = confidence >= required
-        chosen[np.argmax(confidence - required)] = True
+        worth = confidence
+        if self.acceptance is not None:
+            if evidence is None or len(evidence.positions) != len(confidence):
+                raise ValueError(
+                    f"an acceptance head needs evidence of the {len(confidence)} positions, "
+                    f"got {'none' if evidence is None else len(evidence.positions)}"
+                )
+            worth = self.acceptance.chance(evidence)
+        required = self.threshold.value + self.distance_penalty * np.arange(len(worth))
+        chosen = worth >= required
+        chosen[np.argmax(worth - required)] = True
         if self.max_commits is not None and chosen.sum() > self.max_commits:
-            order = np.argsort(-np.where(chosen, confidence - required, -np.inf), kind="stable")
+            order = np.argsort(-np.where(chosen, worth - required, -np.inf), kind="stable")
             chosen[order[self.max_commits :]] = False
         self.history.append((self._size, self.threshold.value, int(chosen.sum())))
         self.block.observe(float(confidence.mean()))

@@ -15,9 +15,7 @@ import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
-from numba.extending import intrinsic
-
-from ps_alloc.kernels.jit import kernel
+from numba.extending import intrinsic, register_jitable
 
 LANES = 16
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
@@ -232,7 +230,7 @@ best_by_grid = _best_of_sixteen_python if config.DISABLE_JIT else _by_grid
 best_by_use = _best_of_sixteen_python if config.DISABLE_JIT else _by_use
 
 
-@kernel
+@register_jitable(inline="always")  # a call would pass seventy arguments, for every sixteen rows
 def best_of_sixteen(
     values: Any,
     use: Any,

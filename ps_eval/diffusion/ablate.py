@@ -56,6 +56,7 @@ def ablate_command(
     output: str,
     schedules: list[str] = [],  # noqa: B006 (jsonargparse shows it; never changed)
     reference: str = REFERENCE,
+    acceptance: str | None = None,
     gen_length: int = 96,
     batch_size: int = 16,
     device: str = "auto",
@@ -76,6 +77,8 @@ def ablate_command(
         output: Folder of the results.
         schedules: Names of docs/diffusion.md's table; none means all.
         reference: The schedule that gains and speeds are compared with; it is measured in any case.
+        acceptance: Folder of an acceptance head, for schedules that accept by one; by default `acceptance`
+            in the model's folder.
         gen_length: Tokens decoded a response.
         batch_size: Responses decoded at once, and questions a batch.
         device: auto takes a GPU where there is one; else a torch device, such as cpu or cuda:1.
@@ -99,7 +102,9 @@ def ablate_command(
     remember_questions(folder, asked)
     timer = PhaseTimer()
     with timer.phase("load"):
-        loaded = load_diffusion_model(model, dtype=torch_dtype(dtype), device=torch_device(device))
+        loaded = load_diffusion_model(
+            model, dtype=torch_dtype(dtype), device=torch_device(device), acceptance=acceptance
+        )
     chunks = [asked[i : i + batch_size] for i in range(0, len(asked), batch_size)]
     with timer.phase("decode"), show_progress("batches decoded", len(chunks) * len(chosen)) as advance:
         cells = measure(loaded, chunks, chosen, gen_length, folder / CELLS_FOLDER, advance)
@@ -136,6 +141,9 @@ def measure(
     gen_length: int,
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
+    *,
+    temperature: float = 0.0,
+    run: int = 0,
 ) -> Cells:
     """Decode every chunk of questions under every schedule; what `folder` holds already is read.
 
@@ -149,6 +157,8 @@ def measure(
         folder: One JSON file a cell, `<schedule>-<first question's id>.json`, of an id that is no file
             name its hash.
         advance: Called with 1 after every cell.
+        temperature: At which tokens are drawn; 0 takes the most probable ones.
+        run: Number of the draw.
     """
     cells: Cells = {name: [] for name in schedules}
     names = list(schedules)
@@ -157,13 +167,18 @@ def measure(
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             path = folder / f"{name}-{_as_file_name(chunk[0].id)}.json"
-            expected = {"schedule": asdict(schedules[name]), "ids": [q.id for q in chunk]}
+            expected = cell_identity(model, schedules[name], chunk) | (
+                {"temperature": temperature, "run": run} if temperature else {}
+            )
             cell = read_json(path) if path.is_file() else None
-            if cell is None or {key: cell[key] for key in expected} != expected:
+            if cell is None or {key: cell.get(key) for key in expected} != expected:
+                make = schedules[name].maker(model.acceptance)
                 if not warm:
-                    answer_batch(model, chunk[:2], schedules[name], gen_length)
+                    answer_batch(model, chunk[:2], make, gen_length)
                     warm = True
-                answered, seconds = answer_batch(model, chunk, schedules[name], gen_length)
+                answered, seconds = answer_batch(
+                    model, chunk, make, gen_length, temperature=temperature, run=run
+                )
                 cell = expected | {
                     "seconds": seconds,
                     "correct": [a.correct for a in answered],
@@ -174,6 +189,16 @@ def measure(
             cells[name].append(cell)
             advance(1)
     return cells
+
+
+def cell_identity(model: DiffusionModel, schedule: Schedule, questions: Sequence[Question]) -> dict[str, Any]:
+    """What a kept cell must have been measured with to be read again."""
+    settings = asdict(schedule)
+    if schedule.accept == "confidence":
+        del settings["accept"]  # as it was before there were heads: cells measured then are kept
+    elif model.acceptance is not None:
+        settings["acceptance"] = model.acceptance.fingerprint
+    return {"schedule": settings, "ids": [q.id for q in questions]}
 
 
 def summarise_cells(

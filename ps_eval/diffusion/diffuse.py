@@ -27,6 +27,7 @@ def diffuse_command(
     schedule: str = "static-dual",
     predictor: str | None = None,
     mean_cost: float | None = None,
+    acceptance: str | None = None,
     gen_length: int = 96,
     batch_size: int = 16,
     device: str = "auto",
@@ -43,6 +44,8 @@ def diffuse_command(
         predictor: What `ps-eval fit-menu` wrote: chooses a schedule for each question instead of `schedule`.
         mean_cost: What a response may cost on average, in the rows or passes that the predictor counts; each
             batch is allocated by itself.
+        acceptance: Folder of an acceptance head (`ps-eval fit-acceptance`), for schedules such as
+            tiers-b16-a0.8; by default `acceptance` in the model's folder.
         gen_length: Tokens decoded a response; a multiple of the block size wastes none.
         batch_size: Responses decoded at once.
         device: auto takes a GPU where there is one; else a torch device, such as cpu or cuda:1.
@@ -58,17 +61,21 @@ def diffuse_command(
     chosen = schedule_named(schedule)
     if (predictor is None) != (mean_cost is None):
         raise ValueError(f"predictor and mean_cost go together, got {predictor!r} and {mean_cost!r}")
-    choose = None
-    if predictor is not None and mean_cost is not None:
-        choose = menu_chooser(MenuPredictor.load(predictor), mean_cost)
+    menu = None if predictor is None else MenuPredictor.load(predictor)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    loaded = load_diffusion_model(model, dtype=torch_dtype(dtype), device=torch_device(device))
+    loaded = load_diffusion_model(
+        model, dtype=torch_dtype(dtype), device=torch_device(device), acceptance=acceptance
+    )
+    make = chosen.maker(loaded.acceptance)
+    choose = None
+    if menu is not None and mean_cost is not None:
+        choose = menu_chooser(menu, mean_cost, loaded.acceptance)
     answered: list[Answered] = []
     seconds = 0.0
     with show_progress("questions answered", len(asked)) as advance:
         for start in range(0, len(asked), batch_size):
-            batch, taken = answer_batch(loaded, asked[start : start + batch_size], chosen, gen_length, choose)
+            batch, taken = answer_batch(loaded, asked[start : start + batch_size], make, gen_length, choose)
             answered += batch
             seconds += taken
             advance(len(batch))

@@ -29,6 +29,10 @@ class Request:
     """(M,) masked positions to predict."""
     doubted: Positions
     """(S,) committed positions to predict through shadows."""
+    evidence: bool = False
+    """Whether margins and states are wanted."""
+    noise: npt.NDArray[np.float32] | None = None
+    """(M, V) added to the masked positions' logits before the token is picked; None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,17 @@ class Reading:
 
     token: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float64]
-    """Probability of `token`, the most probable one; the mask token is none."""
+    """Probability of `token`, the most probable one, or with noise the picked one; the mask token is none."""
     entropy: npt.NDArray[np.float64]
     """In nats."""
     doubted_probability: npt.NDArray[np.float64]
     """Of the token that stands there."""
     chosen_again: npt.NDArray[np.bool_]
     """Whether it is the most probable one."""
+    margin: npt.NDArray[np.float64] | None = None
+    """(M,) between the two most probable tokens; where evidence was wanted."""
+    states: npt.NDArray[np.float32] | None = None
+    """(M, width) what the head read; where evidence was wanted."""
 
 
 @torch.inference_mode()
@@ -105,10 +113,16 @@ def read_pass(
         standing += [np.zeros(len(masked), np.int64), request.tokens[request.doubted]]
     where = (torch.from_numpy(np.concatenate(sequences)), torch.from_numpy(np.concatenate(places)))
     head = model.model.get_output_embeddings()
-    logits = head(output.last_hidden_state[where[0].to(device), where[1].to(device)]).float()
+    read = output.last_hidden_state[where[0].to(device), where[1].to(device)]
+    logits = head(read).float()
     token, confidence, entropy, probability = _statistics(
-        logits, model.mask_id, torch.from_numpy(np.concatenate(standing)).to(device)
+        logits, model.mask_id, torch.from_numpy(np.concatenate(standing)).to(device), _noise(requests, logits)
     )
+    margin = seen = None
+    if any(r.evidence for r in requests):
+        first, second = logits.softmax(-1).topk(2).values.unbind(-1)
+        margin = (first - second).double().clamp(0.0, 1.0).cpu().numpy()
+        seen = read.float().cpu().numpy()
 
     readings, start = [], 0
     for request in requests:
@@ -121,6 +135,8 @@ def read_pass(
                 entropy[start:middle],
                 probability[middle:end],
                 token[middle:end] == request.tokens[request.doubted],
+                margin[start:middle] if margin is not None and request.evidence else None,
+                seen[start:middle] if seen is not None and request.evidence else None,
             )
         )
         start = end
@@ -158,15 +174,31 @@ def _mask(
     return torch.from_numpy(mask)[:, None].to(device)
 
 
+def _noise(requests: Sequence[Request], logits: torch.Tensor) -> torch.Tensor | None:
+    """(R, V) noise of the masked positions, 0 at the doubted ones; None where no request has any."""
+    if all(r.noise is None for r in requests):
+        return None
+    parts = []
+    for request in requests:
+        noise = request.noise
+        if noise is None:
+            noise = np.zeros((len(request.masked), logits.shape[1]), np.float32)
+        parts += [noise, np.zeros((len(request.doubted), logits.shape[1]), np.float32)]
+    return torch.from_numpy(np.concatenate(parts)).to(logits.device)
+
+
 def _statistics(
-    logits: torch.Tensor, mask_id: int, standing: torch.Tensor
+    logits: torch.Tensor, mask_id: int, standing: torch.Tensor, noise: torch.Tensor | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Most probable token, its probability, entropy in nats and the probability of `standing`, each (R,)."""
+    """Token, its probability, entropy in nats and the probability of `standing`, each (R,)."""
     logits[:, mask_id] = -torch.inf
     probabilities = logits.softmax(-1)
     confidence, token = probabilities.max(-1)
     if not confidence.isfinite().all():
         raise ValueError("the model's logits must not be NaN or all infinite, but at a position they are")
+    if noise is not None:
+        token = (logits + noise).argmax(-1)
+        confidence = probabilities.gather(1, token[:, None])[:, 0]
     entropy = torch.special.entr(probabilities).sum(-1)
     probability = probabilities.gather(1, standing[:, None])[:, 0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +40,13 @@ def answer_batch(
     schedule: PolicyMaker,
     gen_length: int,
     choose: Chooser | None = None,
+    *,
+    temperature: float = 0.0,
+    run: int = 0,
 ) -> tuple[list[Answered], float]:
     """Decode one batch and grade it; `choose` picks schedules instead of `schedule` (`decode`).
+
+    Above temperature 0 a question's draws depend on its id and on `run`, not on its batch.
 
     Returns:
         One result a question, and the seconds that decoding took: of this process's CPU where the model is
@@ -54,7 +60,8 @@ def answer_batch(
     prompts = encode_prompts(model.tokenizer, [q.question for q in questions])
     clock = time.process_time if model.model.device.type == "cpu" else _accelerator_clock
     started = clock()
-    responses = decode(model, prompts, schedule, gen_length, choose)
+    seeds = [zlib.crc32(f"{run}:{q.id}".encode()) for q in questions] if temperature else None
+    responses = decode(model, prompts, schedule, gen_length, choose, temperature=temperature, seeds=seeds)
     seconds = clock() - started
     answered = []
     for question, response in zip(questions, responses, strict=True):

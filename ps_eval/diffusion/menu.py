@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,9 @@ def menu_command(
     model: str,
     output: str,
     schedules: list[str] = list(MENU),  # noqa: B006 (jsonargparse shows it; never changed)
+    acceptance: str | None = None,
+    temperature: float = 0.0,
+    runs: int = 1,
     gen_length: int = 96,
     batch_size: int = 32,
     device: str = "auto",
@@ -47,6 +51,11 @@ def menu_command(
         model: The diffusion model: a folder or a Hugging Face name.
         output: The menu table's folder.
         schedules: Names of docs/diffusion.md, or static ones such as dual-b8-t0.9.
+        acceptance: Folder of an acceptance head, for schedules that accept by one; by default `acceptance`
+            in the model's folder.
+        temperature: At which tokens are drawn; 0 takes the most probable ones, always the same.
+        runs: Responses a question and schedule; more than 1 need a temperature above 0. Their halves say
+            what choosing with hindsight is really worth (`replay-menu`).
         gen_length: Tokens decoded a response.
         batch_size: Responses decoded at once.
         device: auto takes a GPU where there is one; else a torch device, such as cpu or cuda:1.
@@ -61,19 +70,30 @@ def menu_command(
     chosen = {name: schedule_named(name) for name in schedules}
     if len(chosen) < 2 or len(chosen) != len(schedules):
         raise ValueError(f"schedules must be at least two different ones, got {schedules}")
+    if runs < 1 or (runs > 1 and not temperature > 0) or temperature < 0:
+        raise ValueError(
+            f"runs must be 1, or more at a temperature above 0, got {runs} at temperature {temperature}"
+        )
     folder = Path(output)
     settings = {
         "model": str(model),
         "gen_length": gen_length,
         "schedules": {name: asdict(schedule) for name, schedule in chosen.items()},
         "grader": load_grader().identity,
-    }
+    } | ({"temperature": temperature} if temperature else {})
     remember_settings(folder / SETTINGS_FILE, settings)
-    loaded = load_diffusion_model(model, dtype=torch_dtype(dtype), device=torch_device(device))
+    loaded = load_diffusion_model(
+        model, dtype=torch_dtype(dtype), device=torch_device(device), acceptance=acceptance
+    )
     chunks = [asked[i : i + batch_size] for i in range(0, len(asked), batch_size)]
-    with show_progress("batches decoded", len(chunks) * len(chosen)) as advance:
-        cells = measure(loaded, chunks, chosen, gen_length, folder / CELLS_FOLDER, advance)
-    table = as_table(asked, cells, prompt_states(loaded, asked, gen_length), settings)
+    by_run = []
+    with show_progress("batches decoded", len(chunks) * len(chosen) * runs) as advance:
+        for run in range(runs):
+            cells = folder / (f"{CELLS_FOLDER}-{run}" if temperature else CELLS_FOLDER)
+            by_run.append(
+                measure(loaded, chunks, chosen, gen_length, cells, advance, temperature=temperature, run=run)
+            )
+    table = as_table(asked, by_run, prompt_states(loaded, asked, gen_length), settings)
     table.save(folder)
     lines = [
         f"  {name:<18}{100 * table.accuracy[:, s].mean():5.1f}% right, "
@@ -89,28 +109,38 @@ def menu_command(
 
 def as_table(
     questions: Sequence[Question],
-    cells: Cells,
+    by_run: Sequence[Cells],
     features: dict[str, npt.NDArray[np.float32]],
     settings: dict[str, object],
 ) -> MenuTable:
-    """Cells of `measure` as columns of a table."""
+    """Cells of `measure`, one set a run, as columns of a table."""
+    schedules = list(by_run[0])
 
-    def column(key: str) -> npt.NDArray[np.float32]:
-        parts = [[x for cell in cells[name] for x in cell["metrics"][key]] for name in cells]
-        return np.array(parts, np.float32).T
+    def values(read: Callable[[dict[str, Any]], list[float]]) -> npt.NDArray[np.float32]:
+        """(N, S, runs)."""
+        runs = [[[x for cell in cells[s] for x in read(cell)] for s in schedules] for cells in by_run]
+        return np.array(runs, np.float32).transpose(2, 1, 0)
 
-    correct = [[x for cell in cells[name] for x in cell["correct"]] for name in cells]
+    def mean(key: str) -> npt.NDArray[np.float32]:
+        return values(lambda cell: cell["metrics"][key]).mean(2)
+
+    right = values(lambda cell: cell["correct"])
     return MenuTable(
         ids=[q.id for q in questions],
         questions=[q.question for q in questions],
         answers=[q.answer for q in questions],
-        schedules=list(cells),
-        accuracy=np.array(correct, np.float32).T,
-        rows=column("rows"),
-        passes=column("nfe"),
-        tokens=column("tokens"),
+        schedules=schedules,
+        accuracy=right.mean(2),
+        rows=mean("rows"),
+        passes=mean("nfe"),
+        tokens=mean("tokens"),
+        right=right if len(by_run) > 1 else None,
         features=features,
-        metadata={key: str(settings[key]) for key in ("model", "gen_length", "grader")},
+        metadata={
+            key: str(settings[key])
+            for key in ("model", "gen_length", "grader", "temperature")
+            if key in settings
+        },
     )
 
 

@@ -6,7 +6,7 @@ needed: LLaDA is a Llama and Dream a Qwen2, both with bidirectional attention (`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,12 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
+from ps_alloc.diffusion import AcceptanceHead
+from ps_train.acceptance.fit import load_acceptance
 from ps_train.shipped import resolve_embedded
+
+ACCEPTANCE_FOLDER = "acceptance"
+"""In a model's folder: its acceptance head."""
 
 # LLaDA's names of weights to Llama's.
 LLADA_KEYS = {
@@ -56,10 +61,16 @@ class DiffusionModel:
     shifted: bool
     """Whether the logits at position i - 1 predict the token at i (Dream), or those at i (LLaDA)."""
     tokenizer: PreTrainedTokenizerBase | None = None
+    acceptance: AcceptanceHead | None = None
+    """Judges which tokens to commit, for schedules that ask it."""
 
 
 def load_diffusion_model(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    acceptance: str | Path | None = None,
 ) -> DiffusionModel:
     """Load a masked-diffusion model from a folder or the Hub; no code from there is run.
 
@@ -68,11 +79,16 @@ def load_diffusion_model(
             names `mask_token_id`, as `ps-train fit --config configs/tiny/diffusion.yaml` writes it.
         dtype: The type to compute in.
         device: Where to compute.
+        acceptance: Folder of an acceptance head; by default `acceptance` in the model's folder, if there.
 
     Raises:
-        ValueError: If nothing loadable is there, or the config does not name the mask and EOS tokens.
+        ValueError: If nothing loadable is there, the config does not name the mask and EOS tokens, or the
+            acceptance head reads states of another width.
     """
     path = resolve_embedded(path)
+    beside = Path(path) / ACCEPTANCE_FOLDER
+    folder = acceptance if acceptance is not None else beside if beside.is_dir() else None
+    head = None if folder is None else load_acceptance(folder)
     try:
         values, _ = PretrainedConfig.get_config_dict(path)
         model = _load_model(str(path), values, dtype)
@@ -84,7 +100,13 @@ def load_diffusion_model(
             f"model must be a diffusion model's folder or Hub id, got {path}: {reason}"
         ) from error
     placed: Any = model  # torch's decorated `to` hides its signature
-    return as_diffusion_model(placed.to(device).eval().requires_grad_(False), tokenizer)
+    loaded = as_diffusion_model(placed.to(device).eval().requires_grad_(False), tokenizer)
+    if head is not None and head.width != model.config.hidden_size:
+        raise ValueError(
+            f"the acceptance head must read states of the model's width {model.config.hidden_size}, "
+            f"got {head.width} in {folder}"
+        )
+    return replace(loaded, acceptance=head)
 
 
 def as_diffusion_model(

@@ -31,6 +31,8 @@ class Opening:
         """What the pass says to a response's first request; None where it did not compute what is asked."""
         if not len(request.rows) == request.attended == len(request.tokens) or len(request.doubted):
             return None
+        if request.noise is not None:
+            return None
         full, places = self.readings[number], request.masked - self.prompt_lengths[number]
         return Reading(
             full.token[places],
@@ -38,6 +40,8 @@ class Opening:
             full.entropy[places],
             full.doubted_probability,
             full.chosen_again,
+            None if full.margin is None else full.margin[places],
+            None if full.states is None else full.states[places],
         )
 
 
@@ -49,7 +53,7 @@ def open_responses(
     for prompt in prompts:
         tokens = np.concatenate([prompt, np.full(gen_length, model.mask_id)]).astype(np.int64)
         rows = np.arange(len(tokens))
-        requests.append(Request(tokens, rows, len(tokens), rows[len(prompt) :], _NONE))
+        requests.append(Request(tokens, rows, len(tokens), rows[len(prompt) :], _NONE, evidence=True))
     states: list[torch.Tensor] = []
     readings = read_pass(model, cache, requests, states)
     lengths = torch.tensor([len(p) for p in prompts], device=model.model.device)[:, None]

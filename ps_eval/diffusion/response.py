@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
-from ps_alloc.diffusion import AdaptiveInferenceScheduler, CacheManager
+import numpy as np
+import numpy.typing as npt
+
+from ps_alloc.diffusion import AdaptiveInferenceScheduler, CacheManager, Evidence
 from ps_eval.diffusion.forward import Positions, Reading, Request
 from ps_eval.diffusion.models import DiffusionModel
+
+Sampler = Callable[[int], npt.NDArray[np.float32]]
+"""Draws (M, V) noise for the logits of M positions."""
+
+
+def gumbel_sampler(temperature: float, vocabulary: int, seed: int) -> Sampler:
+    """Noise under which the largest logit is a draw at `temperature` (as in LLaDA's `generate.py`)."""
+    rng = np.random.default_rng(seed)
+    return lambda m: np.float32(temperature) * rng.gumbel(size=(m, vocabulary)).astype(np.float32)
 
 
 class Response:
@@ -31,9 +43,10 @@ class Response:
         gen_length: int,
         scheduler: AdaptiveInferenceScheduler,
         cache: CacheManager,
+        sampler: Sampler | None = None,
     ) -> None:
-        """Begin; the scheduler and the cache manager are this response's own from here on."""
-        self._model, self.scheduler, self.cache = model, scheduler, cache
+        """Begin; the scheduler, the cache manager and the sampler are this response's own from here on."""
+        self._model, self.scheduler, self.cache, self._sampler = model, scheduler, cache, sampler
         self.prompt_length = len(prompt)
         self.tokens = np.concatenate([prompt, np.full(gen_length, model.mask_id)]).astype(np.int64)
         self._masked = np.zeros(len(self.tokens), bool)
@@ -54,7 +67,15 @@ class Response:
         needed = masked - self._model.shifted
         block_end = max(end, self._end)
         rows = self.cache.plan(self._start, block_end, needed)
-        self._asked = Request(self.tokens, rows, self.cache.attended(block_end), masked, doubted)
+        self._asked = Request(
+            self.tokens,
+            rows,
+            self.cache.attended(block_end),
+            masked,
+            doubted,
+            evidence=self.scheduler.acceptance is not None,
+            noise=None if self._sampler is None else self._sampler(len(masked)),
+        )
         self.passes += 1
         self.rows += len(rows) + len(doubted) * (1 + self._model.shifted)
         return self._asked
@@ -63,18 +84,34 @@ class Response:
         """Commit, take back, and go on to the next block or end."""
         masked, doubted = self._asked.masked, self._asked.doubted
         if len(masked):
-            chosen = self.scheduler.select(reading.confidence, reading.entropy)
-            committed = masked[chosen]
-            self.tokens[committed] = reading.token[chosen]
-            self._confidence[committed] = reading.confidence[chosen]
-            self._masked[committed] = False
-            self.cache.changed(committed)
+            chosen = self.scheduler.select(reading.confidence, reading.entropy, self._evidence(reading))
+            self._commit(masked[chosen], reading.token[chosen], reading.confidence[chosen])
         if len(doubted):
             rejected = self.scheduler.reject(doubted, reading.doubted_probability, reading.chosen_again)
             self.tokens[rejected] = self._model.mask_id
             self._masked[rejected] = True
             self.cache.changed(rejected)
         self._advance()
+
+    def _commit(
+        self, positions: Positions, tokens: npt.NDArray[np.int64], confidence: npt.NDArray[np.float64]
+    ) -> None:
+        self.tokens[positions] = tokens
+        self._confidence[positions] = confidence
+        self._masked[positions] = False
+        self.cache.changed(positions)
+
+    def _evidence(self, reading: Reading) -> Evidence | None:
+        if reading.margin is None or reading.states is None:
+            return None
+        return Evidence(
+            self._asked.masked,
+            reading.token,
+            reading.confidence,
+            reading.entropy,
+            reading.margin,
+            reading.states,
+        )
 
     @property
     def num_tokens(self) -> int:

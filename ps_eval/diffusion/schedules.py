@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, cast
 
 from ps_alloc.diffusion import (
+    AcceptanceHead,
     AdaptiveInferenceScheduler,
     BlockSizeController,
     CacheManager,
@@ -17,9 +19,11 @@ from ps_alloc.diffusion import (
     ThresholdController,
     TieredCacheManager,
 )
+from ps_eval.diffusion.generate import PolicyMaker
 
 Cache = Literal["none", "prefix", "dual", "tiered"]
 Correction = Literal["none", "step", "end"]
+Accept = Literal["confidence", "learned"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,25 @@ class Schedule:
     """Of the tiered cache: whether the masked rest is recomputed at block starts."""
     refresh_unstable: bool = True
     """Of the tiered cache: whether unstable finished blocks are recomputed at every pass."""
+    refresh_block: bool = True
+    """Of the tiered cache: whether all rows of the current block are recomputed at every pass."""
+    accept: Accept = "confidence"
+    """What the threshold is compared with: a token's confidence, or its chance by a learned head."""
 
-    def __call__(self) -> tuple[AdaptiveInferenceScheduler, CacheManager]:
-        """Make one response's scheduler and cache manager."""
+    def __call__(self, head: AcceptanceHead | None = None) -> tuple[AdaptiveInferenceScheduler, CacheManager]:
+        """Make one response's scheduler and cache manager.
+
+        Args:
+            head: The model's acceptance head, for schedules that accept by it.
+
+        Raises:
+            ValueError: If the schedule needs a head and there is none.
+        """
+        if self.accept == "learned" and head is None:
+            raise ValueError(
+                "a schedule that accepts by a learned head needs one, and the model's folder has none: "
+                "ps-eval fit-acceptance makes it"
+            )
         block, threshold = self.block_size, self.threshold
         scheduler = AdaptiveInferenceScheduler(
             BlockSizeController(block, min(8, block), max(64, block), multiple=4)
@@ -68,8 +88,13 @@ class Schedule:
             sliding=self.sliding,
             distance_penalty=self.distance_penalty,
             max_commits=self.max_commits,
+            acceptance=head if self.accept == "learned" else None,
         )
         return scheduler, self._cache()
+
+    def maker(self, head: AcceptanceHead | None) -> PolicyMaker:
+        """What `decode` calls once a response, with the model's head where the schedule needs one."""
+        return partial(self, head)
 
     def _cache(self) -> CacheManager:
         if self.cache == "tiered":
@@ -78,6 +103,7 @@ class Schedule:
                 memory_window=self.memory_window or 0,
                 refresh_pending=self.refresh_pending,
                 refresh_unstable=self.refresh_unstable,
+                refresh_block=self.refresh_block,
             )
         return {"none": NoCache, "prefix": PrefixCache, "dual": DualCache}[self.cache]()
 
@@ -129,25 +155,30 @@ MENU = (
     "dual-b16-t0.9",
     "dual-b8-t0.9",
 )
-_STATIC_NAME = re.compile(r"(none|prefix|dual|tiers)-b(\d+)-t(0?\.\d+|1(?:\.0)?)")
+_PLAIN_NAME = re.compile(r"(none|prefix|dual|tiers|lean|slide)-b(\d+)-([ta])(0?\.\d+|1(?:\.0)?)")
 
 
 def schedule_named(name: str) -> Schedule:
-    """The schedule of that name: one of `SCHEDULES`, or a static one such as `dual-b8-t0.9`.
+    """The schedule of that name: one of `SCHEDULES`, or a plain one, `dual-b8-t0.9` or `lean-b16-a0.9`.
 
-    Static names are cache, block size and threshold; `tiers` refreshes as `ours` does.
+    Plain names are cache, block size and threshold: `t` of the confidence, `a` of the chance that the model's
+    acceptance head gives a token. `tiers` refreshes as `ours` does; `lean` recomputes less of the current
+    block (`refresh_block`); `slide` is lean with positions that open as earlier ones are filled.
 
     Raises:
         ValueError: If there is none.
     """
     if name in SCHEDULES:
         return SCHEDULES[name]
-    static = _STATIC_NAME.fullmatch(name)
-    if static is None or int(static.group(2)) < 1:
+    plain = _PLAIN_NAME.fullmatch(name)
+    if plain is None or int(plain.group(2)) < 1:
         raise ValueError(
-            f"a schedule must be one of {', '.join(SCHEDULES)}, or static such as dual-b8-t0.9, got {name!r}"
+            f"a schedule must be one of {', '.join(SCHEDULES)}, or plain such as dual-b8-t0.9 or "
+            f"tiers-b16-a0.8, got {name!r}"
         )
-    cache, size, threshold = static.groups()
-    if cache == "tiers":
-        return replace(OURS, block_size=int(size), threshold=float(threshold))
-    return Schedule(int(size), float(threshold), cache=cast(Cache, cache))
+    cache, size, kind, threshold = plain.groups()
+    accept: Accept = "learned" if kind == "a" else "confidence"
+    if cache in ("tiers", "lean", "slide"):
+        base = replace(OURS, refresh_block=cache == "tiers", sliding=cache == "slide")
+        return replace(base, block_size=int(size), threshold=float(threshold), accept=accept)
+    return Schedule(int(size), float(threshold), cache=cast(Cache, cache), accept=accept)

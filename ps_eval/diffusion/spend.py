@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ps_alloc import OptionMenus, allocate_options
+from ps_alloc.diffusion import AcceptanceHead
 from ps_eval.diffusion.generate import Chooser, PolicyMaker
 from ps_eval.diffusion.schedules import schedule_named
+from ps_eval.diffusion.static_frontier import resample_counts, static_frontier
 from ps_train.menu.ridge import MenuPredictor
 
 Array = npt.NDArray[np.float64]
+Policy = Callable[[float], tuple[Array, Array]]
+"""A mean cost a question to each question's accuracy and cost, (N,) each, as measured."""
 UNIT = 1000  # costs are whole numbers to the allocator: thousandths of a row or pass
 
 
@@ -54,15 +58,20 @@ def choose(accuracy: Array, cost: Array, mean_cost: float) -> npt.NDArray[np.int
     return allocate_options(menus, total).options
 
 
-def menu_chooser(predictor: MenuPredictor, mean_cost: float) -> Chooser:
+def menu_chooser(predictor: MenuPredictor, mean_cost: float, head: AcceptanceHead | None = None) -> Chooser:
     """Chooses schedules for a batch from what the first pass says of its prompts.
+
+    Args:
+        predictor: Of accuracies and costs.
+        mean_cost: Of a response.
+        head: The model's acceptance head, for schedules that accept by it.
 
     Raises:
         ValueError: If `mean_cost` is not above 0, or the predictor's options are no schedules.
     """
     if not mean_cost > 0:
         raise ValueError(f"mean_cost must be above 0, got {mean_cost}")
-    schedules = [schedule_named(name) for name in predictor.options]
+    schedules = [schedule_named(name).maker(head) for name in predictor.options]
 
     def chosen(features: dict[str, npt.NDArray[np.float32]]) -> list[PolicyMaker]:
         expected = predictor.predict(features)
@@ -71,32 +80,49 @@ def menu_chooser(predictor: MenuPredictor, mean_cost: float) -> Chooser:
     return chosen
 
 
-def static_frontier(accuracy: Array, cost: Array, at: npt.ArrayLike) -> Array:
-    """Accuracy of the best static schedules, mixed by lot, at some mean costs.
+def choosing(by: tuple[Array, Array], measured: tuple[Array, Array]) -> Policy:
+    """Choose by some accuracies and costs, be measured by others; each (N, S)."""
+
+    def policy(mean_cost: float) -> tuple[Array, Array]:
+        at = np.arange(len(by[0])), choose(*by, mean_cost)
+        return measured[0][at], measured[1][at]
+
+    return policy
+
+
+def half_split(right: npt.ArrayLike, cost: Array) -> Policy:
+    """What knowing each question's accuracies is worth: choose by half the runs, be measured by the others.
+
+    A half's accuracies are shrunk to their schedule's mean by as much as the halves disagree: few runs say
+    little. With few runs the oracle still misses some of what could be known.
 
     Args:
-        accuracy: (S,) of each schedule.
-        cost: (S,) mean cost of each.
-        at: Mean costs; below the cheapest schedule its own accuracy counts.
+        right: (N, S, R) of R runs, R at least 2; of an odd number the last is left out.
+        cost: (N, S).
 
-    Returns:
-        The upper concave envelope of the schedules there.
+    Raises:
+        ValueError: If there are fewer than 2 runs.
     """
-    order = np.lexsort((-accuracy, cost))
-    hull: list[int] = []
-    for i in order:
-        if hull and accuracy[i] <= accuracy[hull[-1]]:
-            continue
-        while len(hull) > 1 and _below(accuracy, cost, hull[-2], hull[-1], int(i)):
-            hull.pop()
-        hull.append(int(i))
-    return np.interp(np.asarray(at, np.float64), cost[hull], accuracy[hull])
+    runs = np.asarray(right, np.float64)
+    half = runs.shape[2] // 2
+    if not half:
+        raise ValueError(f"a half-split oracle needs at least 2 runs a question, got {runs.shape[2]}")
+    halves = runs[:, :, :half].mean(2), runs[:, :, half : 2 * half].mean(2)
+    kept = np.array([_slope(halves[0][:, s], halves[1][:, s]) for s in range(runs.shape[1])])
+    shrunk = [h.mean(0) + kept * (h - h.mean(0)) for h in halves]
+    both = [choosing((shrunk[a], cost), (halves[1 - a], cost)) for a in (0, 1)]
+
+    def policy(mean_cost: float) -> tuple[Array, Array]:
+        (right_a, paid_a), (right_b, paid_b) = (side(mean_cost) for side in both)
+        return (right_a + right_b) / 2, (paid_a + paid_b) / 2
+
+    return policy
 
 
 def compare(
     measured_accuracy: Array,
     measured_cost: Array,
-    predicted: dict[str, tuple[Array, Array]],
+    policies: dict[str, Policy],
     mean_costs: Sequence[float],
     *,
     others: tuple[Array, Array] | None = None,
@@ -110,17 +136,14 @@ def compare(
     Args:
         measured_accuracy: (N, S).
         measured_cost: (N, S).
-        predicted: Policy to predicted (accuracy, cost), each (N, S).
+        policies: By name.
         mean_costs: What the policies are allowed, a question.
         others: Measured (accuracy, cost), each (N, T), of schedules that no policy may choose but the static
             frontier may.
         n_resamples: Of the questions.
         seed: Of the resamples.
     """
-    n = len(measured_accuracy)
-    drawn = np.random.default_rng(seed).integers(0, n, (n_resamples, n))
-    # How often each question is drawn: means of resamples are products with it.
-    counts = np.array([np.bincount(row, minlength=n) for row in drawn]) / n
+    counts = resample_counts(len(measured_accuracy), n_resamples, seed)
     right_s, paid_s = (
         (measured_accuracy, measured_cost)
         if others is None
@@ -128,10 +151,9 @@ def compare(
     )
     static_accuracy, static_cost = counts @ right_s, counts @ paid_s
     rows = []
-    for name, (accuracy, cost) in predicted.items():
+    for name, policy in policies.items():
         for mean_cost in mean_costs:
-            chosen = choose(accuracy, cost, mean_cost)
-            right, paid = measured_accuracy[np.arange(n), chosen], measured_cost[np.arange(n), chosen]
+            right, paid = policy(mean_cost)
             spent, reached = counts @ paid, counts @ right
             beside = np.array(
                 [
@@ -149,8 +171,8 @@ def compare(
     return rows
 
 
-def _below(accuracy: Array, cost: Array, a: int, b: int, c: int) -> bool:
-    """Whether b lies on or below the line from a to c."""
-    return bool(
-        (accuracy[b] - accuracy[a]) * (cost[c] - cost[a]) <= (accuracy[c] - accuracy[a]) * (cost[b] - cost[a])
-    )
+def _slope(x: Array, y: Array) -> float:
+    """How much of a difference in x is found again in y, within [0, 1]."""
+    spread = float(x.var() + y.var()) / 2
+    together = float(((x - x.mean()) * (y - y.mean())).mean())
+    return min(1.0, max(0.0, together / spread)) if spread else 0.0

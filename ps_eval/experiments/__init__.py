@@ -63,6 +63,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "ps_eval.experiments.early_stopping:early_stopping",
         "Predict before generation, stop during it, or both?",
     ),
+    "forecast": (
+        "ps_eval.experiments.forecast:forecast",
+        "What is a forecast under way worth, against deciding before and against rules that probe?",
+    ),
     "latency": (
         "ps_eval.experiments.latency:latency",
         "What do predicting and allocating cost beside generating, and when does that pay?",

@@ -20,6 +20,7 @@ from ps_train.common.features import Features, extract_features
 from ps_train.common.loading import load_backbone, torch_device, torch_dtype
 from ps_train.common.prompts import PromptFormat
 from ps_train.feature_file import save_features
+from ps_train.shipped import resolve_embedded
 
 PARTS_FOLDER = "features.parts"
 PART_ROWS = 256
@@ -35,7 +36,7 @@ def check_layers_of(model: str | Path, layers: Sequence[int]) -> None:
     if str(model).endswith(".gguf"):  # its config is inside; extraction checks it
         return
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(resolve_embedded(model))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -63,7 +64,11 @@ def language_model(
     """
     engine = pool.engine if isinstance(pool, OneEngine) else None
     loaded = getattr(engine, "model", None)
-    if loaded is not None and pool.name == str(model) and (dtype, device) == ("auto", "auto"):
+    if (
+        loaded is not None
+        and pool.name == str(resolve_embedded(model))
+        and (dtype, device) == ("auto", "auto")
+    ):
         return text_decoder(loaded.base_model), engine.tokenizer  # type: ignore[union-attr]
     chosen = torch_dtype("float32" if dtype == "auto" else dtype)
     return load_backbone(model, dtype=chosen, device=torch_device(device))

@@ -11,7 +11,7 @@ from typing import Any
 from ps_alloc.files import read_json
 from ps_eval.reporting.record import RECORD_FILE, Claim, ExperimentRecord
 from ps_eval.reporting.summary import SUMMARY_FILE, RunInfo, Summary, SummaryRow, build, load_summary
-from ps_eval.reporting.tables import ResultTable, percent, points
+from ps_eval.reporting.tables import ResultTable, gain_text, percent, points
 from ps_eval.reporting.words import MEANINGS, label
 
 SWEEP_FILE, ABLATION_FILE, ASSESSMENT_FILE = "sweep.json", "ablation.json", "assessment.json"
@@ -251,12 +251,7 @@ def _every_row(rows: Sequence[SummaryRow]) -> ResultTable:
                 str(row.budget),
                 f"{row.mean_reasoning_tokens:.1f}",
                 f"{percent(row.accuracy)} [{percent(row.low)}, {percent(row.high)}]",
-                "–"
-                if row.gain is None
-                or row.gain_low is None
-                or row.gain_high is None
-                or row.policy == "uniform"
-                else f"{points(row.gain)} [{points(row.gain_low)}, {points(row.gain_high)}]",
+                gain_text(row),
                 str(row.n),
             ]
             for row in rows

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ps_eval.engines.base import Sampling
 from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags
+from ps_eval.flag_values import as_flags
 from ps_eval.grading import DEFAULT_GRADER
 from ps_eval.grading.check import GradedText, warn_of_grading
 from ps_eval.progress import show_progress
@@ -129,9 +130,7 @@ def answer_command(
         output,
         json,
         console,
-        questions=source.questions,
-        predictor=predictor,
-        model=model,
+        again=f"{as_flags(source, sampling, runner, allowed)} --predictor {predictor} --model {model}",
     )
     texts = [
         GradedText(a.id, a.question, a.reasoning or "", a.text, a.answer, a.reference, a.correct)

@@ -59,11 +59,19 @@ def show_answers(
     as_json: bool,
     console: Console,
     *,
-    questions: str,
-    predictor: str,
-    model: str | None,
+    again: str,
 ) -> None:
-    """What was granted and used, and how much of it is right where that can be told."""
+    """What was granted and used, how much of it is right where that can be told, and what to type next.
+
+    Args:
+        answered: The answers.
+        asked: How many questions there were.
+        unlike: What was done about questions unlike the training questions.
+        output: Where the answers are.
+        as_json: Print a summary as JSON instead.
+        console: Where to.
+        again: The flags that the same questions, model and predictor need.
+    """
     graded = [a.correct for a in answered if a.correct is not None]
     number = max(1, len(answered))
     granted = sum(a.budget for a in answered) / number
@@ -102,12 +110,11 @@ def show_answers(
         console.print(line, style="bold" if line not in below else None, highlight=False)
     if output != STDOUT:
         console.print(f"Written: {output}", highlight=False)
-    console.print(next_command(questions, predictor, model, graded=bool(graded)), **AS_IS)  # type: ignore[arg-type]
+    console.print(next_command(again, graded=bool(graded)), **AS_IS)  # type: ignore[arg-type]
 
 
-def next_command(questions: str, predictor: str, model: str | None, graded: bool) -> str:
+def next_command(again: str, graded: bool) -> str:
     """What to type after answers: compare policies where there are references, else what more would cost."""
-    rest = f"--questions {questions} --predictor {predictor} --model {model}"
     if graded:
-        return f"Next, what other policies bring: ps-eval run {rest} --output runs/compared"
-    return f"Next, what more would cost: ps-eval answer {rest} --target-accuracy 0.8 --dry-run"
+        return f"Next, what other policies bring: ps-eval run {again} --output runs/compared"
+    return f"Next, what more would cost: ps-eval answer {again} --target-accuracy 0.8 --dry-run"

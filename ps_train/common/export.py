@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from ps_train.common.rows import Rows
 from ps_train.schema import CurveSchema
@@ -40,13 +41,24 @@ class ExportBest(pl.Callback):
             if "held_out" in checkpoint:
                 pl_module.held_out = checkpoint["held_out"]
         module: Any = pl_module
+        # Modules that train no predictor, such as the embedded reasoner, have nothing to say.
+        table = module.held_out_table() if hasattr(module, "held_out_table") else None
+        if table is not None and isinstance(table.title, str):
+            module.net.training_record["held_out"] = held_out_scores(table)
         folder = module.export(Path(trainer.default_root_dir))
-        table = module.held_out_table()
         if table is not None:
             console.print(table)
         console.print(f"wrote {folder}", highlight=False, soft_wrap=True)
         if hasattr(module, "next_command"):
             console.print(f"next:  {module.next_command(folder)}", highlight=False, soft_wrap=True)
+
+
+def held_out_scores(table: Table) -> dict[str, Any]:
+    """The table's title and rows as JSON: what a predictor's card says of it."""
+    names = [str(column.header) for column in table.columns]
+    columns = [list(column.cells) for column in table.columns]
+    rows = [dict(zip(names, map(str, cells), strict=True)) for cells in zip(*columns, strict=True)]
+    return {"title": str(table.title), "rows": rows}
 
 
 def training_record(learned: Sequence[Rows], schema: CurveSchema) -> dict[str, Any]:

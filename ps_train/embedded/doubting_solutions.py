@@ -16,9 +16,9 @@ import numpy as np
 
 from ps_train.embedded.word_problems import GAINS, LOSSES, MAX_NUMBER, WordProblem, make_problem
 
-MAX_DOUBTED_STEPS = 5
+MAX_DOUBTED_STEPS = 4
 """Most steps of a problem: a check repeats them all."""
-MAX_DOUBTED_DISTRACTORS = 4
+MAX_DOUBTED_DISTRACTORS = 2
 MAX_THINKING = 320
 """Words at which a trace that never ends is cut; the model sees no end in it."""
 SLIP_RATES = (0.02, 0.1)

@@ -134,6 +134,7 @@ class TextHasher:
             return
         letters = text + np.uint64(1)
         grams = letters
+        found: list[tuple[U64, U64]] = []
         for length in range(1, longest + 1):
             if length > 1:
                 grams = grams[:-1] * np.uint64(PRIME) + letters[length - 1 :]
@@ -141,7 +142,9 @@ class TextHasher:
             last = len(text) - length
             if length >= shortest and last > 0:
                 same = slice(None) if row[0] == row[-1] else row[:last] == row[length : length + last]
-                yield row[:last][same], _mix(grams[:last][same])
+                found.append((row[:last][same], grams[:last][same]))
+        if found:  # mixed together: for a short text, calls are what costs
+            yield np.concatenate([rows for rows, _ in found]), _mix(np.concatenate([g for _, g in found]))
 
 
 def _count(keys: U64, n_texts: int, bits: int) -> HashedText:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from ps_alloc.files import atomic_path, read_json, write_json
 from ps_alloc.predictions import Predictions, check_budgets, uniform_budgets
+from ps_train.common.model_card import model_card
 from ps_train.common.novelty import Novelty
 from ps_train.common.text_features import NUM_TEXT_FEATURES
 from ps_train.light.hashing import HashedText, TextHasher
@@ -33,6 +34,7 @@ from ps_train.shipped import resolve_embedded
 ARCHITECTURE = "light_text"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
 CHUNK_CELLS = 1 << 18
 """Questions × budgets² shaped at once."""
 
@@ -221,7 +223,7 @@ class LightPredictor:
         return np.clip(curves, 0.0, 1.0), possible_use(use, self.budgets)
 
     def save(self, folder: str | Path) -> None:
-        """Write the predictor folder: `config.json` and `model.safetensors`, each atomically."""
+        """Write the predictor folder: card, `config.json` and `model.safetensors`, each atomically."""
         folder = Path(folder)
         config = {
             "architecture": self.architecture,
@@ -236,6 +238,8 @@ class LightPredictor:
             save_question_hashes(folder, self.training_texts)
         if self.novelty is not None:
             self.novelty.save(folder)
+        with atomic_path(folder / CARD_FILE) as temporary:
+            temporary.write_text(model_card(config), encoding="utf-8")
         write_json(folder / CONFIG_FILE, config)
 
     save_pretrained = save

@@ -61,7 +61,7 @@ def fit_rightness(
         seed: Of the rows held out where there are many.
     """
     shares = np.asarray(correct, np.float64)
-    mean = float(np.average(shares, weights=weights))
+    mean = float(np.average(shares, weights=None if weights is None else np.asarray(weights, np.float64)))
     if len(questions) < FEWEST or np.ptp(shares) == 0 or not any(text.strip() for text in questions):
         return Rightness(mean)
     read = TrainingInputs.of(questions)

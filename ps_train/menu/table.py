@@ -39,10 +39,12 @@ class MenuTable:
     """(N, S) forward passes for a response."""
     tokens: FloatArray
     """(N, S) tokens of a response, before its end."""
+    right: FloatArray | None = None
+    """(N, S, R) 1 where a run was right, of R runs; None where there was one."""
     features: dict[str, FloatArray] = field(default_factory=dict)
     """Name to (N, D): states of the prompt in the model's first pass."""
     metadata: dict[str, str] = field(default_factory=dict)
-    """`model`, `gen_length`, `grader`."""
+    """`model`, `gen_length`, `grader`, `temperature`."""
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.schedules))
@@ -52,6 +54,8 @@ class MenuTable:
                 raise ValueError(
                     f"{name} must be finite and not negative, of shape {shape}, got {values.shape}"
                 )
+        if self.right is not None and (self.right.ndim != 3 or self.right.shape[:2] != shape):
+            raise ValueError(f"right must have shape {(*shape, 'R')}, got {self.right.shape}")
         for name, values in self.features.items():
             if values.ndim != 2 or len(values) != len(self.ids) or not np.isfinite(values).all():
                 raise ValueError(f"{name} must be finite, of shape ({len(self.ids)}, D), got {values.shape}")
@@ -79,6 +83,8 @@ class MenuTable:
         columns: dict[str, Any] = {"id": self.ids, "question": self.questions, "answer": self.answers}
         for name in ("accuracy", *COSTS, "tokens"):
             columns[name] = list(getattr(self, name))
+        if self.right is not None:
+            columns["right"] = self.right.reshape(len(self), -1).tolist()
         table = pa.table(columns).replace_schema_metadata(
             {**self.metadata, "schedules": json.dumps(self.schedules)}
         )
@@ -100,11 +106,17 @@ class MenuTable:
             metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
             named = {key.decode(): value.decode() for key, value in metadata.items()}
             features = Path(folder) / FEATURES_FILE
+            schedules = json.loads(named.pop("schedules"))
+            right = None
+            if "right" in table.column_names:
+                flat = np.array(table["right"].to_pylist(), np.float32)
+                right = flat.reshape(len(flat), len(schedules), -1)
             return cls(
                 ids=table["id"].to_pylist(),
                 questions=table["question"].to_pylist(),
                 answers=table["answer"].to_pylist(),
-                schedules=json.loads(named.pop("schedules")),
+                schedules=schedules,
+                right=right,
                 features=load_file(features) if features.is_file() else {},
                 metadata={key: value for key, value in named.items() if key != "ARROW:schema"},
                 **{

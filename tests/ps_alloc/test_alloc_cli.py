@@ -361,3 +361,22 @@ def test_a_grid_may_be_said_where_the_file_does_not(tmp_path, predictions, capsy
     ):
         assert main([*command, wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_who_is_unlike_travels_from_the_predictions_to_the_allocation(tmp_path, capsys):
+    unlike = np.arange(40) % 20 == 3
+    Predictions(CURVES, 16 * np.arange(1, 17), unlike=unlike).save(tmp_path / "p.npz")
+    files = ["--predictions", str(tmp_path / "p.npz"), "--output", str(tmp_path / "a.json")]
+    assert main(["greedy", *files, "--budget", "96"]) == 0
+    assert "2 queries are unlike those the predictor learned from" in capsys.readouterr().out
+    assert Allocation.load(tmp_path / "a.json").unlike.tolist() == [3, 23]
+    Predictions(CURVES, 16 * np.arange(1, 17), unlike=np.zeros(40, bool)).save(tmp_path / "p.npz")
+    assert main(["greedy", *files, "--budget", "96"]) == 0
+    assert "unlike those" not in capsys.readouterr().out
+    assert Allocation.load(tmp_path / "a.json").unlike.tolist() == []
+    content = json.loads((tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps({**content, "unlike": [40]}))
+    with pytest.raises(ValueError, match=r"a.json: unlike must be rows of 40, got 40"):
+        Allocation.load(tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"unlike must be one bool a curve \(40\), got int64 of"):
+        Predictions(CURVES, 16 * np.arange(1, 17), unlike=np.array([1, 2]))

@@ -15,6 +15,7 @@ MANAGERS = [
     TieredCacheManager,
     lambda: TieredCacheManager(memory_efficiency_mode=True, memory_window=3),
     lambda: TieredCacheManager(refresh_pending=False, refresh_unstable=False),
+    lambda: TieredCacheManager(refresh_pending=False, refresh_unstable=False, refresh_block=False),
 ]
 
 
@@ -50,6 +51,20 @@ def test_the_tiers() -> None:
         [rows((4, 8), (10, 16)), rows((6, 8), (10, 12))],  # the third start after it became stable
         [rows((6, 8), (12, 16)), rows((6, 8), (12, 14))],
     ]
+
+
+def test_a_lean_block_recomputes_what_it_needs_and_what_changed() -> None:
+    cache = TieredCacheManager(refresh_pending=False, refresh_unstable=False, refresh_block=False)
+    cache.start(4, 16)
+    cache.begin_block(4, 8)
+    assert cache.plan(4, 8, np.array([4, 5])).tolist() == rows((0, 16))
+    cache.changed(np.array([5, 6]))
+    assert cache.plan(4, 8, np.array([4, 7])).tolist() == [4, 5, 6, 7]
+    assert cache.plan(4, 8, np.array([7])).tolist() == [7]
+    cache.changed(np.array([4]))
+    cache.finish_block(4, 8, 0.9)
+    cache.begin_block(8, 12)
+    assert cache.plan(8, 12, np.array([8])).tolist() == [4, 8, 9, 10, 11]  # a block's first pass is whole
 
 
 def test_memory_efficiency_mode_leaves_the_far_rest_out() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
+from ps_alloc.diffusion import AcceptanceHead
+from ps_alloc.diffusion.acceptance import NUM_SIGNALS
 from ps_eval.diffusion.models import DiffusionModel, as_diffusion_model
 
 MASK, EOS = 39, 1
@@ -27,6 +30,14 @@ def random_model(seed: int = 0, shifted: bool = False, scale: float = 0.4) -> Di
     model.config.mask_token_id = MASK
     model.config.shifted_logits = shifted
     return as_diffusion_model(model)
+
+
+def random_head(seed: int = 0, width: int = 40) -> AcceptanceHead:
+    """An acceptance head that says anything at all."""
+    rng = np.random.default_rng(seed)
+    d = NUM_SIGNALS + width
+    shapes = (d, d, (d, 4), 4, 4, 1)
+    return AcceptanceHead(*(rng.normal(1, 1, shape).astype(np.float32) for shape in shapes))
 
 
 def full_logits(model: DiffusionModel, ids: torch.Tensor) -> torch.Tensor:

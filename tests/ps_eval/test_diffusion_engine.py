@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from diffusion_models import EOS, MASK, full_logits, plain_decode, random_model
+from diffusion_models import EOS, MASK, full_logits, plain_decode, random_head, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ from ps_eval.diffusion.generate import decode
 from ps_eval.diffusion.models import DiffusionModel
 from ps_eval.diffusion.row_cache import RowCache
 
+LEAN = partial(TieredCacheManager, refresh_block=False)
 CACHES = {"none": NoCache, "prefix": PrefixCache, "dual": DualCache}
 NOTHING = np.empty(0, np.intp)
 
@@ -130,7 +132,7 @@ class Oracle:
         self.eos_rate, self.sure = eos_rate, sure
         self.passes = 0
         self.device = torch.device("cpu")
-        self.config = SimpleNamespace(num_hidden_layers=1)
+        self.config = SimpleNamespace(num_hidden_layers=1, vocab_size=40)
 
     def base_model(self, input_ids: torch.Tensor, **_: object) -> SimpleNamespace:
         self.passes += 1
@@ -149,7 +151,15 @@ class Oracle:
     sure=st.sampled_from([0.0, 2.0, 30.0]),
     gen_length=st.integers(1, 50),
     shifted=st.booleans(),
-    cache=st.sampled_from([NoCache, PrefixCache, DualCache, TieredCacheManager]),
+    cache=st.sampled_from(
+        [
+            NoCache,
+            PrefixCache,
+            DualCache,
+            TieredCacheManager,
+            partial(TieredCacheManager, refresh_block=False),
+        ]
+    ),
     verifier=st.one_of(
         st.none(),
         st.builds(
@@ -159,9 +169,11 @@ class Oracle:
     sliding=st.booleans(),
     penalty=st.floats(0, 0.2),
     limit=st.one_of(st.none(), st.integers(1, 3)),
+    head=st.one_of(st.none(), st.builds(random_head, st.integers(0, 9))),
+    temperature=st.sampled_from([0.0, 0.5]),
 )
 def test_decoding_ends(
-    seed, eos_rate, sure, gen_length, shifted, cache, verifier, sliding, penalty, limit
+    seed, eos_rate, sure, gen_length, shifted, cache, verifier, sliding, penalty, limit, head, temperature
 ) -> None:
     oracle = Oracle(seed, eos_rate, sure)
     scheduler = AdaptiveInferenceScheduler(
@@ -171,10 +183,18 @@ def test_decoding_ends(
         sliding=sliding,
         distance_penalty=penalty,
         max_commits=limit,
+        acceptance=head,
     )
     prompt = [7, MASK, EOS, 3]  # neither is special in a prompt
     model = DiffusionModel(oracle, MASK, (EOS,), shifted)
-    (response,) = decode(model, [prompt], lambda: (scheduler, cache()), gen_length)
+    (response,) = decode(
+        model,
+        [prompt],
+        lambda: (scheduler, cache()),
+        gen_length,
+        temperature=temperature,
+        seeds=[seed] if temperature else None,
+    )
     assert oracle.passes == response.passes <= 3 * gen_length + 1
     assert response.tokens[:4].tolist() == prompt
     text = response.tokens[4:].tolist()

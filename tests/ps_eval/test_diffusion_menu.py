@@ -17,7 +17,8 @@ from sklearn.linear_model import Ridge
 from ps_eval.cli import main
 from ps_eval.diffusion.generate import decode
 from ps_eval.diffusion.schedules import MENU, schedule_named
-from ps_eval.diffusion.spend import choose, compare, menu_chooser, static_frontier
+from ps_eval.diffusion.spend import choose, choosing, compare, half_split, menu_chooser
+from ps_eval.diffusion.static_frontier import static_frontier
 from ps_train.menu.ridge import PENALTIES, MenuPredictor
 from ps_train.menu.table import MenuTable
 
@@ -58,13 +59,13 @@ def test_a_schedule_that_leaves_rows_out_at_first_pays_for_the_first_pass() -> N
     assert chosen.rows == alone.rows + len(alone.tokens)
 
 
-def test_static_names_say_cache_block_size_and_threshold() -> None:
+def test_plain_names_say_cache_block_size_and_threshold() -> None:
     dual = schedule_named("dual-b8-t0.9")
     assert (dual.cache, dual.block_size, dual.threshold) == ("dual", 8, 0.9)
     assert schedule_named("tiers-b8-t0.97") == schedule_named("ours")
     for wrong in ("dual-b0-t0.9", "dual-b8-t1.5", "fast"):
         with pytest.raises(
-            ValueError, match=f"a schedule must be one of .*or static such as .*, got '{wrong}'"
+            ValueError, match=f"a schedule must be one of .*or plain such as .*, got '{wrong}'"
         ):
             schedule_named(wrong)
 
@@ -118,13 +119,46 @@ def test_a_perfect_prediction_beats_the_frontier_and_an_empty_one_does_not() -> 
     accuracy = np.stack([np.where(hard, 0.0, 1.0), np.ones(400)], 1)
     cost = np.tile([1.0, 3.0], (400, 1))
     known, nothing = accuracy + 0.0, np.tile(accuracy.mean(0), (400, 1))
-    rows = compare(
-        accuracy, cost, {"known": (known, cost), "nothing": (nothing, cost)}, [2.0], n_resamples=200
-    )
+    measured = accuracy, cost
+    policies = {
+        "known": choosing((known, cost), measured),
+        "nothing": choosing((nothing, cost), measured),
+    }
+    rows = compare(accuracy, cost, policies, [2.0], n_resamples=200)
     best, none = rows
     assert best.accuracy == pytest.approx(1.0, abs=0.03)
     assert best.gain_low > 0.15
     assert none.gain_low < 0 < none.gain_high or abs(none.gain) < 0.05
+
+
+def runs(n: int, flip: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3, 4) runs of three schedules, each question right under some; a share of the runs is a coin's."""
+    rng = np.random.default_rng(seed)
+    always = rng.random((n, 3)) < [0.3, 0.5, 0.7]
+    coin = rng.random((n, 3, 4)) < np.array([0.3, 0.5, 0.7])[:, None]
+    right = np.where(rng.random((n, 3, 4)) < flip, coin, always[..., None])
+    return right.astype(np.float32), np.tile([1.0, 2.0, 4.0], (n, 1))
+
+
+def test_the_half_split_oracle_is_hindsight_where_runs_repeat_and_nothing_where_they_are_coins() -> None:
+    right, cost = runs(600, flip=0.0)
+    hindsight = choosing((right.mean(2), cost), (right.mean(2), cost))(2.0)
+    np.testing.assert_allclose(half_split(right, cost)(2.0), hindsight)
+    right, cost = runs(4000, flip=1.0)
+    reached, paid = (x.mean() for x in half_split(right, cost)(2.0))
+    assert reached < static_frontier(right.mean((0, 2)), cost.mean(0), paid) + 0.02
+    flattered = choosing((right.mean(2), cost), (right.mean(2), cost))(2.0)[0].mean()
+    assert flattered > reached + 0.1
+
+
+def test_half_the_runs_do_not_know_the_other_half() -> None:
+    """Changing the runs that measure must not change what is chosen by the others."""
+    right, cost = runs(50, flip=0.5, seed=3)
+    both = half_split(right, cost)(2.0)[0]
+    swapped = half_split(right[:, :, [2, 3, 0, 1]], cost)(2.0)[0]
+    np.testing.assert_allclose(both, swapped)
+    with pytest.raises(ValueError, match="needs at least 2 runs a question, got 1"):
+        half_split(right[:, :, :1], cost)
 
 
 def menu(n: int, seed: int) -> MenuTable:
@@ -199,7 +233,7 @@ def test_learn_and_replay_by_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert content["cost"] == "passes"
     gains = {row["policy"]: row["gain_low"] for row in content["rows"]}
     assert gains["predicted"] > 0.02
-    assert set(gains) == {"predicted", "question length", "oracle (flatters itself)"}
+    assert set(gains) == {"predicted", "question length", "hindsight (flatters itself)"}
     assert main(replay) == 0
     assert "best static %" in capsys.readouterr().out
     better = replace(menu(400, 4), accuracy=np.ones((400, 3), np.float32))
@@ -209,6 +243,17 @@ def test_learn_and_replay_by_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (
         max(row["gain"] for row in rows if row["policy"] == "predicted") < 0
     )  # a better static one was there
+    right = runs(400, flip=0.3)[0]
+    replace(menu(400, 4), right=right, accuracy=right.mean(2)).save(tmp_path / "runs")
+    assert MenuTable.load(tmp_path / "runs").right.tolist() == right.tolist()
+    oracle = ["replay-menu", "--table", f"{tmp_path}/runs", *replay[3:], "--mean-costs", "8"]
+    assert main([*oracle, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert "half-split oracle" in {row["policy"] for row in content["rows"]}
+    halves = [np.corrcoef(right[:, s, :2].mean(1), right[:, s, 2:].mean(1))[0, 1] for s in range(3)]
+    assert content["agreement"]["halves"] == pytest.approx(np.mean(halves), abs=1e-6)
+    assert main(oracle) == 0
+    assert "the halves of the runs with r =" in " ".join(capsys.readouterr().out.split())
     assert main([*replay, "--static", f"{tmp_path}/train"]) == 2
     assert "static must hold the questions of" in capsys.readouterr().err
 
@@ -228,6 +273,15 @@ def test_menus_are_measured_interrupted_and_spent_on_the_embedded_model(
         "tiers-b32-t0.5,tiers-b8-t0.9",
     ]
     command = ["menu", *flags, "--output", f"{tmp_path}/m", "--batch-size", "12"]
+    drawn = ["menu", *flags, "--output", f"{tmp_path}/d", "--temperature", "0.5", "--limit", "6"]
+    assert main([*drawn, "--runs", "2"]) == 0
+    two = MenuTable.load(tmp_path / "d")
+    assert two.right.shape == (6, 2, 2)
+    assert main([*drawn, "--runs", "3", "--batch-size", "4"]) == 0  # the first runs are the same ones
+    three = MenuTable.load(tmp_path / "d")
+    np.testing.assert_array_equal(three.right[:, :, :2], two.right)
+    assert main([*command, "--runs", "2"]) == 2
+    assert "runs must be 1, or more at a temperature above 0, got 2" in capsys.readouterr().err
     assert main([*command, "--limit", "12"]) == 0
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "m" / "cells").iterdir()}
     assert main(command) == 0
@@ -257,6 +311,8 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         MenuTable(**{**table.__dict__, "schedules": ["a", "b"]})
     with pytest.raises(ValueError, match=r"block_2 must be finite, of shape \(10, D\), got \(3, 2\)"):
         MenuTable(**{**table.__dict__, "features": {"block_2": np.zeros((3, 2), np.float32)}})
+    with pytest.raises(ValueError, match=r"right must have shape \(10, 3, 'R'\), got \(10, 2, 1\)"):
+        replace(table, right=np.ones((10, 2, 1), np.float32))
     with pytest.raises(ValueError, match=r"cost must be one of \('rows', 'passes'\), got 'ms'"):
         table.cost("ms")
     with pytest.raises(ValueError, match=r"a menu table must be a folder with menu.parquet"):

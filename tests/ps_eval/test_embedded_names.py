@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +16,14 @@ from ps_eval.engines import load_engine
 from ps_eval.spending.guards import check_predictor
 from ps_train import load_predictor
 from ps_train.common.loading import load_tokenizer, resolve_model
+from ps_train.common.model_card import model_card
 from ps_train.shipped import FOLDER, embedded_names, resolve_embedded
 
 QUESTION = "Jan Sam has 3 eggs . Feb Sam finds 4 eggs . How many eggs does Sam have in Feb ?"
 
 
 def test_what_is_shipped_has_a_name_a_card_and_weights() -> None:
-    assert {"tiny-diffusion", "tiny-predictor", "tiny-reasoner"} <= set(embedded_names())
+    assert {"tiny-diffusion", "tiny-light", "tiny-predictor", "tiny-reasoner"} <= set(embedded_names())
     for name in embedded_names():
         assert (FOLDER / name / "README.md").is_file()
         assert (FOLDER / name / "model.safetensors").stat().st_size < 5 << 20
@@ -57,6 +59,32 @@ def test_the_shipped_predictor_and_model_load_from_any_folder(
         ValueError, match="the predictor learned from checkpoints/tiny-reasoner, but x/other answers"
     ):
         check_predictor("embedded:tiny-predictor", served_model="x/other")
+
+
+def test_the_shipped_light_predictor_gives_hard_questions_more() -> None:
+    light = load_predictor("embedded:tiny-light")
+    long = "Mar Eva has 10 apples . Apr Eva gives 7 apples . May Eva packs 6 boxes of 6 apples . " * 2
+    short, hard = light.predict([QUESTION, f"{long}How many apples does Eva have in May ?"]).curves
+    assert short[1] > hard[1] + 0.2
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({}, ""),
+        (
+            {"left_out": {"pearson_use": 0.5, "choices": {}}},
+            "On questions left out, mean over budgets: pearson use 0.50.",
+        ),
+        ({"held_out": {"title": "9 held-out", "rows": [{"mean tokens": "48", "gain": "+8"}]}}, "| 48 | +8 |"),
+    ],
+)
+def test_a_card_says_what_was_measured_and_nothing_else(training: dict[str, Any], said: str) -> None:
+    schema = {"features": {}, "budgets": [16], "served_model": "m", "backbone": None}
+    card = model_card({"architecture": "light_text", "schema": schema, "training": training})
+    assert ("## Scores" in card) == bool(said)
+    assert said in card
+    assert "the question's text, with numpy alone" in card
 
 
 def test_weights_get_the_mode_of_any_file_their_user_creates(tmp_path: Path) -> None:

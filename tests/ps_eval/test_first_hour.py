@@ -60,7 +60,8 @@ def test_each_screen_says_what_happened_and_what_to_type_next(
     answer[answer.index("--budget") + 1] = "64"
     screen = typed([*answer, *SAMPLING, "--question-field", "what", "--id-field", "nr"])
     assert "8 of 8 questions answered" in screen
-    assert "Next, what more would cost: ps-eval answer" in screen
+    (command,) = [line for line in screen.splitlines() if line.startswith("Next, what more would cost")]
+    assert "Expected accuracy" in typed(shlex.split(command.split(": ")[1].replace("0.8", "0.5")))
     answers = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [a["id"] for a in answers] == [f"new-{i}" for i in range(8)]
     assert all(a["text"] and a["reasoning"] and "correct" not in a for a in answers)

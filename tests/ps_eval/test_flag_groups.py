@@ -13,7 +13,7 @@ from ps_eval.cli import main
 from ps_eval.command_line import CommandParser
 from ps_eval.engines.base import Sampling
 from ps_eval.flag_groups import Allowed, EngineFlags, QuestionFlags
-from ps_eval.flag_values import flat_settings
+from ps_eval.flag_values import as_flags, flat_settings
 
 
 @dataclass(frozen=True)
@@ -116,3 +116,12 @@ def test_an_engines_arguments_leave_out_what_is_not_set() -> None:
         **{"batch_size": 3, "dtype": "float32"},
         **{"format": {"think_end": "x"}, "prompt": {"system": "y"}},
     }
+
+
+def test_groups_are_typed_again_as_they_were_without_the_defaults() -> None:
+    source = QuestionFlags("my questions.csv", question_field="what")
+    runner = EngineFlags("vllm", {"dtype": "float32"}, batch_size=8)
+    assert as_flags(source, Sampling(), runner, Allowed(allow_code=True)) == (
+        "--questions 'my questions.csv' --question-field what --engine vllm --engine-options.dtype float32 "
+        "--batch-size 8 --allow-code"
+    )

@@ -31,6 +31,25 @@ class OwnNet(CurveNet):
     architecture = "test_runs:OwnNet"
 
 
+OWN_TRAINING = """
+from ps_train.curve.mlp import CurveMLP
+from ps_train.curve.mlp_net import CurveNet
+
+
+class OwnNet(CurveNet):
+    architecture = "own_training:OwnNet"
+
+
+class OwnMLP(CurveMLP):
+    architecture = OwnNet.architecture
+
+    def build(self, rows):
+        net = OwnNet(rows.schema, self.hidden_sizes, self.num_members, self.dropout)
+        self.start(net, rows)
+        return net
+"""
+
+
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
     folder = tmp_path_factory.mktemp("fitted")
@@ -148,6 +167,8 @@ def test_a_readme_says_what_the_predictor_is_and_a_merged_one_takes_its_model_al
         "made-up answers rightly under 8 token budgets, 16 to 128",
         "`layer_2` (12)",
         "40 questions",
+        "## Limits",
+        "| licence |",
     ):
         assert fact in readme
     assert "More Information Needed" not in readme
@@ -214,11 +235,41 @@ def test_presets_are_found_by_name_from_any_folder(fitted, tmp_path, monkeypatch
         assert "next:  ps-eval answer --questions" in printed
         assert "4 held-out questions" in printed
     message = refusal(capsys, "fit", "--config", "no")
-    assert "--config must be a file or one of ['curve_lora', 'curve_mlp'" in message
+    assert "--config must be a file or one of ['budget_lora', 'curve_lora', 'curve_mlp'" in message
     assert main([]) == 0
-    assert "First:  ps-train fit --config curve_mlp" in capsys.readouterr().out
+    assert "ps-train fit --config curve_mlp" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ps-train ")
+
+
+@pytest.mark.parametrize(
+    ("preset", "data"), [("curve_lora", "{}"), ("difficulty_lora", "{}"), ("budget_lora", "{}.jsonl")]
+)
+def test_presets_that_read_text_train_on_any_model(preset, data, fitted, backbone, tmp_path):
+    train = ["--data.train", str(fitted / data.format("train")), "--data.backbone", str(backbone)]
+    train += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.batch_size", "8"]
+    train += [
+        "--trainer.precision",
+        "32-true",
+        "--trainer.accelerator",
+        "cpu",
+        "--model.schedule.warmup_steps",
+        "0",
+    ]
+    assert main(["fit", "--config", preset, *train, "--trainer.default_root_dir", str(tmp_path)]) == 0
+    curves = load_predictor(tmp_path / "predictor").predict_curves(["how many ?"])
+    assert curves.shape[0] == 1
+
+
+def test_a_module_of_ones_own_trains_an_architecture_of_ones_own(fitted, tmp_path, monkeypatch):
+    (tmp_path / "own_training.py").write_text(OWN_TRAINING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    train = ["--data.train", str(fitted / "mlp_train"), "--data.batch_size", "16"]
+    train += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    train += ["--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", "--config", "curve_mlp", "--model", "own_training.OwnMLP", *train]) == 0
+    loaded = load_predictor(tmp_path / "predictor", allow_code=True)
+    assert loaded.architecture == "own_training:OwnNet"
 
 
 def test_an_architecture_of_ones_own_loads_where_it_is_allowed(tmp_path):

@@ -1,0 +1,113 @@
+"""Kept traces of an embedded reasoner, and everything a forecaster says along each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ps_alloc import Predictions
+from ps_eval.engines import load_engine
+from ps_eval.engines.base import Sampling
+from ps_eval.engines.pool import OneEngine
+from ps_eval.fitting import fit_quietly
+from ps_eval.measuring.probing import measure_curves
+from ps_eval.measuring.table_features import language_model, write_features
+from ps_eval.progress import show_progress
+from ps_eval.spending.replay_inputs import predict_table
+from ps_train.embedded.problem_families import make_problems
+from ps_train.feature_file import feature_names
+from ps_train.forecast.along import Foreseen, foresee
+from ps_train.forecast.fit import ForecastSettings, fit_forecaster
+from ps_train.forecast.forecaster import Forecaster
+from ps_train.forecast.kept_traces import load_kept_traces
+
+
+@dataclass(frozen=True)
+class World:
+    """A reasoner and the problems it is asked."""
+
+    name: str
+    reasoner: Path
+    family: str
+    temperature: float
+    top_p: float
+    window: int
+    num_windows: int
+    layers: tuple[int, ...]
+
+
+def keep_traces(
+    world: World, scratch: Path, split: str, num_problems: int, num_traces: int, seed: int
+) -> Path:
+    """Trace fresh problems with their tokens kept; what is in `scratch` already is not traced again.
+
+    Returns:
+        The curve table's folder.
+    """
+    made = make_problems(num_problems, seed, [world.family])
+    problems = [p.as_question(f"{world.name}-{split}-{seed}-{i}") for i, p in enumerate(made)]
+    folder = scratch / f"forecast-{world.name}-{split}-{num_problems}x{num_traces}-seed{seed}"
+    engine = load_engine("transformers", world.reasoner, batch_size=256)
+    with show_progress(f"{world.name} {split} problems traced", num_problems) as progress:
+        table = measure_curves(
+            problems,
+            engine,
+            folder,
+            num_traces=num_traces,
+            window=world.window,
+            num_windows=world.num_windows,
+            sampling=Sampling(world.temperature, world.top_p, seed),
+            keep_tokens=True,
+            progress=progress,
+        )
+    if not feature_names(folder):
+        write_features(
+            folder,
+            table.questions,
+            world.layers,
+            lambda: language_model(OneEngine(engine), str(world.reasoner), "auto", "auto"),
+            model=str(world.reasoner),
+        )
+    return folder
+
+
+def fit_both(
+    folder: Path, scratch: Path, world: World, settings: ForecastSettings
+) -> tuple[Forecaster, Path]:
+    """A forecaster and a pre-run predictor learned from the same table, kept in `scratch`.
+
+    Returns:
+        The forecaster, and the predictor's folder.
+    """
+    home = scratch / f"{folder.name}-learned"
+    if not (home / "forecaster" / "config.json").is_file():
+        fit_forecaster(load_kept_traces(folder), settings).save(home / "forecaster")
+    if not (home / "predictor" / "config.json").is_file():
+        features = [f"layer_{n}" for n in world.layers]
+        arguments = ["--config", "tiny_curve_mlp", "--seed_everything", str(settings.seed)]
+        arguments += ["--trainer.default_root_dir", str(home), "--data.init_args.train", str(folder)]
+        arguments += ["--data.init_args.features", f"[{', '.join(features)}]"]
+        arguments += ["--data.init_args.backbone", str(world.reasoner)]
+        fit_quietly(arguments, "the pre-run predictor's fit")
+    return Forecaster.load(home / "forecaster"), home / "predictor"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Kept traces of some questions with all that is said of them."""
+
+    along: Foreseen
+    """Along the traces."""
+    before: Predictions
+    """Of the N questions, before any is answered: accuracy and use, by a predictor of its own."""
+
+
+def look(folders: Sequence[Path], forecaster: Forecaster, predictor: Path, every: int) -> list[Seen]:
+    """Forecast along every kept trace, at every `every`-th point that some trace of each folder reaches."""
+    kept = [load_kept_traces(folder) for folder in folders]
+    reached = [p for p in range(0, len(kept[0].budgets), every) if all(k.running[:, p].any() for k in kept)]
+    return [
+        Seen(foresee(traces, forecaster, reached), predict_table(predictor, folder)[0])
+        for folder, traces in zip(folders, kept, strict=True)
+    ]

@@ -1,0 +1,7 @@
+"""`python -m ps_train` is `ps-train`."""
+
+import sys
+
+from ps_train.cli import main
+
+sys.exit(main())

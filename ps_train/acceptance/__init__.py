@@ -1,0 +1,1 @@
+"""Acceptance heads of diffusion decoding: learned from what a model's own slow responses committed."""

@@ -1,0 +1,222 @@
+"""`make mutation`: is a change of the allocator's core seen by its tests? A sample of changes is tried.
+
+    python tests/mutation/measure.py --sample 120 --seed 0
+
+cosmic-ray makes the changes, of one place each (another operator, number, condition, a missing `not`); each
+runs the tests of its file, in a forked child in a copy of the tree. Changes of annotations and messages are
+left out. Kernels run as Python (NUMBA_DISABLE_JIT), on the tests that are small enough for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import pytest
+import scipy.optimize  # noqa: F401
+from cosmic_ray.mutating import Visitor, get_ast, mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 240
+ALLOCATION = ("test_checks", "test_invalid", "test_optimality", "test_use", "test_allocate", "test_fuzz")
+TESTS = {
+    "_checks": ("test_checks", "test_invalid", "test_allocate", "test_pacing", "test_options"),
+    "_choices": ("test_pacing",),
+    "_hull": (*ALLOCATION, "test_frontier", "test_scale"),
+    "_invalid": ("test_invalid", "test_allocate"),
+    "_leftover": (*ALLOCATION, "test_scale"),
+    "_menus": ("test_options", "test_options_fuzz", "test_use", "test_fuzz"),
+    "_problem": (*ALLOCATION, "test_scale"),
+    "_reserve": ("test_use", "test_allocate", "test_fuzz"),
+    "allocate": ALLOCATION,
+    "allocation": ("test_allocate", "test_use", "test_fuzz", "test_alloc_cli"),
+    "baselines": ("test_baselines", "test_allocate"),
+    "calibration": ("test_calibration",),
+    "conformal": ("test_conformal",),
+    "difficulty": ("test_difficulty",),
+    "frontier": ("test_frontier",),
+    "guard": ("test_guard",),
+    "ledger": ("test_pacing",),
+    "options": ("test_options", "test_options_fuzz"),
+    "pacing": ("test_pacing",),
+    "predictions": ("test_predictions", "test_alloc_cli"),
+    "price": ("test_pacing",),
+    "kernels/core": ("test_optimality", "test_use", "test_fuzz"),
+    "kernels/curves": ("test_optimality", "test_use", "test_fuzz"),
+    "kernels/menus": ("test_options", "test_options_fuzz"),
+    "kernels/myopic": ("test_allocate", "test_baselines", "test_fuzz"),
+    "kernels/stream": ("test_fuzz",),
+}
+"""File of ps_alloc to the tests that must see its changes, the quickest first."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: str
+    operator: str
+    occurrence: int
+
+
+def plain(source: str) -> str:
+    """The program without annotations, docstrings and messages of errors."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            node.exc.args = []
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+class _Places(Visitor):  # type: ignore[misc]
+    """Counts where each operator could change a program, in one walk."""
+
+    def __init__(self) -> None:
+        names = [name for name in operator_names() if "Variable" not in name]  # those want to be told which
+        self.operators = {name: get_operator(name)() for name in names}
+        self.counts = dict.fromkeys(self.operators, 0)
+
+    def visit(self, node: Any) -> Any:
+        for name, operator in self.operators.items():
+            self.counts[name] += sum(1 for _ in operator.mutation_positions(node))
+        return node
+
+
+def all_mutants(files: list[str]) -> list[Mutant]:
+    """Every change of every file, those that no program could notice among them."""
+    found = []
+    for file in files:
+        places = _Places()
+        places.walk(get_ast((ROOT / "ps_alloc" / f"{file}.py").read_text(encoding="utf-8")))
+        found += [Mutant(file, name, k) for name, count in places.counts.items() for k in range(count)]
+    return found
+
+
+def draw(mutants: list[Mutant], number: int, seed: int) -> list[Mutant]:
+    """A sample of those that a program could notice, by file, kernels last."""
+    drawn: list[Mutant] = []
+    for mutant in random.Random(seed).sample(mutants, len(mutants)):
+        source = (ROOT / "ps_alloc" / f"{mutant.file}.py").read_text(encoding="utf-8")
+        try:
+            noticed = plain(changed(mutant, source)) != plain(source)
+        except SyntaxError:
+            continue
+        if noticed:
+            drawn.append(mutant)
+        if len(drawn) == number:
+            break
+    return sorted(drawn, key=lambda mutant: (mutant.file.startswith("kernels"), mutant.file))
+
+
+def changed(mutant: Mutant, source: str) -> str:
+    return str(mutate_code(source, get_operator(mutant.operator)(), mutant.occurrence))
+
+
+def survives(tests: tuple[str, ...], tree: Path, jit: bool, log: Path) -> bool:
+    """Whether the tests pass on the tree as it is; more than `SECONDS` counts as seen."""
+    child = os.fork()
+    if not child:
+        code = 70
+        try:
+            code = _tests_pass(tests, tree, jit, log)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    since = time.monotonic()
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+        if time.monotonic() - since > SECONDS:
+            os.killpg(child, 9)
+            os.waitpid(child, 0)
+            return False
+        time.sleep(0.02)
+
+
+def _tests_pass(tests: tuple[str, ...], tree: Path, jit: bool, log: Path) -> int:
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(tree)
+    sys.path.insert(0, str(tree))
+    if not jit:
+        numba.config.DISABLE_JIT = True
+    names = [str(tree / "tests" / "ps_alloc" / f"{name}.py") for name in tests]
+    quiet = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--timeout=100"]
+    return int(pytest.main([*quiet, "--rootdir", str(tree), *names]))
+
+
+def difference(before: str, after: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
+    return "  ".join(line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--sample", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--files", nargs="+", default=list(TESTS), choices=list(TESTS))
+    parser.add_argument("--least", type=float, default=0.85, help="share seen, below which 1 is returned")
+    given = parser.parse_args()
+    mutants = all_mutants(given.files)
+    drawn = draw(mutants, given.sample, given.seed)
+    print(f"{len(drawn)} of about {len(mutants)} changes, drawn with seed {given.seed}", flush=True)
+    seen = 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        command = ["git", "ls-files", "-z"]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in listed.split("\0"):
+            if name.startswith(("ps_alloc/", "tests/ps_alloc/", "benchmarks/", "pyproject")):
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, tree / name)
+        good: set[tuple[tuple[str, ...], bool]] = set()
+        for number, mutant in enumerate(drawn, start=1):
+            tests, jit = TESTS[mutant.file], not mutant.file.startswith("kernels")
+            if (tests, jit) not in good:
+                if not survives(tests, tree, jit, Path(folder) / "log"):
+                    print((Path(folder) / "log").read_text()[-2000:])
+                    raise SystemExit(f"{tests} must pass before anything is changed (jit {jit})")
+                good.add((tests, jit))
+            path = tree / "ps_alloc" / f"{mutant.file}.py"
+            source = path.read_text(encoding="utf-8")
+            path.write_text(changed(mutant, source), encoding="utf-8")
+            alive = survives(tests, tree, jit, Path(folder) / "log")
+            path.write_text(source, encoding="utf-8")
+            seen += not alive
+            if alive:
+                print(
+                    f"not seen: {mutant.file}: {difference(source, changed(mutant, source))[:200]}",
+                    flush=True,
+                )
+            if number % 10 == 0:
+                print(f"{seen} of {number} seen", flush=True)
+    print(f"{seen} of {len(drawn)} changes were seen: {seen / len(drawn):.1%}")
+    return int(seen / len(drawn) < given.least)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

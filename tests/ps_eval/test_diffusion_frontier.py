@@ -1,0 +1,90 @@
+"""Schedules beside the best static ones at equal cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ps_eval.cli import main
+from ps_eval.diffusion.frontier import PassCost, gain_over_static, is_static, joined
+from ps_eval.diffusion.static_frontier import resample_counts
+from ps_train.menu.table import MenuTable
+
+
+def table(schedules: list[str], accuracy: list[float], rows: list[float], n: int = 400) -> MenuTable:
+    rng = np.random.default_rng(len(schedules))
+    shape = (n, len(schedules))
+    return MenuTable(
+        ids=[str(i) for i in range(n)],
+        questions=["how many ?"] * n,
+        answers=["1"] * n,
+        schedules=schedules,
+        accuracy=(rng.random(shape) < accuracy).astype(np.float32),
+        rows=np.tile(np.float32(rows), (n, 1)),
+        passes=np.tile(np.float32(rows) / 20, (n, 1)),
+        tokens=np.full(shape, 40, np.float32),
+    )
+
+
+def test_what_is_static() -> None:
+    caches = ("dual", "tiers")
+    assert is_static("dual-b8-t0.9", caches)
+    for name in ("lean-b8-t0.9", "dual-b8-a0.9", "all", "static-dual+correction"):
+        assert not is_static(name, caches)
+
+
+def test_a_gain_is_over_the_static_schedules_at_the_same_cost_a_token() -> None:
+    n = 2000
+    rng = np.random.default_rng(0)
+    right = (rng.random((n, 3)) < [0.4, 0.8, 0.75]).astype(float)
+    tokens = np.tile([40.0, 40.0, 80.0], (n, 1))
+    paid = np.tile([200.0, 400.0, 600.0], (n, 1))  # the third: 7.5 a token, where lots of the two give 0.6
+    gain = gain_over_static(right, paid, tokens, 2, [0, 1], resample_counts(n, 500, 0))
+    expected = right[:, 2].mean() - (right[:, 0].mean() + right[:, 1].mean()) / 2
+    assert gain.gain == pytest.approx(expected)
+    assert gain.static == pytest.approx((right[:, 0].mean() + right[:, 1].mean()) / 2)
+    deviation = (right[:, 2] - right[:, :2].mean(1)).std() / np.sqrt(n)
+    assert gain.high - gain.low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
+
+
+def test_milliseconds_share_a_pass_but_not_its_rows() -> None:
+    assert PassCost(4, 8.0, 0.5).response(np.array([10.0]), np.array([100.0])) == pytest.approx(20 + 50)
+
+
+def test_tables_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table(["tiers-b16-t0.5", "tiers-b8-t0.9"], [0.4, 0.7], [220, 260]).save(tmp_path / "a")
+    table(["lean-b8-t0.9", "slide-b16-a0.9", "tiers-b8-t0.9"], [0.7, 0.8, 0.1], [240, 220, 1]).save(
+        tmp_path / "b"
+    )
+    costs = {"batches": [{"batch_size": 1, "pass_ms": 2.0, "row_ms": 0.01}]}
+    (tmp_path / "costs.json").write_text(json.dumps(costs))
+    command = ["frontier", "--tables", f"{tmp_path}/a,{tmp_path}/b", "--n-resamples", "100"]
+    priced = [*command, "--costs", f"{tmp_path}/costs.json", "--output", f"{tmp_path}/out", "--json"]
+    assert main(priced) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content == json.loads((tmp_path / "out" / "frontier.json").read_text())
+    rows = {row["schedule"]: row for row in content["rows"]}
+    assert len(rows) == 4
+    assert rows["tiers-b8-t0.9"]["rows_per_token"] == 6.5  # the first table's
+    assert rows["tiers-b8-t0.9"]["ms_per_token"]["1"] == pytest.approx((13 * 2.0 + 260 * 0.01) / 40)
+    assert rows["lean-b8-t0.9"]["at_equal_rows"] is None
+    learned = rows["slide-b16-a0.9"]
+    assert learned["at_equal_rows"]["gain"] == pytest.approx(
+        learned["accuracy"] - rows["tiers-b16-t0.5"]["accuracy"]
+    )
+    assert learned["at_equal_rows"]["low"] > 0.2
+    assert main([*command, "--static-caches", "tiers"]) == 0
+    assert "lean-b8-t0.9" in capsys.readouterr().out
+    assert main([*command, "--static-caches", "dual"]) == 2
+    assert "tables must hold a static schedule with a cache of ['dual'], got" in capsys.readouterr().err
+
+
+def test_other_questions_are_refused() -> None:
+    one = table(["tiers-b8-t0.9"], [0.5], [200])
+    other = replace(one, ids=[f"x{i}" for i in one.ids])
+    with pytest.raises(ValueError, match="tables must hold the same questions in the same order, got 400"):
+        joined([one, other])
