@@ -258,3 +258,15 @@ def test_bad_requests_for_budgets_are_refused():
         calibrator.budgets([50.0], 0.1, max_tokens=40)
     with pytest.raises(ValueError, match="scores must be numbers, got NaN at 1"):
         conformal_quantile([0.0, np.nan], 0.5)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 1)])
+def test_a_spread_of_another_shape_is_refused_whichever_is_larger(shape):
+    with pytest.raises(ValueError, match=r"spread must be \(2,\) positive numbers, got"):
+        BudgetCalibrator.fit([10.0, 20.0], [12.0, 25.0], method="scaled", spread=np.ones(shape))
+
+
+@pytest.mark.parametrize("bad", [0.0, np.inf, np.nan])
+def test_a_spread_must_be_positive_and_finite(bad):
+    with pytest.raises(ValueError, match=r"spread must be \(2,\) positive numbers, got"):
+        BudgetCalibrator.fit([10.0, 20.0], [12.0, 25.0], method="scaled", spread=[1.0, bad])

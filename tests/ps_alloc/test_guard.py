@@ -184,3 +184,8 @@ def test_bad_validations_are_refused(tmp_path):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(ValueError, match=r"must be a JSON object with the fields \('budgets'"):
         Guard.load(tmp_path / "x.json")
+
+
+def test_two_validation_questions_are_enough_to_try():
+    guard = Guard.fit([[0.1, 0.9], [0.2, 0.3]], [[0.0, 1.0], [0.0, 0.5]], [16], window=16)
+    assert guard.gains.shape == (1,)

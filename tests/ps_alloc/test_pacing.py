@@ -629,3 +629,20 @@ def test_each_of_noisy_curves_takes_its_best():
     pacer = Pacer(64, initial_price=0.01, step=0.0)
     for curve in make_curves("noisy", 50, 8, np.random.default_rng(1)).astype(float):
         assert pacer.decide(curve) == 16 * (1 + np.argmax(curve - 0.01 * 16 * np.arange(1, 9)))
+
+
+def test_the_first_bad_use_of_several_is_named():
+    with pytest.raises(ValueError, match=r"got nan at column 1"):
+        Pacer(48, window=16).decide([0.1, 0.2, 0.3], use=[10.0, np.nan, np.nan])
+
+
+def test_settling_as_booked_moves_nothing_whatever_the_rate_is_counted_in():
+    for pacer in (Pacer(48, window=16), Pacer(tokens_per_second=1000, window=16, clock=lambda: 0.0)):
+        grant = pacer.decide([0.2, 0.6, 0.7], use=[10.0, 20.0, 25.0])
+        before = pacer.price
+        pacer.settle(grant, grant.expected_used)
+        assert pacer.price == before
+        again = pacer.decide([0.2, 0.6, 0.7], use=[10.0, 20.0, 25.0])
+        before = pacer.price
+        pacer.settle(again, again.expected_used + 40)
+        assert pacer.price > before

@@ -19,7 +19,7 @@ from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import save_questions
 
 NUMBER, BUDGET = 320, 64
-SAME = ("id", "budget", "reasoning_tokens", "answer_tokens", "forced", "answer", "correct", "text")
+SAME = ("id", "budget", "reasoning_tokens", "answer_tokens", "forced", "answer", "correct")
 
 
 def killed_after(command: list[str], output: Path, answers: int) -> list[bytes]:
