@@ -42,7 +42,7 @@ def load_plug_in(
         sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:  # TypeError: a relative name
         raise ValueError(f"{what} must be importable, but {name!r} is not: {error}") from error
     if not callable(found):
         raise ValueError(f"{what} must be {needs}, but {name!r} is a {type(found).__name__}")

@@ -102,7 +102,7 @@ def forecast(
         test = keep_traces(world, scratch, "test", test_problems, test_traces, seed + 3)
         learning = ForecastSettings(epochs=epochs, every=every, seed=seed)
         forecaster, predictor = fit_both(train, scratch, world, learning)
-        seen = [look(folder, forecaster, predictor, every) for folder in (tune, test)]
+        seen = look([tune, test], forecaster, predictor, every)
         compared = compare(seen[0], seen[1], prices, levels, thresholds, seed)
         tables += [_accuracy_table(name, compared), _use_table(name, compared)]
         findings.append(_finding(name, compared))

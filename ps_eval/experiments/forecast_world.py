@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +103,11 @@ class Seen:
     """Of the N questions, before any is answered: accuracy and use, by a predictor of its own."""
 
 
-def look(folder: Path, forecaster: Forecaster, predictor: Path, every: int) -> Seen:
-    """Forecast along every kept trace of a folder at every `every`-th point, and before the run."""
-    traces = load_kept_traces(folder)
-    points = [p for p in range(0, len(traces.budgets), every) if traces.running[:, p].any()]
-    before, _ = predict_table(predictor, folder)
-    return Seen(foresee(traces, forecaster, points), before)
+def look(folders: Sequence[Path], forecaster: Forecaster, predictor: Path, every: int) -> list[Seen]:
+    """Forecast along every kept trace, at every `every`-th point that some trace of each folder reaches."""
+    kept = [load_kept_traces(folder) for folder in folders]
+    reached = [p for p in range(0, len(kept[0].budgets), every) if all(k.running[:, p].any() for k in kept)]
+    return [
+        Seen(foresee(traces, forecaster, reached), predict_table(predictor, folder)[0])
+        for folder, traces in zip(folders, kept, strict=True)
+    ]

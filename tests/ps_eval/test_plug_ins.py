@@ -213,6 +213,7 @@ def test_a_policy_of_ones_own_runs_live_and_in_a_replay(
         ("outside:half", "policy outside:half must allocate to 8 queries on [16, 32"),
         ("outside:clairvoyant", "needs of policy outside:clairvoyant must be among ('predictions',"),
         ("outside:nothing", "policy must be importable, but 'outside:nothing' is not"),
+        (".outside:half", "policy must be importable, but '.outside:half' is not"),
         ("greedy", "policy must be one of ('uniform', "),
     ],
 )

@@ -107,15 +107,6 @@ def test_the_demo_walks_the_whole_path_and_continues_where_it_was(tmp_path: Path
     assert kept[0] == kept[1]  # nothing was reasoned about again
 
 
-def test_outside_a_checkout_the_demo_says_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(demo, "PREDICTOR", tmp_path / "nothing")
-    with pytest.raises(ValueError, match=r"must run in a checkout .* but .*nothing is not there"):
-        demo_command(output=str(tmp_path / "demo"))
-    assert not (tmp_path / "demo").exists()
-
-
 def test_a_fit_that_fails_ends_the_demo(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the demo's fit must end well, but `ps-train fit .*` returned 2"):
         demo._fit_small(tmp_path)  # there is no training table

@@ -31,6 +31,25 @@ class OwnNet(CurveNet):
     architecture = "test_runs:OwnNet"
 
 
+OWN_TRAINING = """
+from ps_train.curve.mlp import CurveMLP
+from ps_train.curve.mlp_net import CurveNet
+
+
+class OwnNet(CurveNet):
+    architecture = "own_training:OwnNet"
+
+
+class OwnMLP(CurveMLP):
+    architecture = OwnNet.architecture
+
+    def build(self, rows):
+        net = OwnNet(rows.schema, self.hidden_sizes, self.num_members, self.dropout)
+        self.start(net, rows)
+        return net
+"""
+
+
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
     folder = tmp_path_factory.mktemp("fitted")
@@ -240,6 +259,17 @@ def test_presets_that_read_text_train_on_any_model(preset, data, fitted, backbon
     assert main(["fit", "--config", preset, *train, "--trainer.default_root_dir", str(tmp_path)]) == 0
     curves = load_predictor(tmp_path / "predictor").predict_curves(["how many ?"])
     assert curves.shape[0] == 1
+
+
+def test_a_module_of_ones_own_trains_an_architecture_of_ones_own(fitted, tmp_path, monkeypatch):
+    (tmp_path / "own_training.py").write_text(OWN_TRAINING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    train = ["--data.train", str(fitted / "mlp_train"), "--data.batch_size", "16"]
+    train += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    train += ["--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", "--config", "curve_mlp", "--model", "own_training.OwnMLP", *train]) == 0
+    loaded = load_predictor(tmp_path / "predictor", allow_code=True)
+    assert loaded.architecture == "own_training:OwnNet"
 
 
 def test_an_architecture_of_ones_own_loads_where_it_is_allowed(tmp_path):
