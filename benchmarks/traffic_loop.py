@@ -92,6 +92,7 @@ def serve_round(folder: Path, url: str, predictor: Path | None, arguments: argpa
     flags = ["--upstream", url, "--tokens-per-request", str(target), "--explore", str(arguments.explore)]
     flags += ["--explore-tokens", str(GRID[-1]), "--decision-log", str(log), "--decision-questions", "text"]
     flags += ["--reasoning-format", str(REASONER), "--predict-timeout", "3600", "--timeout", "7200"]
+    flags += ["--connect-timeout", "600"]
     if predictor is not None:
         flags += ["--predictor", str(predictor), "--initial-price", "0.005"]
     with running_gateway(folder / "gateway.log", *flags) as gateway:
@@ -180,6 +181,7 @@ def main() -> None:
     parser.add_argument("--vllm-python", default=sys.executable)
     parser.add_argument("--simulate", action="store_true")
     parser.add_argument("--policy", choices=("mlp", "light"), default="mlp")
+    parser.add_argument("--kinds", nargs="+", default=["light", "mlp"], help="learned in every round")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "loop")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -225,7 +227,7 @@ def main() -> None:
                     url = stack.enter_context(server).url
                 if url is not None:
                     serve_round(folder, url, before, arguments)
-            kinds = ["light", "mlp"] if number == 0 or arguments.policy == "mlp" else ["light"]
+            kinds = sorted({*arguments.kinds, arguments.policy})
             learn(folder, kinds)
             said[folder.name] = traffic(folder)
             for kind in kinds:

@@ -36,6 +36,7 @@ ADAPTERS: Mapping[Server, Mapping[str, Field]] = {
     "sglang": _openai("custom_params.thinking_budget"),
     "llama.cpp": {
         "chat": Field("thinking_budget_tokens"),
+        "responses": Field("thinking_budget_tokens"),  # it becomes a chat, other fields and all
         "messages": Field("thinking.budget_tokens", beside={"type": "enabled"}),
     },
     "nim": {name: Field("nvext.max_thinking_tokens") for name in ("chat", "completions")},

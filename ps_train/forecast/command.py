@@ -15,14 +15,14 @@ def forecast_command(
     table: str,
     output: str,
     features: list[str] | None = None,
-    epochs: int = 12,
+    epochs: int = 40,
     every: int = 1,
     hidden_sizes: list[int] | None = None,
     num_members: int = 2,
     dropout: float = 0.2,
     learning_rate: float = 2e-3,
     weight_decay: float = 0.05,
-    batch_size: int = 256,
+    batch_size: int = 64,
     seed: int = 0,
 ) -> None:
     """Learn from kept traces what becomes of a trace under way: accuracy and use for every later budget.

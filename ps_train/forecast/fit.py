@@ -33,8 +33,8 @@ class ForecastSettings:
     """Networks whose forecasts are averaged."""
     dropout: float = 0.2
     """Share of inputs and hidden units dropped in training."""
-    epochs: int = 12
-    batch_size: int = 256
+    epochs: int = 40
+    batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     every: int = 1

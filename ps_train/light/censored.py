@@ -1,23 +1,24 @@
 """Learning from answers that were cut: what they would have used, as far as others like them show it.
 
 Of an answer cut at its budget only that it needs more is known. To take the budget for its length, or to
-leave it out, makes long answers look short. Here, first, a score of each question's length (ridge, by
-expectation maximisation of a censored log-normal: Tobit); then hazards of ending in each segment of the grid,
-given the score, from all that were still running and allowed to go on through the segment (discrete-time
-survival analysis, Singer and Willett 1993); last, each cut answer is completed by what is expected of it.
+leave it out, makes long answers look short. Here hazards of ending in each segment of the grid are learned
+from all that were still running and allowed to go on through the segment (discrete-time survival analysis,
+Singer and Willett 1993): first with one score a question, linear in its text, by ridge; then as a smooth
+function of that score, as questions left out have it; last, each cut answer is completed by what is expected
+of it.
 Right where budgets depend on nothing but what the text tells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_ndtr
+from scipy.optimize import minimize
+from scipy.sparse import csr_array, hstack
+from scipy.special import expit
 
-from ps_train.light.ridge import EXACT_ROWS, Choice, Kernel, decompose, fit_ridge, solve
 from ps_train.light.training_inputs import TrainingInputs
 
 Float = npt.NDArray[np.float64]
@@ -25,10 +26,11 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 NO_CAP = np.int64(2**40)
-ROUNDS = 3
-"""Of expectation maximisation."""
-CROSS_FOLDS = 3
-"""Folds in which scores are made where rows are too many to be left out one by one."""
+CROSS_FOLDS = 5
+"""Folds in which scores are made."""
+HAZARD_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
+DENSE_WEIGHTS = (0.1, 1.0, 10.0)
+"""Variances of the counts' and numbers' part, where the text's is 1."""
 SCORE_BINS = 60
 RIDGE = 0.3
 """Strength that keeps the hazards of segments smooth where few rows are seen."""
@@ -68,72 +70,100 @@ def complete(
         budgets: (W,) the grid; beyond the largest cap there is nothing to learn from.
         seed: Of the folds.
     """
-    score = _length_scores(read, question, tokens, finished, seed)[question]
+    score = _length_scores(read, question, tokens, finished, caps, budgets, seed)[question]
     survival = hazard_survival(score, tokens, finished, caps, budgets)
     return expected(survival, tokens, finished, budgets)
 
 
-def _length_scores(read: TrainingInputs, question: Ints, tokens: Ints, finished: Bools, seed: int) -> Float:
-    """(N,) expected logarithm of a question's lengths, by fits that have not seen it."""
-    seen = np.log1p(tokens.astype(np.float64))
-    counts = np.bincount(question, minlength=read.text.shape[0])
-    target, spread = seen.copy(), float(seen.std()) + 1e-6
-    scores = np.zeros(len(counts))
-    kernels = decompose(read.text, read.blocks) if len(counts) <= EXACT_ROWS else None
-    chosen: dict[int, list[Choice]] = {}
-    for _ in range(ROUNDS):
-        means = np.bincount(question, target, len(counts)) / np.maximum(counts, 1)
-        scores = _left_out(read, kernels, means, seed, chosen)
-        distance = (seen - scores[question]) / spread
-        # The mean of a normal beyond `distance`, and what its variance lacks.
-        ratio = np.exp(-0.5 * distance**2 - 0.5 * np.log(2 * np.pi) - log_ndtr(-distance))
-        beyond = scores[question] + spread * ratio
-        rest = spread**2 * np.clip(1 + distance * ratio - ratio**2, 0, 1)
-        target = np.where(finished, seen, np.maximum(beyond, seen))
-        missing = np.where(finished, 0, rest)
-        spread = float(np.sqrt(np.mean((target - scores[question]) ** 2 + missing))) + 1e-6
+def _length_scores(
+    read: TrainingInputs, question: Ints, tokens: Ints, finished: Bools, caps: Ints, budgets: Ints, seed: int
+) -> Float:
+    """(N,) how long a question's answers run, by fits that have not seen it: minus the log odds of ending.
+
+    Hazards with one score a question, linear in its text, counts and numbers: a ridge in the likelihood of
+    what was seen, convex, so that it matters not how budgets were given.
+    """
+    n_questions = read.text.shape[0]
+    running, ended = _at_risk(tokens, finished, caps, budgets)
+    at_risk, events = np.zeros((2, n_questions, len(budgets)))
+    np.add.at(at_risk, question, running)
+    np.add.at(events, question, ended)
+    used = np.unique(read.text.indices)
+    text = csr_array(read.text[:, used])
+    folds = np.random.default_rng(seed).permutation(n_questions) % CROSS_FOLDS
+
+    def inputs(weight: float) -> csr_array:
+        return csr_array(hstack([text, csr_array(np.hstack(read.blocks) * np.sqrt(weight))]))
+
+    def fitted(columns: csr_array, rows: Bools, strength: float) -> tuple[Float, Float]:
+        return _fit_hazards(columns[rows], at_risk[rows], events[rows], strength)
+
+    held = folds == 0
+    best, best_loss = (1.0, 1.0), np.inf
+    for weight in DENSE_WEIGHTS:
+        columns = inputs(weight)
+        for strength in HAZARD_STRENGTHS:
+            slopes, levels = fitted(columns, ~held, strength)
+            loss = _hazard_loss(columns[held] @ slopes, levels, at_risk[held], events[held])
+            if loss < best_loss:
+                best, best_loss = (weight, strength), loss
+    columns, scores = inputs(best[0]), np.empty(n_questions)
+    for fold in range(CROSS_FOLDS):
+        inside = folds == fold
+        slopes, _ = fitted(columns, ~inside, best[1])
+        scores[inside] = -(columns[inside] @ slopes)
     return scores
 
 
-def _left_out(
-    read: TrainingInputs,
-    kernels: Sequence[Kernel] | None,
-    target: Float,
-    seed: int,
-    chosen: dict[int, list[Choice]],
-) -> Float:
-    """(N,) the target as it is predicted of each question by the others.
+def _at_risk(tokens: Ints, finished: Bools, caps: Ints, budgets: Ints) -> tuple[Bools, Bools]:
+    """(M, W) whether a row counts in a segment, and whether it ended there.
 
-    Folds choose their settings in the first round, into `chosen`, and keep them.
+    It counts where it was still running at the segment's start and its cap lies at its end or beyond; with a
+    cap inside, whether it ended there by itself would depend on the cap.
     """
-    text, blocks = read.text, read.blocks
-    if kernels is not None:
-        _, _, scores, _ = fit_ridge(text, blocks, target[:, None], seed=seed, kernels=kernels)
-        return scores[:, 0]
-    folds = np.random.default_rng(seed).permutation(len(target)) % CROSS_FOLDS
-    mean, dense = np.empty(len(target)), np.hstack(blocks)
-    for fold in range(CROSS_FOLDS):
-        inside = folds == fold
-        others, columns = text[~inside], [block[~inside] for block in blocks]
-        if fold in chosen:
-            ridge = solve(others, columns, target[~inside, None], chosen[fold])
-        else:
-            ridge, _, _, chosen[fold] = fit_ridge(others, columns, target[~inside, None], seed=seed)
-        mean[inside] = ridge.scores(text[inside], dense[inside])[:, 0]
-    return mean
+    starts = np.concatenate([[0], budgets[:-1]])
+    running = (tokens[:, None] > starts) & (caps[:, None] >= budgets)
+    return running, running & finished[:, None] & (tokens[:, None] <= budgets)
+
+
+def _hazard_loss(scores: Float, levels: Float, at_risk: Float, events: Float) -> float:
+    """Minus the log likelihood of hazards with these log odds."""
+    odds = scores[:, None] + levels
+    return float((at_risk * np.logaddexp(0, odds) - events * odds).sum())
+
+
+def _fit_hazards(columns: csr_array, at_risk: Float, events: Float, strength: float) -> tuple[Float, Float]:
+    """Slopes (C,) and a level a segment (W,)."""
+    width = at_risk.shape[1]
+    seen, happened = at_risk.sum(axis=0), events.sum(axis=0)
+    base = np.log((happened + 0.5) / (seen - happened + 0.5))
+    across = columns.T.tocsr()
+
+    def loss(values: Float) -> tuple[float, Float]:
+        slopes, levels = values[:-width], values[-width:]
+        odds = (columns @ slopes)[:, None] + levels
+        rest = at_risk * expit(odds) - events
+        # Where a segment was seen by none, its level stays at the base.
+        off = levels - base
+        value = (at_risk * np.logaddexp(0, odds) - events * odds).sum()
+        value += strength / 2 * slopes @ slopes + 5e-3 * off @ off
+        return float(value), np.concatenate(
+            [across @ rest.sum(axis=1) + strength * slopes, rest.sum(axis=0) + 1e-2 * off]
+        )
+
+    start = np.concatenate([np.zeros(columns.shape[1]), base])
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-7}).x
+    return found[:-width], found[-width:]
 
 
 def hazard_survival(score: Float, tokens: Ints, finished: Bools, caps: Ints, budgets: Ints) -> Float:
     """(M, W) probability of running on after each budget, given the score: logistic hazards of the segments.
 
-    A row counts in a segment where it was still running at its start and its cap lies at its end or beyond;
-    with a cap inside, whether it ended there by itself would depend on the cap.
+    `_at_risk` says which rows count in which.
     """
     z = (score - score.mean()) / (score.std() + 1e-9)
     z = np.clip(z, -4, 4)
-    starts = np.concatenate([[0], budgets[:-1]])
-    running = (tokens[:, None] > starts) & (caps[:, None] >= budgets)
-    ended = running & finished[:, None] & (tokens[:, None] <= budgets)
+    running, ended = _at_risk(tokens, finished, caps, budgets)
     edges = np.unique(np.quantile(z, np.linspace(0, 1, SCORE_BINS + 1)[1:-1]))
     bins = np.searchsorted(edges, z)
     n_bins = len(edges) + 1

@@ -54,7 +54,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class _Kernel:
     """N rows' centred kernel under one weight of each dense block."""
 
     weights: tuple[float, ...]
@@ -81,7 +81,6 @@ def fit_ridge(
     targets: Float,
     *,
     seed: int = 0,
-    kernels: Sequence[Kernel] | None = None,
 ) -> tuple[Ridge, npt.NDArray[np.int64], Float, list[Choice]]:
     """Fit R scores, each with its own strength and weights of the dense blocks.
 
@@ -90,8 +89,6 @@ def fit_ridge(
         blocks: Counts, and numbers where there are any: (N, C_b) each, scaled.
         targets: (N, R).
         seed: Decides the rows that choose and are held out where not all rows can be left out in turn.
-        kernels: `decompose(text, blocks)` of these very rows, where several targets are fitted one by one;
-            only up to `EXACT_ROWS`.
 
     Returns:
         The ridge; row numbers (M,); their scores (M, R) by fits that have not seen them; and the choices.
@@ -100,8 +97,7 @@ def fit_ridge(
     rng = np.random.default_rng(seed)
     exact = len(rows) <= EXACT_ROWS
     sample = rows if exact else np.sort(rng.choice(rows, EXACT_ROWS, replace=False))
-    if kernels is None or not exact:
-        kernels = decompose(text[sample], [block[sample] for block in blocks])
+    kernels = _decompose(text[sample], [block[sample] for block in blocks])
     trials = _try_all(kernels, targets[sample])
     choices = [min((trial.choice for trial in tried), key=lambda choice: choice.error) for tried in trials]
     dense = np.hstack(blocks)
@@ -113,9 +109,9 @@ def fit_ridge(
         return _join(parts), rows, np.stack(left_out, axis=1), choices
     held = np.zeros(len(rows), np.bool_)
     held[rng.choice(rows, min(int(HELD_OUT * len(rows)), 20_000), replace=False)] = True
-    trial = solve(text[~held], [block[~held] for block in blocks], targets[~held], choices)
+    trial = _solve(text[~held], [block[~held] for block in blocks], targets[~held], choices)
     scores = trial.scores(text[held], dense[held])
-    return solve(text, blocks, targets, choices), np.flatnonzero(held), scores, choices
+    return _solve(text, blocks, targets, choices), np.flatnonzero(held), scores, choices
 
 
 def _widths(blocks: Sequence[Float], choice: Choice) -> Float:
@@ -124,7 +120,7 @@ def _widths(blocks: Sequence[Float], choice: Choice) -> Float:
     return np.concatenate([np.full(block.shape[1], np.sqrt(weight)) for block, weight in pairs])
 
 
-def decompose(text: csr_array, blocks: Sequence[Float]) -> list[Kernel]:
+def _decompose(text: csr_array, blocks: Sequence[Float]) -> list[_Kernel]:
     """The centred kernel of N rows under every weight of the dense blocks, as eigenvalues and vectors."""
     kernel = (text @ text.T).toarray().astype(np.float64)
     found = []
@@ -132,11 +128,11 @@ def decompose(text: csr_array, blocks: Sequence[Float]) -> list[Kernel]:
         whole = kernel + sum(w * (block @ block.T) for w, block in zip(weights, blocks, strict=True))
         level = whole.mean(axis=0)
         values, vectors = np.linalg.eigh(whole - level - level[:, None] + level.mean())
-        found.append(Kernel(weights, np.maximum(values, 0.0), vectors))
+        found.append(_Kernel(weights, np.maximum(values, 0.0), vectors))
     return found
 
 
-def _try_all(kernels: Sequence[Kernel], targets: Float) -> list[list[_Trial]]:
+def _try_all(kernels: Sequence[_Kernel], targets: Float) -> list[list[_Trial]]:
     """Every setting of every score, (R) lists."""
     means = targets.mean(axis=0)
     variances = np.maximum(targets.var(axis=0), 1e-12)
@@ -182,7 +178,7 @@ def _average(
     return (weights, dense, mean - centre), left_out
 
 
-def solve(text: csr_array, blocks: Sequence[Float], targets: Float, choices: Sequence[Choice]) -> Ridge:
+def _solve(text: csr_array, blocks: Sequence[Float], targets: Float, choices: Sequence[Choice]) -> Ridge:
     """Fit N rows' R scores under one setting each, by LSQR on centred columns."""
     dense = np.hstack(blocks)
     means = targets.mean(axis=0)

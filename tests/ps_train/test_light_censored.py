@@ -140,3 +140,22 @@ def test_answers_to_one_question_share_its_score() -> None:
     found = complete(read, rows, twice.tokens, twice.finished, twice.caps, GRID)
     np.testing.assert_allclose(found.finished[:300], found.finished[300:])
     assert np.abs(found.finished.mean(axis=0) - once.truth()[0]).max() < 0.05
+
+
+def test_questions_that_were_given_up_are_not_taken_to_be_short() -> None:
+    """Where a token buys too little, a priced budget is the smallest: the longest answers are cut first."""
+    given_up = traffic(1500, seed=3, explore=0.03)
+    rng = np.random.default_rng(4)
+    few = (given_up.hard > 0.6) & (rng.random(1500) > 0.03)
+    given_up.caps[few] = GRID[1]
+    assert (~given_up.finished).mean() > 0.5
+    finished, use = given_up.truth()
+    found = given_up.completed()
+    # A handful of long answers was let go on; what is estimated leans to the others, but not far.
+    assert np.abs(found.finished.mean(axis=0) - finished).max() < 0.09
+    assert np.abs((found.use.mean(axis=0) - use) / GRID).max() < 0.05
+    hard = given_up.hard > 0.6
+    truth, _ = given_up.truth(hard)
+    assert np.abs(found.finished[hard].mean(axis=0) - truth).max() < 0.25
+    ended_there = (given_up.tokens[:, None] <= GRID).mean(axis=0)
+    assert np.abs(ended_there - finished).max() > 0.2

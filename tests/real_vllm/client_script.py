@@ -68,7 +68,7 @@ def proxy() -> dict[str, Any]:
     """OpenAI's client before a proxy, whose URL this is."""
     import openai
 
-    client = openai.OpenAI(base_url=f"{URL}/v1", api_key="key")
+    client = openai.OpenAI(base_url=f"{URL}/v1", api_key="sk-of-the-test-alone")
 
     def ask(question: str, stream: bool) -> Any:
         return client.chat.completions.create(

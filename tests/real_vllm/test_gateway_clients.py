@@ -102,7 +102,8 @@ def test_openai_async_streams_tools_and_streamed_responses(
             found: list[object] = []
             for question in QUESTIONS[:3]:
                 events = await create(messages=messages(question), stream=True, extra_body=own, **asked)
-                found.append([event.choices[0].delta.content async for event in events if event.choices])
+                parts = [event.choices[0].delta.content or "" async for event in events if event.choices]
+                found.append("".join(parts))
             with_tools = {"messages": messages(QUESTIONS[0]), "tools": [tool], "extra_body": own, **asked}
             found.append((await create(tool_choice="none", **with_tools)).choices[0].message.content)
             try:  # this server has no parser for calls: its own error, whole
@@ -112,7 +113,8 @@ def test_openai_async_streams_tools_and_streamed_responses(
             events = await client.responses.create(
                 model=vllm_server.model, input=QUESTIONS[0], max_output_tokens=200, temperature=0, stream=True
             )
-            found.append([e.delta async for e in events if e.type == "response.output_text.delta"])
+            parts = [e.delta async for e in events if e.type == "response.output_text.delta"]
+            found.append("".join(parts))
             return found
 
     through = asyncio.run(ask(gateway.url, {}))
@@ -192,7 +194,8 @@ def litellm_proxy(folder: Path, url: str, model: str) -> Iterator[str]:
                     "api_key": "key",
                 },
             }
-        ]
+        ],
+        "general_settings": {"master_key": "sk-of-the-test-alone"},
     }
     (folder / "proxy.json").write_text(json.dumps(config))  # JSON is YAML
     with socket.socket() as free:

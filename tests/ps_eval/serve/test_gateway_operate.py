@@ -211,6 +211,7 @@ def test_invocations_and_batches_get_their_budget(upstream: UpstreamProcess, sta
             {"custom_params": {"thinking_budget": 9}},
         ),
         ("llama.cpp", "chat", {}, {"thinking_budget_tokens": 128}),
+        ("llama.cpp", "responses", {}, {"thinking_budget_tokens": 128}),
         ("nim", "chat", {"nvext": {}}, {"nvext": {"max_thinking_tokens": 128}}),
         ("llama.cpp", "messages", {}, {"thinking": {"type": "enabled", "budget_tokens": 128}}),
         (
@@ -229,8 +230,9 @@ def test_every_servers_field_is_written(
         return Lanes(Lane(budgets, fields_of(server)))  # type: ignore[arg-type]
 
     gateway = start_gateway(upstream.url, lanes=lanes)
-    asked = {"messages": [{"role": "user", "content": "a hard one, and long enough"}], **body}
-    status, headers, _ = gateway.post(asked, CHAT if route == "chat" else "/v1/messages")
+    chat = [{"role": "user", "content": "a hard one, and long enough"}]
+    asked = {"input" if route == "responses" else "messages": chat, **body}
+    status, headers, _ = gateway.post(asked, CHAT if route == "chat" else f"/v1/{route}")
     assert status == 200
     assert json.loads(upstream.last()["body"]) == {**asked, **sent}
     if sent.get("thinking", {}).get("budget_tokens") == 1024:
