@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,6 @@ from ps_train.cli import main as ps_train
 from ps_train.common.loading import load_backbone, resolve_model
 from ps_train.load import load_predictor
 from ps_train.question_hashes import load_question_hashes
-from ps_train.questions import Question
 from ps_train.shipped import FOLDER
 
 ROOT = Path(__file__).parents[1]
@@ -166,16 +165,13 @@ def test_a_packages_file_lies_in_the_package(path: str) -> None:
         resolve_model(path)
 
 
-def test_an_id_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answered = [SimpleNamespace(correct=True, metrics=dict.fromkeys(ablate.MEANS, 1.0), history=[])]
-    monkeypatch.setattr(ablate, "answer_batch", lambda *_: (answered, 1.0))
-    questions = [Question(name, "How many?", "4") for name in ("../../outside", "/etc/x", "q-7", "a/b", "")]
-    schedule = {"one": ablate.schedule_named("dual-b8-t0.9")}
-    ablate.measure(None, [[q] for q in questions], schedule, 16, tmp_path / "cells", lambda n: None)
-    written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert len(written) == len(questions)
-    assert {path.parts[0] for path in written} == {"cells"}
-    assert Path("cells/one-q-7.json") in written
+def test_an_id_is_no_path() -> None:
+    """`ps-eval ablate` names a cell's file after its first question."""
+    ids = ("../../outside", "/etc/x", "q-7", "a/b", "a\\b", "..", "", "x" * 300, "\x00", "\ud800")
+    names = [ablate._as_file_name(question_id) for question_id in ids]
+    assert len(set(names)) == len(ids)
+    assert names[2] == "q-7"
+    assert all(re.fullmatch(r"\w[\w.-]{0,79}", name, re.ASCII) for name in names)
 
 
 def test_a_record_shows_no_other_pictures_than_its_own(tmp_path: Path) -> None:
