@@ -76,6 +76,10 @@ class CommandParser(argparse.ArgumentParser):
             else:
                 self._add(self, name, parameter, hints[name], explained.get(name, ""))
         self.add_argument("--config", metavar="FILE", help="YAML file with any of these settings")
+        width = max(20, shutil.get_terminal_size().columns - len("usage: "))
+        self.usage = textwrap.fill(
+            str(self.usage), width, subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False
+        )
 
     def _add_group(self, group: type) -> None:
         """A flag a field, under the class's own title."""
