@@ -177,7 +177,7 @@ def _table(name: str) -> Callable[[Path], Path]:
 def _menu(folder: Path) -> Path:
     shares = np.full((8, 2), 0.5, np.float32)
     states = {"layer_2": np.ones((8, 3), np.float32)}
-    MenuTable(IDS, IDS, ["1"] * 8, ["a", "b"], shares, shares, shares, shares, states).save(folder)
+    MenuTable(IDS, IDS, ["1"] * 8, ["a", "b"], shares, shares, shares, shares, features=states).save(folder)
     return next(folder.glob("*.parquet"))
 
 

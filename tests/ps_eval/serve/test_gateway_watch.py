@@ -233,8 +233,8 @@ def test_a_challenger_gets_its_share_at_a_price_of_its_own(
     ) as gateway:
         budgets = [int(ask(gateway.url, number)["x-ps-budget"]) for number in range(100)]
     rules = [json.loads(line)["rule"] for line in log.read_text().splitlines()]
+    assert rules.count("challenger") + rules.count("default") == len(rules) == 100
     assert 15 <= rules.count("challenger") <= 45
-    assert rules.count("challenger") + rules.count("default") == 100
     uniform = [budget for budget, rule in zip(budgets, rules, strict=True) if rule == "challenger"]
     assert set(uniform) == {800}
     assert len(set(budgets)) > 1
