@@ -60,9 +60,9 @@ def allocate(
         base_accuracy: Accuracy at zero windows, one number or (N,). Used where `min_windows` is 0.
         leftover: What happens to tokens that raise no curve. "keep" leaves them unspent. "spread" spends them
             only where that lowers no curve: more budget never means less expected accuracy, and never less
-            than uniform's (above 4,096 queries within `gap_bound`). "all" spends all it can where the curves lose least: predictions are wrong
-            somewhere, and the budget is there. The published allocator spends all; so does "myopic" with
-            either.
+            than uniform's (above 4,096 queries within `gap_bound`). "all" spends all it can where the curves
+            lose least: predictions are wrong somewhere, and the budget is there. The published allocator
+            spends all; so does "myopic" with either.
         method: "hull" (what "auto" chooses): greedy on the upper concave envelopes with an exact core,
             optimal within `gap_bound`. "myopic": the allocator of *Predictive Scheduling* (arXiv 2602.01237).
             "uniform": the same for every query, whatever the curves and `leftover` say.
