@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LOWEST = ROOT / "constraints-lowest.txt"
-MEGABYTES = 16
-"""A wheel's most: embedded models are 12 of them."""
+MEGABYTES = 20
+"""A wheel's most: embedded models are 15 of them."""
 DECIDE = """
 import numpy as np, sys
 from ps_alloc import allocate
@@ -67,7 +67,8 @@ def test_a_wheel_holds_what_is_read_at_run_time_and_no_tests(wheel: Path) -> Non
     names = zipfile.ZipFile(wheel).namelist()
     for package in ("ps_alloc", "ps_train", "ps_eval"):
         assert f"{package}/py.typed" in names
-    for path in (*ROOT.glob("checkpoints/*/*"), *ROOT.glob("ps_train/presets/*.yaml")):
+    shipped = [path for path in ROOT.glob("checkpoints/*/**/*") if path.is_file()]
+    for path in (*shipped, *ROOT.glob("ps_train/presets/*.yaml")):
         inside = path.relative_to(ROOT).as_posix()
         assert inside.replace("checkpoints/", "ps_train/checkpoints/", 1) in names
     for path in ROOT.glob("configs/experiments/*.yaml"):
