@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -206,21 +206,24 @@ def _tuned(tuning: Sequence[Point], testing: Sequence[Point]) -> list[Point]:
 
 
 def _accuracy_table(name: str, compared: Compared) -> ResultTable:
-    levels = sorted({row.used for row in compared.at_accuracy})
-    cells = {(row.policy, row.used): row for row in compared.at_accuracy}
-    rows = []
-    for policy in compared.points:
-        row = [policy]
-        for level in levels:
-            found = cells.get((policy, level))
-            row.append(DASH if found is None else _tokens(found))
-        rows.append(row)
+    levels, rows = _grid(compared, compared.at_accuracy, _tokens)
     return ResultTable(
         f"{name}: mean tokens used (probes charged) at equal accuracy; saved against {BEFORE}, in %, "
         "with 95% intervals over questions",
         ["rule", *(f"{percent(level)}%" for level in levels)],
         rows,
     )
+
+
+def _grid(
+    compared: Compared, found: Sequence[EqualUse], show: Callable[[EqualUse], Cell]
+) -> tuple[list[float], list[list[str]]]:
+    """The levels compared at, and a row a rule: its name, then a cell a level."""
+    levels = sorted({row.used for row in found})
+    cells = {(row.policy, row.used): show(row) for row in found}
+    return levels, [
+        [policy, *(cells.get((policy, level), DASH) for level in levels)] for policy in compared.points
+    ]
 
 
 def _tokens(row: EqualUse) -> Cell:
@@ -236,24 +239,20 @@ def _tokens(row: EqualUse) -> Cell:
 
 
 def _use_table(name: str, compared: Compared) -> ResultTable:
-    levels = sorted({row.used for row in compared.at_use})
-    cells = {(row.policy, row.used): row for row in compared.at_use}
-    rows = []
-    for policy in compared.points:
-        row = [policy]
-        for level in levels:
-            found = cells.get((policy, level))
-            cell = DASH if found is None else percent(found.accuracy)
-            if found is not None and BEFORE in found.gains:
-                gain, low, high = found.gains[BEFORE]
-                cell = beside(cell, interval(gain, low, high))
-            row.append(cell)
-        rows.append(row)
+    levels, rows = _grid(compared, compared.at_use, _accuracy)
     return ResultTable(
         f"{name}: accuracy in % at equal tokens used; gain over {BEFORE} in points, with 95% intervals",
         ["rule", *(f"{level:.0f} tokens" for level in levels)],
         rows,
     )
+
+
+def _accuracy(row: EqualUse) -> Cell:
+    """Accuracy, and what it gains over before the run, in points with its interval."""
+    accuracy = percent(row.accuracy)
+    if BEFORE not in row.gains:
+        return accuracy
+    return beside(accuracy, interval(*row.gains[BEFORE]))
 
 
 def _savings(compared: Compared, policy: str, reference: str) -> Mapping[float, float]:
