@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
+from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,8 @@ from ps_train.common.blocks import block_outputs, tolerance, transformer_blocks
 POSITIONWISE = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
 """Parts of a block that treat each token by itself, where it has them under these names."""
 NAME = "sdpa_of_last_tokens"
+# A block is changed while it computes: a second thread would find the first one's changes.
+_ONE_AT_A_TIME = RLock()
 _RIGHT: WeakKeyDictionary[nn.Module, dict[int, bool]] = WeakKeyDictionary()
 
 
@@ -63,9 +66,12 @@ AttentionInterface.register(NAME, _attention)
 
 @contextmanager
 def for_last_tokens(block: nn.Module, last: Tensor) -> Iterator[None]:
-    """Within it, a block computes the tokens at `last` (B,) of its rows; its output elsewhere is void."""
+    """Within it, a block computes the tokens at `last` (B,) of its rows; its output elsewhere is void.
+
+    One thread at a time; others wait. Who runs the same model otherwise meanwhile must wait by himself.
+    """
     where = _Last(last)
-    with ExitStack() as stack:
+    with _ONE_AT_A_TIME, ExitStack() as stack:
         attention: Any = block.self_attn
         config, attention.config = attention.config, copy(attention.config)
         stack.callback(setattr, attention, "config", config)
@@ -81,10 +87,11 @@ def for_last_tokens(block: nn.Module, last: Tensor) -> Iterator[None]:
 
 def can_skip_others(model: PreTrainedModel, deepest: int) -> bool:
     """Whether the last tokens' states of block `deepest` (from 1) come out right so; tried once a model."""
-    known = _RIGHT.setdefault(model, {})
-    if deepest not in known:
-        known[deepest] = _comes_out_right(model, deepest)
-    return known[deepest]
+    with _ONE_AT_A_TIME:
+        known = _RIGHT.setdefault(model, {})
+        if deepest not in known:
+            known[deepest] = _comes_out_right(model, deepest)
+        return known[deepest]
 
 
 @torch.inference_mode()

@@ -1,5 +1,7 @@
 """The deepest block that is read is computed for each row's last token alone, where that comes out right."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -58,3 +60,17 @@ def test_where_a_block_mixes_tokens_in_another_place_it_is_computed_whole(backbo
     other, _ = load_backbone(backbone)
     other.set_attn_implementation("eager")
     assert not can_skip_others(other, 2)
+
+
+def test_threads_that_read_with_one_model_do_not_disturb_each_other(backbone, questions):
+    model, tokenizer = load_backbone(backbone)
+
+    def read(_=0):
+        return extract_features(model, questions[:9], [1, NUM_LAYERS], tokenizer=tokenizer)
+
+    with ThreadPoolExecutor(3) as pool:
+        read_together = list(pool.map(read, range(60)))  # the model's first reading among them
+    alone = read()
+    for found in read_together:
+        for name, values in alone.items():
+            np.testing.assert_allclose(found[name], values, atol=2e-6)
