@@ -246,9 +246,9 @@ class Pacer(Ledger):
         Raises:
             ValueError: If the state has another version, lacks a field, or holds what no pacer can have.
         """
-        found = state.get("version") if isinstance(state, dict) else None
-        if found not in STATE_VERSIONS:
-            raise ValueError(f"a pacer's state must have version 1 or 2, got {shown(found or state)}")
+        found = state.get("version") if isinstance(state, dict) else state
+        if not isinstance(state, dict) or found not in STATE_VERSIONS:
+            raise ValueError(f"a pacer's state must have version 1 or 2, got {shown(found)}")
         required = SETTINGS_OF_VERSION_1 if found == 1 else SETTINGS
         for name in (*required, "log_price", "n_requests", "spent_tokens"):
             if name not in state:

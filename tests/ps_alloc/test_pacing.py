@@ -539,7 +539,7 @@ def test_a_state_that_lacks_a_field_is_refused(field):
         Pacer.from_state_dict(state)
 
 
-@pytest.mark.parametrize("state", [None, [], "x"])
+@pytest.mark.parametrize("state", [None, [], "x", True, 1])
 def test_what_is_no_state_is_refused(state):
     with pytest.raises(ValueError, match="a pacer's state must have version 1 or 2, got"):
         Pacer.from_state_dict(state)
