@@ -21,8 +21,9 @@ class TakenUsage:
     def without(self, chunk: bytes) -> bytes:
         """The complete events that this chunk ends, without that one."""
         passed, held = [], self.rest + chunk
-        while end := EVENT_END.search(held):
-            event, held = held[: end.end()], held[end.end() :]
+        known = max(0, len(self.rest) - 3)
+        while end := EVENT_END.search(held, known):
+            event, held, known = held[: end.end()], held[end.end() :], 0
             if not _is_usage(event):
                 passed.append(event)
         if len(held) > MOST_HELD:
