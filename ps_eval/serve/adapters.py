@@ -28,9 +28,9 @@ class Field:
 ANTHROPIC = Field("thinking.budget_tokens", 1024, below_max_tokens=True, beside={"type": "enabled"})
 
 
-def _openai(path: str) -> dict[str, Field]:
+def _openai(path: str, *, stream_options: bool = True) -> dict[str, Field]:
     names = ("completions", "chat", "chat_batch", "invocations")
-    return {name: Field(path, stream_options=True) for name in names}
+    return {name: Field(path, stream_options=stream_options) for name in names}
 
 
 ADAPTERS: Mapping[Server, Mapping[str, Field]] = {
@@ -45,7 +45,7 @@ ADAPTERS: Mapping[Server, Mapping[str, Field]] = {
     "nim": {
         name: Field("nvext.max_thinking_tokens", stream_options=True) for name in ("chat", "completions")
     },
-    "other": _openai("thinking_token_budget"),
+    "other": _openai("thinking_token_budget", stream_options=False),
 }
 """Server to its routes' fields. A route without one passes unbudgeted, and is counted."""
 
@@ -63,7 +63,7 @@ def fields_of(server: Server, budget_field: str | None = None) -> Mapping[str, F
         return ADAPTERS[server]
     if not all(budget_field.split(".")):
         raise ValueError(f"budget_field must be a name, or names joined by dots, got {budget_field!r}")
-    return {**ADAPTERS[server], **_openai(budget_field)}
+    return {**ADAPTERS[server], **_openai(budget_field, stream_options=server != "other")}
 
 
 def server_of(models: Any) -> Server | None:
