@@ -11,7 +11,10 @@ from ps_eval.grading.numbers import NUMBER, read_number
 
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _DECORATION = re.compile(r"\\left|\\right|\\displaystyle|\\!|\\,|\\;|\\:|\\\(|\\\)|\\\[|\\\]|[*_`$]")
-_FUNCTIONS = r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+|(?:arc)?(?:sin|cos|tan|sec|csc|cot)h?|log|ln|exp|sqrt|pi|inf(?:inity|ty)?|det|max|min|mod"
+_FUNCTIONS = (
+    r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+"
+    r"|(?:arc)?(?:sin|cos|tan|sec|csc|cot)h?|log|ln|exp|sqrt|pi|inf(?:inity|ty)?|det|max|min|mod"
+)
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _RELATION = re.compile(r"[<>≤≥≠]|\\(?:leq?|geq?|neq?|lt|gt)\b")
 _LONGEST_FORMULA = 300
