@@ -21,13 +21,16 @@ class Field:
     """The server refuses a budget that is not below `max_tokens`."""
     beside: Mapping[str, Any] = field(default_factory=dict)
     """What must stand beside the budget, in the same object."""
+    stream_options: bool = False
+    """A stream's usage is asked for by `stream_options.include_usage`."""
 
 
 ANTHROPIC = Field("thinking.budget_tokens", 1024, below_max_tokens=True, beside={"type": "enabled"})
 
 
-def _openai(path: str) -> dict[str, Field]:
-    return {name: Field(path) for name in ("completions", "chat", "chat_batch", "invocations")}
+def _openai(path: str, *, stream_options: bool = True) -> dict[str, Field]:
+    names = ("completions", "chat", "chat_batch", "invocations")
+    return {name: Field(path, stream_options=stream_options) for name in names}
 
 
 ADAPTERS: Mapping[Server, Mapping[str, Field]] = {
@@ -35,12 +38,14 @@ ADAPTERS: Mapping[Server, Mapping[str, Field]] = {
     # With --enable-strict-thinking and a reasoning parser.
     "sglang": _openai("custom_params.thinking_budget"),
     "llama.cpp": {
-        "chat": Field("thinking_budget_tokens"),
+        "chat": Field("thinking_budget_tokens", stream_options=True),
         "responses": Field("thinking_budget_tokens"),  # it becomes a chat, other fields and all
         "messages": Field("thinking.budget_tokens", beside={"type": "enabled"}),
     },
-    "nim": {name: Field("nvext.max_thinking_tokens") for name in ("chat", "completions")},
-    "other": _openai("thinking_token_budget"),
+    "nim": {
+        name: Field("nvext.max_thinking_tokens", stream_options=True) for name in ("chat", "completions")
+    },
+    "other": _openai("thinking_token_budget", stream_options=False),
 }
 """Server to its routes' fields. A route without one passes unbudgeted, and is counted."""
 
@@ -58,7 +63,7 @@ def fields_of(server: Server, budget_field: str | None = None) -> Mapping[str, F
         return ADAPTERS[server]
     if not all(budget_field.split(".")):
         raise ValueError(f"budget_field must be a name, or names joined by dots, got {budget_field!r}")
-    return {**ADAPTERS[server], **_openai(budget_field)}
+    return {**ADAPTERS[server], **_openai(budget_field, stream_options=server != "other")}
 
 
 def server_of(models: Any) -> Server | None:

@@ -92,6 +92,7 @@ class DecisionLog:
             "granted": grant.tokens,
             "explored": grant.explored,
             "enforced": exchange.enforced,
+            "own_budget": exchange.own_budget,
             "fallback": grant.fallback,
             "price": grant.price,
             "used": exchange.used,

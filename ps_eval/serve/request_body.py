@@ -162,6 +162,11 @@ class CompletionRequest:
         own = own_budget(self.read, self.budget_path) if self.budget_path else None
         return own if isinstance(own, int) and own >= 0 else None
 
+    @property
+    def streams_usage(self) -> bool:
+        """Whether a stream's usage is asked for."""
+        return self.read.stream_options is not None and bool(self.read.stream_options.include_usage)
+
     def with_budget(self, tokens: int, beside: Mapping[str, Any] | None = None) -> bytes:
         """The body with a budget, and what must stand beside it.
 
@@ -181,9 +186,18 @@ class CompletionRequest:
         value: Any = tokens
         for depth, name in enumerate(reversed(path[1:])):
             value = {**((beside or {}) if depth == 0 else {}), name: value}
-        head = self.raw.rstrip()[:-1].rstrip()
-        comma = "" if head == b"{" else ","
-        return head + f"{comma}{json.dumps(path[0])}:{json.dumps(value)}}}".encode()
+        return _added(self.raw, path[0], value)
+
+
+def with_usage(raw: bytes) -> bytes:
+    """A body that asks for its stream's usage too; of two fields of a name, servers take the last."""
+    return _added(raw, "stream_options", {"include_usage": True})
+
+
+def _added(raw: bytes, name: str, value: Any) -> bytes:
+    head = raw.rstrip()[:-1].rstrip()
+    comma = "" if head == b"{" else ","
+    return head + f"{comma}{json.dumps(name)}:{json.dumps(value)}}}".encode()
 
 
 def _message(role: str, content: Any) -> Message:
