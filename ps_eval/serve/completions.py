@@ -7,10 +7,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from ps_eval.serve.answer_watch import AnswerWatch, Observed
-from ps_eval.serve.budgets import Grant
+from ps_eval.serve.answer_watch import AnswerWatch, Observed, readable
 from ps_eval.serve.errors import Refusal
 from ps_eval.serve.exchange import Exchange
+from ps_eval.serve.grant import Grant
 from ps_eval.serve.relay import is_event_stream
 from ps_eval.serve.request_body import CompletionRequest
 from ps_eval.serve.upstream import request_headers
@@ -117,11 +117,11 @@ class Completions:
         if limit is not None and grant.tokens >= limit:
             self._metrics.unbudgeted.labels(exchange.route.name).inc()
             return grant, request.raw
-        return grant, request.with_budget(grant.tokens, field.beside)
+        return grant, request.with_budget(grant.tokens, field.beside, field.also)
 
     async def _answer(self, exchange: Exchange, grant: Grant, body: bytes) -> int:
         """Let the upstream enforce the budget. Returns the status."""
-        headers = request_headers(exchange.scope["headers"])
+        headers = readable(request_headers(exchange.scope["headers"]))
         reply, added = exchange.reply, grant.headers
         async with self._gateway.upstream.send("POST", exchange.target, headers, body) as response:
             ends = self._think_end if exchange.route.name == "completions" else None

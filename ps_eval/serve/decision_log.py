@@ -91,6 +91,7 @@ class DecisionLog:
             "sequences": grant.sequences,
             "granted": grant.tokens,
             "explored": grant.explored,
+            "unlike": grant.unlike,
             "enforced": exchange.enforced,
             "fallback": grant.fallback,
             "price": grant.price,

@@ -1,33 +1,35 @@
-"""Predictions under load: requests that arrive together share one pass, off the event loop."""
+"""Predictions under load: requests that arrive together share one pass, off the event loop.
+
+Questions of about one length are predicted together, and the shortest first: a long one neither pads the
+others nor goes before them, so that whoever sends many of them makes nobody wait but others with long ones.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-Curve = npt.NDArray[np.float32]
+T = TypeVar("T")
+SHORT_CHARACTERS = 512
+"""Up to which questions count as of one length; above it, up to each doubling."""
 
 
 class PredictorOverdueError(Exception):
     """A batch takes longer than anybody waits: to queue behind it would be in vain."""
 
 
-Predict = Callable[[list[str]], Curve]
-"""N questions to (N, W) curves; may be slow, is called from one thread."""
-
-
-class MicroBatcher:
+class MicroBatcher(Generic[T]):
     """A bounded queue of questions and one worker thread that predicts them in batches."""
 
     def __init__(
         self,
-        predict: Predict,
+        predict: Callable[[list[str]], Sequence[T]],
         *,
         wait_seconds: float = 0.002,
         max_batch: int = 8,
@@ -38,11 +40,11 @@ class MicroBatcher:
         """Set the batches' size.
 
         Args:
-            predict: The predictor's `predict_curves`.
+            predict: N questions to N predictions; may be slow, is called from one thread.
             wait_seconds: How long the first question of a batch waits for others.
             max_batch: Most questions in one pass.
-            max_queue: Most questions that wait; beyond it, `curves` refuses.
-            overdue_seconds: While a batch takes longer, `curves` refuses at once.
+            max_queue: Most questions that wait; beyond it, `ask` refuses.
+            overdue_seconds: While a batch takes longer, `ask` refuses at once.
             on_batch: Called on the event loop with a batch's size and its seconds.
 
         Raises:
@@ -59,7 +61,10 @@ class MicroBatcher:
         self._on_batch = on_batch
         self._overdue_seconds = overdue_seconds
         self._busy_since: float | None = None
-        self._queue: asyncio.Queue[tuple[str, asyncio.Future[Curve]]] = asyncio.Queue(max_queue)
+        self._max_queue = max_queue
+        self._heap: list[tuple[int, int, str, asyncio.Future[T]]] = []  # by length, then as they came
+        self._numbers = itertools.count()
+        self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._worker: asyncio.Task[None] | None = None
 
@@ -77,15 +82,15 @@ class MicroBatcher:
     @property
     def waiting(self) -> int:
         """Questions in the queue."""
-        return self._queue.qsize()
+        return len(self._heap)
 
     @property
     def overdue(self) -> bool:
         """Whether the batch under way takes longer than anybody waits."""
         return self._busy_since is not None and time.monotonic() - self._busy_since > self._overdue_seconds
 
-    async def curves(self, questions: Sequence[str]) -> list[Curve]:
-        """One (W,) curve a question.
+    async def ask(self, questions: Sequence[str]) -> list[T]:
+        """One prediction a question.
 
         Raises:
             PredictorOverdueError: If a batch is overdue.
@@ -94,12 +99,10 @@ class MicroBatcher:
         """
         if self.overdue:
             raise PredictorOverdueError
-        futures: list[asyncio.Future[Curve]] = []
+        futures: list[asyncio.Future[T]] = []
         try:
             for question in questions:
-                future: asyncio.Future[Curve] = asyncio.get_running_loop().create_future()
-                self._queue.put_nowait((question, future))
-                futures.append(future)
+                futures.append(self._put(question))
             return [await future for future in futures]
         finally:
             for future in futures:  # whoever gives up leaves nothing to predict
@@ -109,12 +112,12 @@ class MicroBatcher:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            batch = [await self._queue.get()]
-            if self._wait_seconds:
+            if not self._heap:
+                self._arrived.clear()
+                await self._arrived.wait()
+            if self._wait_seconds and len(self._heap) < self._max_batch:
                 await asyncio.sleep(self._wait_seconds)
-            while len(batch) < self._max_batch and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            batch = [(question, future) for question, future in batch if not future.done()]
+            batch = self._next_batch()
             if not batch:
                 continue
             begin = self._busy_since = time.monotonic()
@@ -129,7 +132,29 @@ class MicroBatcher:
                 else:
                     future.set_result(result)
 
-    def _predict_each(self, questions: list[str]) -> list[Curve | Exception]:
+    def _put(self, question: str) -> asyncio.Future[T]:
+        if len(self._heap) >= self._max_queue:
+            self._heap = [one for one in self._heap if not one[3].done()]
+            heapq.heapify(self._heap)
+            if len(self._heap) >= self._max_queue:
+                raise asyncio.QueueFull
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._heap, (_length(question), next(self._numbers), question, future))
+        self._arrived.set()
+        return future
+
+    def _next_batch(self) -> list[tuple[str, asyncio.Future[T]]]:
+        """The next questions of one length; those that nobody waits for any more are dropped."""
+        batch: list[tuple[str, asyncio.Future[T]]] = []
+        length = None
+        while self._heap and len(batch) < self._max_batch and length in (None, self._heap[0][0]):
+            length_of_one, _, question, future = heapq.heappop(self._heap)
+            if not future.done():
+                length = length_of_one
+                batch.append((question, future))
+        return batch
+
+    def _predict_each(self, questions: list[str]) -> list[T | Exception]:
         """Predict together; where that fails, one by one, so that a question harms nobody but itself."""
         try:
             return list(self._predict(questions))
@@ -137,3 +162,7 @@ class MicroBatcher:
             if len(questions) == 1:
                 return [error]
         return [self._predict_each([question])[0] for question in questions]
+
+
+def _length(question: str) -> int:
+    return (len(question) // SHORT_CHARACTERS).bit_length()

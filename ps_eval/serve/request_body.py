@@ -162,28 +162,36 @@ class CompletionRequest:
         own = own_budget(self.read, self.budget_path) if self.budget_path else None
         return own if isinstance(own, int) and own >= 0 else None
 
-    def with_budget(self, tokens: int, beside: Mapping[str, Any] | None = None) -> bytes:
+    def with_budget(self, tokens: int, beside: Mapping[str, Any] | None = None, also: str = "") -> bytes:
         """The body with a budget, and what must stand beside it.
 
         Untouched where the client's own budget is not larger, or the server takes none.
+
+        Args:
+            tokens: The budget.
+            beside: What stands in the same object.
+            also: Another name that the budget is written under, at the top.
         """
         path, own = self.budget_path, self.own_budget
-        if not path or (own is not None and own <= tokens):
+        if not path or (own is not None and own <= tokens and not also):
             return self.raw
-        if "own_budget" in self.read.model_fields_set:
+        if {"own_budget", also} & self.read.model_fields_set:
             fields = dict(self.fields)
             inner = fields
             for name in path[:-1]:
                 inner[name] = dict(inner.get(name) or {})
                 inner = inner[name]
             inner.update({**(beside or {}), path[-1]: tokens})
+            if also:
+                fields[also] = tokens
             return json.dumps(fields).encode()
         value: Any = tokens
         for depth, name in enumerate(reversed(path[1:])):
             value = {**((beside or {}) if depth == 0 else {}), name: value}
         head = self.raw.rstrip()[:-1].rstrip()
         comma = "" if head == b"{" else ","
-        return head + f"{comma}{json.dumps(path[0])}:{json.dumps(value)}}}".encode()
+        written = {path[0]: value, **({also: tokens} if also else {})}
+        return head + (comma + json.dumps(written, separators=(",", ":"))[1:]).encode()
 
 
 def _message(role: str, content: Any) -> Message:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ps_eval.redaction import redacted
 from ps_eval.serve.adapters import Server
-from ps_eval.serve.budgets import Pace
+from ps_eval.serve.budgets import Pace, Unlike
 from ps_eval.serve.decision_log import Questions
 from ps_eval.serve.lanes import KeyRule
 from ps_eval.serve.question import Mode
@@ -107,6 +107,9 @@ class ServeSettings:
     """Which of a chat's user messages is its question."""
     max_question_tokens: int = 2048
     """Longest question that the predictor reads; for longer ones the mean curve decides."""
+    unlike: Unlike = "keep"
+    """Of questions unlike those that the predictor learned from, keep what it predicts, or let the mean curve
+    decide (`mean`)."""
     answer_tokens: int | None = None
     """Tokens of max_tokens kept for the answer; by default 8 more than those of a forced answer."""
     answer_share: float = 0.1
