@@ -93,6 +93,7 @@ class DecisionLog:
             "explored": grant.explored,
             "unlike": grant.unlike,
             "enforced": exchange.enforced,
+            "own_budget": exchange.own_budget,
             "fallback": grant.fallback,
             "price": grant.price,
             "used": exchange.used,

@@ -162,6 +162,11 @@ class CompletionRequest:
         own = own_budget(self.read, self.budget_path) if self.budget_path else None
         return own if isinstance(own, int) and own >= 0 else None
 
+    @property
+    def streams_usage(self) -> bool:
+        """Whether a stream's usage is asked for."""
+        return self.read.stream_options is not None and bool(self.read.stream_options.include_usage)
+
     def with_budget(self, tokens: int, beside: Mapping[str, Any] | None = None, also: str = "") -> bytes:
         """The body with a budget, and what must stand beside it.
 
@@ -188,10 +193,18 @@ class CompletionRequest:
         value: Any = tokens
         for depth, name in enumerate(reversed(path[1:])):
             value = {**((beside or {}) if depth == 0 else {}), name: value}
-        head = self.raw.rstrip()[:-1].rstrip()
-        comma = "" if head == b"{" else ","
-        written = {path[0]: value, **({also: tokens} if also else {})}
-        return head + (comma + json.dumps(written, separators=(",", ":"))[1:]).encode()
+        return _added(self.raw, {path[0]: value, **({also: tokens} if also else {})})
+
+
+def with_usage(raw: bytes) -> bytes:
+    """A body that asks for its stream's usage too; of two fields of a name, servers take the last."""
+    return _added(raw, {"stream_options": {"include_usage": True}})
+
+
+def _added(raw: bytes, fields: Mapping[str, Any]) -> bytes:
+    head = raw.rstrip()[:-1].rstrip()
+    comma = "" if head == b"{" else ","
+    return head + (comma + json.dumps(fields, separators=(",", ":"))[1:]).encode()
 
 
 def _message(role: str, content: Any) -> Message:

@@ -125,8 +125,8 @@ class ServeSettings:
 
     predict_timeout: float = 0.5
     """Seconds after which a request goes on with the uniform budget."""
-    batch_wait: float = 0.002
-    """Seconds the first question of a batch waits for others."""
+    batch_wait: float = 0.0
+    """Seconds the first question of a batch waits for others, beyond those that have come."""
     max_batch: int = 8
     """Most questions predicted together."""
     max_queue: int = 1024

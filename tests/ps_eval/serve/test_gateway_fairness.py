@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -133,6 +134,61 @@ def test_long_questions_are_predicted_apart_and_after_the_short_ones() -> None:
 
     assert asyncio.run(ask()) == [["L"], ["l"], ["a"], ["b"], ["l"], ["c"], ["d"]]
     assert batches == [["a", "b", "c"], ["d"], [long, long], [longer]]
+
+
+def threads_of(questions: list[list[str]], cost: float, **settings: float) -> list[str]:
+    """Which thread predicted each of these, one body after the other, at so many seconds of work a question."""
+    names: list[str] = []
+
+    def predict(asked: list[str]) -> list[str]:
+        names.append(threading.current_thread().name.partition("_")[0])
+        end = time.thread_time() + cost * len(asked)
+        while time.thread_time() < end:
+            pass
+        return asked
+
+    async def ask() -> None:
+        batcher = MicroBatcher(predict, **settings)  # type: ignore[arg-type]
+        batcher.start()
+        for body in questions:
+            assert await batcher.ask(body) == body
+            while batcher.working:
+                await asyncio.sleep(0.001)
+        await batcher.stop()
+
+    asyncio.run(ask())
+    return names
+
+
+def test_what_is_short_is_predicted_on_the_event_loop_once_its_cost_is_known() -> None:
+    loop = threading.current_thread().name
+    short, long = ["short"], ["l" * 600]
+    assert threads_of([short, short, long, short], 0.0001) == ["predict", loop, "predict", loop]
+    assert threads_of([short, short, short * 8], 0.001) == ["predict", loop, "predict"]
+    assert threads_of([short] * 3, 0.01) == ["predict"] * 3
+    assert threads_of([short] * 3, 0.0001, inline_seconds=0) == ["predict"] * 3
+
+
+def test_a_predictor_that_sleeps_holds_up_the_event_loop_once_at_most() -> None:
+    naps: list[bool] = []
+
+    def predict(asked: list[str]) -> list[str]:
+        naps.append(threading.current_thread() is threading.main_thread())
+        if len(naps) > 2:
+            time.sleep(0.3)
+        return asked
+
+    async def ask() -> None:
+        batcher = MicroBatcher(predict)
+        batcher.start()
+        for _ in range(6):
+            await batcher.ask(["short"])
+            while batcher.working:
+                await asyncio.sleep(0.001)
+        await batcher.stop()
+
+    asyncio.run(ask())
+    assert naps == [False, True, True, False, False, False]
 
 
 def test_questions_that_nobody_waits_for_take_no_place_in_the_queue() -> None:

@@ -403,6 +403,28 @@ def test_a_post_that_was_worked_on_is_not_sent_again(start_gateway: Start) -> No
     assert server.received == 2
 
 
+def test_a_post_that_a_busy_server_closed_unread_is_sent_again(start_gateway: Start) -> None:
+    """As uvloop does: what was idle for too long is closed before what has come meanwhile is read."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    received = []
+
+    def serve() -> None:
+        for _ in range(2):
+            connection, _ = listening.accept()
+            with connection:
+                received.append(connection.recv(65536))
+                connection.sendall(OK + b"\r\n{}")
+                if len(received) == 1:
+                    time.sleep(0.6)  # the second request comes, and is not read
+
+    threading.Thread(target=serve, daemon=True).start()
+    gateway = start_gateway(f"http://127.0.0.1:{listening.getsockname()[1]}")
+    assert [gateway.post({"prompt": "hard"})[0] for _ in range(2)] == [200, 200]
+    assert len(received) == 2
+    assert received[0].splitlines()[0] == received[1].splitlines()[0]
+    listening.close()
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "name", "value"),
     [
