@@ -1,7 +1,7 @@
-"""Predictions under load: requests that arrive together share one pass, off the event loop unless it is short.
+"""Predictions under load: requests that arrive together share one pass, off the event loop if it is long.
 
-Each hand-over from one thread to another waits for a core: on a machine that the server keeps busy, 10 to 15 ms
-(docs/serve.md), far longer than a small prediction takes. So a batch that is known to take less than
+Each hand-over from one thread to another waits for a core: on a machine that the server keeps busy, 10 to 15
+ms (docs/serve.md), far longer than a small prediction takes. So a batch that is known to take less than
 `INLINE_SECONDS` is predicted where it is, and the worker thread goes from batch to batch without asking back.
 
 Questions of about one length are predicted together, and the shortest first: a long one neither pads the
@@ -54,7 +54,7 @@ class MicroBatcher(Generic[T]):
 
         Args:
             predict: N questions to N predictions; may be slow, is called from one thread at a time.
-            wait_seconds: How long the first question of a batch waits for others, beyond those that have come.
+            wait_seconds: How long a batch waits for others, beyond the questions that have come.
             max_batch: Most questions in one pass.
             max_queue: Most questions that wait; beyond it, `ask` refuses.
             overdue_seconds: While a batch takes longer, `ask` refuses at once.

@@ -137,7 +137,7 @@ def test_long_questions_are_predicted_apart_and_after_the_short_ones() -> None:
 
 
 def threads_of(questions: list[list[str]], cost: float, **settings: float) -> list[str]:
-    """Which thread predicted each of these, one body after the other, at so many seconds of work a question."""
+    """Which thread predicted each of these, one after the other, at so many seconds of work a question."""
     names: list[str] = []
 
     def predict(asked: list[str]) -> list[str]:
