@@ -85,6 +85,17 @@ def test_a_state_file_that_is_none_is_said_in_one_sentence(
         StateFile(path).restore(Pacer(48))
 
 
+def test_a_state_file_that_was_refused_can_be_mended_and_taken(tmp_path: Path) -> None:
+    path = tmp_path / "pacer.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"pacer\.json"):
+        StateFile(path)
+    path.write_text(saved(n_requests=3))
+    file = StateFile(path)
+    assert file.restore(Pacer(48)).n_requests == 3
+    file.close()
+
+
 def test_a_state_that_cannot_be_written_is_noticed_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"state must be a file that can be written, .*file/pacer\.json"):
