@@ -366,7 +366,7 @@ def _claims(name: str, compared: Compared) -> list[Claim]:
     for reference, wanted in goals:
         saved = _savings(compared, STEP, reference).values()
         least, most = min(saved, default=0.0), max(saved, default=0.0)
-        rule = f"at least {100 * wanted:.0f}% fewer tokens" if wanted else "no loss"
+        rule = f"at least {100 * wanted:.0f}% fewer tokens" if wanted else "no more tokens"
         found.append(
             Claim(
                 f"In the world {name}, forecasts under way bring {rule} than {reference} at equal accuracy",

@@ -124,7 +124,9 @@ def test_greedy_pieces_are_the_whole_and_show_what_transformers_shows(
         ours, theirs = (w.underway[place] for w in seen)
         assert ours.pieces == theirs.pieces
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=2e-3)
-        np.testing.assert_allclose(ours.entropies, theirs.entropies, rtol=0.05, atol=0.01)  # of the 20 likeliest
+        np.testing.assert_allclose(
+            ours.entropies, theirs.entropies, rtol=0.05, atol=0.01
+        )  # of the 20 likeliest
 
 
 @pytest.mark.parametrize("policy", [Priced(0.002), Budgeted(40.0)])
