@@ -69,22 +69,22 @@ def decoder(encoding: str) -> Callable[[bytes], bytes] | None:
         return lambda chunk: chunk
     if name not in READABLE:
         return None
-    undo, begin = None, b""
+    undo, left = None, b""
     room = WHOLE_BYTES
 
     def decode(chunk: bytes) -> bytes:
-        nonlocal room, undo, begin
-        if undo is None:
-            begin = chunk = begin + chunk
-            if len(begin) < 2:
-                return b""
-            undo = zlib.decompressobj(_bits(begin))
+        nonlocal room, undo, left
+        left, made = left + chunk, b""
         try:
-            part = undo.decompress(chunk, max(1, room))
+            while room > 0 and (left if undo else len(left) > 1):
+                undo = undo or zlib.decompressobj(_bits(left))
+                made += (found := undo.decompress(left, room))
+                room -= len(found)
+                # After its end, gzip may have another member.
+                left, undo = (undo.unused_data, None) if undo.eof else (b"", undo)
         except zlib.error:
-            return b""
-        room -= len(part)
-        return part if room > 0 else b""
+            room = 0
+        return made
 
     return decode
 

@@ -20,7 +20,7 @@ from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.pacing import Account, Accounts, Booking
 from ps_eval.serve.prediction import MicroBatcher, PredictorOverdueError
 from ps_eval.serve.question import NoQuestion, QuestionReader
-from ps_eval.serve.request_body import CompletionRequest
+from ps_eval.serve.request_body import MOST_TOKENS, CompletionRequest
 from ps_eval.serve.usage import Usage, completion_tokens, reasoning_tokens
 from ps_train.common.prompts import PromptTooLongError
 
@@ -144,7 +144,7 @@ class Budgets:
         account = self.accounts.of(key, key_name, sequences)
         pacer = account.pacer
         room = None if request.max_tokens is None else self._reserve.room(request.max_tokens)
-        limits = [n for n in (room, request.own_budget, intent.ceiling) if n is not None]
+        limits = [min(n, MOST_TOKENS) for n in (room, request.own_budget, intent.ceiling) if n is not None]
         limit = min(limits, default=None)
         known, booking = _Known(), None
         least = grid_of(pacer, max(1, pacer.min_windows))[-1]

@@ -24,8 +24,9 @@ T = TypeVar("T")
 Batch = list[tuple[str, "asyncio.Future[T]"]]
 SHORT_CHARACTERS = 512
 """Up to which questions count as of one length; above it, up to each doubling."""
-INLINE_SECONDS = 0.004
-"""A batch of short questions that takes no more of a core is predicted on the event loop itself."""
+INLINE_SECONDS = 0.01
+"""A batch of short questions that takes no more of a core is predicted on the event loop itself: about what a
+server takes for a token, so that no stream stutters."""
 MOST_INLINE_SECONDS = 0.25
 """One that takes longer by the clock is the last: it waits for something that is no work of a core."""
 REMEMBERED = 0.9
@@ -84,8 +85,8 @@ class MicroBatcher(Generic[T]):
         self._planned = self._running = False
         self.working = False
         """Whether the worker's thread predicts: then it takes what comes."""
-        self._cost = math.inf
-        """Seconds of a core that a short question takes; unknown at first."""
+        self._costs: dict[int, float] = {}
+        """Seconds of a core that a batch of so many short questions takes, of the sizes seen."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -154,7 +155,7 @@ class MicroBatcher(Generic[T]):
             return
         size = min(len(self._heap), self._max_batch)
         short = self._heap[0][0] == 0
-        if short and not self._wait_seconds and self._cost * size <= self._inline_seconds:
+        if short and not self._wait_seconds and self._cost(size) <= self._inline_seconds:
             with self._lock:
                 batch = self._next_batch()
             if batch:
@@ -202,10 +203,14 @@ class MicroBatcher(Generic[T]):
         begin, of_core = time.monotonic(), time.thread_time()
         results = self._predict_each([question for question, _ in batch])
         if not _length(batch[0][0]):
-            cost = (time.thread_time() - of_core) / len(batch)
-            known = self._cost if math.isfinite(self._cost) else cost
-            self._cost = REMEMBERED * known + (1 - REMEMBERED) * cost
+            cost, size = time.thread_time() - of_core, len(batch)
+            self._costs[size] = REMEMBERED * self._costs.get(size, cost) + (1 - REMEMBERED) * cost
         return results, time.monotonic() - begin
+
+    def _cost(self, size: int) -> float:
+        """At most so many seconds, as far as is known: a larger batch takes more, but less a question."""
+        known = self._costs.copy().items()
+        return min((s if n >= size else s * size / n for n, s in known), default=math.inf)
 
     def _ended(self, batch: Batch[T], results: list[T | Exception], seconds: float) -> None:
         self._on_batch(len(batch), seconds)

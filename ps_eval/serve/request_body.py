@@ -22,6 +22,8 @@ Prompt = str | list[int]
 Dialect = Literal["completions", "chat", "messages", "responses"]
 MAX_SAMPLES = 128
 """Largest `n` by default: OpenAI's own bound."""
+MOST_TOKENS = 2**31
+"""A limit beyond it, of hundreds of digits for instance, is none."""
 LARGE_BYTES = 2**15
 MANY_BRACKETS = 2**14
 MAX_BRACKETS, MAX_TEXTS, MAX_COMMAS = 2**17, 2**16, 2**20
@@ -154,7 +156,7 @@ class CompletionRequest:
         """Most generated tokens a sequence, as the client wants it; None where it does not say."""
         read = self.read
         limits = (read.max_tokens, read.max_completion_tokens, read.max_output_tokens)
-        return min((n for n in limits if n is not None and n >= 0), default=None)
+        return min((min(n, MOST_TOKENS) for n in limits if n is not None and n >= 0), default=None)
 
     @property
     def own_budget(self) -> int | None:

@@ -74,6 +74,7 @@ STREAM = (
         ("gzip", gzip.compress),
         ("deflate", zlib.compress),
         ("deflate", lambda content: zlib.compress(content, wbits=-zlib.MAX_WBITS)),  # as some servers do
+        ("gzip", lambda content: gzip.compress(content[:100]) + gzip.compress(content[100:])),
         ("identity", bytes),
     ],
 )
