@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,11 @@ def make_model(hidden_size: int, num_layers: int) -> DiffusionModel:
 
 
 def time_passes(
-    model: DiffusionModel, length: int, repeats: int, batch_size: int = 1, clock=time.perf_counter
+    model: DiffusionModel,
+    length: int,
+    repeats: int,
+    batch_size: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, float]:
     """Median milliseconds of a pass by rows recomputed of each sequence; `length` rows are a full pass."""
     mask = model.mask_id
@@ -71,7 +76,7 @@ def time_passes(
     run(length)  # fills the cache
     for size in sizes:
         run(size)
-    measured = {size: [] for size in sizes}
+    measured: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(repeats):
         for size in sizes:
             measured[size].append(run(size))

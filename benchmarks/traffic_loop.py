@@ -2,13 +2,14 @@
 
     python benchmarks/traffic_loop.py --vllm-python .venv-vllm/bin/python --output runs/loop
 
-A real vLLM server with the embedded reasoner and a real `ps-eval serve` before it. Round 0 logs requests
-under one budget for all (a third of them cut), with exploration; nobody grades anything. From the log alone
-(`ps-eval import-samples`, censored) two predictors are learned: an MLP on the served model's states, as the
-shipped one, and a light one. Each further round serves fresh problems under the budgets of the predictor
-(`--policy`) that the round before left, and learns from its own log alone. All are replayed on traced test
-problems at equal tokens used, beside the shipped predictor, which learned from 2,560 traced and probed
-problems. What is there already is not done again.
+A real vLLM server with the embedded reasoner and a real `ps-eval serve` before it. In round 0 the gateway
+watches (`--observe`) requests that bring the same budget all of them (a third is cut), a few a large one;
+nobody grades anything. From the log alone (`ps-eval import-samples`, censored) two predictors are learned: an
+MLP on the served model's states, as the shipped one, and a light one. Each further round serves fresh
+problems under the budgets of the predictor (`--policy`) that the round before left, explores, and learns from
+its own log alone. All are replayed on traced test problems at equal tokens used, beside the shipped
+predictors, which learned from 2,560 traced and probed problems. What is there already is not done again, down
+to single requests: `--minutes` ends a piece of the work, and the same command goes on.
 
 `--simulate` needs no server: each problem is reasoned about once without a budget (transformers engine), cut
 where it was granted less, as a server with the same random numbers would have been.
@@ -21,6 +22,7 @@ import asyncio
 import json
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,6 +54,7 @@ from ps_train.load import load_predictor  # noqa: E402
 from ps_train.questions import Question  # noqa: E402
 
 MARKERS = '{"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}'
+LIGHT = PREDICTOR.parent / "tiny-light"
 GRID = 16 * np.arange(1, 17)
 RIGHT = 0.85
 """Stated share of finished answers that are right; of all questions the same, it decides nothing."""
@@ -61,55 +64,97 @@ def questions_of(name: str, number: int, seed: int) -> list[Question]:
     return [p.as_question(f"{name}-{i}") for i, p in enumerate(make_problems(number, seed))]
 
 
-async def ask_all(url: str, model: str, questions: Sequence[Question], seed: int, concurrency: int) -> None:
-    todo = iter(enumerate(questions))
+async def ask_all(
+    url: str,
+    questions: Sequence[Question],
+    budgets: dict[str, int],
+    arguments: argparse.Namespace,
+) -> None:
+    """Ask until `arguments.end`; a question's id is its request's."""
+    todo = iter(questions)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
 
         async def client() -> None:
-            for number, question in todo:
+            for question in todo:
+                if time.monotonic() > arguments.end:
+                    return
                 body = {
-                    "model": model,
+                    "model": REASONER.name,
                     "messages": [{"role": "user", "content": question.question}],
                     "temperature": TEMPERATURE,
                     "top_p": TOP_P,
-                    "seed": seed + number,
+                    "seed": arguments.seed + stream_of(question.id, 0) % 2**40,
                     "max_tokens": 300,
                 }
-                async with session.post(f"{url}/v1/chat/completions", json=body) as response:
-                    response.raise_for_status()
-                    await response.read()
+                if question.id in budgets:
+                    body["thinking_token_budget"] = budgets[question.id]
+                headers = {"x-request-id": question.id}
+                async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
+                    text = await response.text()
+                    if response.status != 200:
+                        raise SystemExit(f"request {question.id}: {response.status} {text}")
 
-        await asyncio.gather(*(client() for _ in range(concurrency)))
+        await asyncio.gather(*(client() for _ in range(arguments.concurrency)))
 
 
-def serve_round(folder: Path, url: str, predictor: Path | None, arguments: argparse.Namespace) -> None:
-    """One round's traffic through a gateway of its own, to `folder/decisions.jsonl`."""
-    round_number = int(folder.name.partition("-")[2])
-    seed = arguments.seed + 1000 * (round_number + 1)
+def serve_round(folder: Path, url: str, predictor: Path | None, arguments: argparse.Namespace) -> bool:
+    """One round's traffic through a gateway, to `folder/decisions.jsonl`; whether it is complete."""
+    asked, rng = questions_of_round(folder, arguments)
     log = folder / "decisions.jsonl.part"
-    log.unlink(missing_ok=True)
-    target = arguments.uniform if predictor is None else arguments.target
-    flags = ["--upstream", url, "--tokens-per-request", str(target), "--explore", str(arguments.explore)]
-    flags += ["--explore-tokens", str(GRID[-1]), "--decision-log", str(log), "--decision-questions", "text"]
+    done = answered(log)
+    todo = [question for question in asked if question.id not in done]
+    flags = ["--upstream", url, "--decision-log", str(log), "--decision-questions", "text"]
     flags += ["--reasoning-format", str(REASONER), "--predict-timeout", "3600", "--timeout", "7200"]
     flags += ["--connect-timeout", "600"]
-    if predictor is not None:
+    budgets = {}
+    if predictor is None:
+        flags += ["--tokens-per-request", str(arguments.uniform), "--observe"]
+        large = rng.random(len(asked)) < arguments.explore
+        sizes = np.where(large, GRID[-1], arguments.uniform).tolist()
+        budgets = dict(zip([question.id for question in asked], sizes, strict=True))
+    else:
+        flags += ["--tokens-per-request", str(arguments.target), "--explore", str(arguments.explore)]
         flags += ["--predictor", str(predictor), "--initial-price", "0.005"]
+        flags += ["--explore-tokens", str(GRID[-1]), "--state", str(folder / "price.json")]
     with running_gateway(folder / "gateway.log", *flags) as gateway:
-        asked = questions_of(f"round-{round_number}", arguments.requests, seed)
-        asyncio.run(ask_all(gateway.url, REASONER.name, asked, seed, arguments.concurrency))
+        asyncio.run(ask_all(gateway.url, todo, budgets, arguments))
+    done = answered(log)
+    print(f"{folder.name}: {len(done)} of {len(asked)} requests answered", flush=True)
+    if len(done) < len(asked):
+        return False
     log.rename(folder / "decisions.jsonl")
+    return True
+
+
+def questions_of_round(
+    folder: Path, arguments: argparse.Namespace
+) -> tuple[list[Question], np.random.Generator]:
+    number = int(folder.name.partition("-")[2])
+    seed = arguments.seed + 1000 * (number + 1)
+    return questions_of(folder.name, arguments.requests, seed), np.random.default_rng(seed)
+
+
+def answered(log: Path) -> set[str]:
+    """Ids of a log's answered requests; lines of others, and one that was cut, are taken out."""
+    rows = {}
+    for line in log.read_text("utf-8").splitlines() if log.is_file() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row["outcome"] == "ok":
+            rows[row["request_id"]] = row
+    write_jsonl(log, list(rows.values()))
+    return set(rows)
 
 
 def simulate_round(folder: Path, predictor: Path | None, arguments: argparse.Namespace) -> None:
     """The same lines from whole traces, cut at the grants that the gateway's pacer decides."""
-    round_number = int(folder.name.partition("-")[2])
-    seed = arguments.seed + 1000 * (round_number + 1)
-    asked = questions_of(f"round-{round_number}", arguments.requests, seed)
+    asked, rng = questions_of_round(folder, arguments)
     engine = load_engine("transformers", REASONER, batch_size=256)
     requests = [Request(q.question, int(GRID[-1]), stream_of(q.id, 0)) for q in asked]
-    traces = engine.reason(requests, Sampling(TEMPERATURE, TOP_P, seed))
-    rng, rows = np.random.default_rng(seed), []
+    traces = engine.reason(requests, Sampling(TEMPERATURE, TOP_P, arguments.seed))
+    rows: list[dict[str, Any]] = []
     curves = None
     if predictor is not None:
         curves = load_predictor(predictor).predict([q.question for q in asked]).curves
@@ -170,8 +215,9 @@ def traffic(folder: Path) -> str:
     found = prepare([str(folder / "decisions.jsonl")], right=RIGHT)
     (samples,) = found.groups.values()
     cut = float(np.mean([not sample.finished for sample in samples]))
-    granted = float(np.mean([line["granted"] for line in lines]))
-    explored = sum(line["explored"] for line in lines)
+    budgets = [line["granted"] if line["enforced"] else line["own_budget"] for line in lines]
+    granted = float(np.mean(budgets))
+    explored = sum(line["explored"] or line.get("own_budget") == GRID[-1] for line in lines)
     used = float(np.mean([sample.tokens for sample in samples]))
     return f"{len(samples)} | {granted:.1f} | {used:.1f} | {100 * cut:.0f}% | {explored}"
 
@@ -182,6 +228,7 @@ def main() -> None:
     parser.add_argument("--simulate", action="store_true")
     parser.add_argument("--policy", choices=("mlp", "light"), default="mlp")
     parser.add_argument("--kinds", nargs="+", default=["light", "mlp"], help="learned in every round")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="further predictors to replay")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "loop")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -191,8 +238,10 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=600)
     parser.add_argument("--used", type=float, nargs="+", default=[32, 48, 64])
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--minutes", type=float, default=np.inf, help="after which no request is begun")
     parser.add_argument("--seed", type=int, default=70_000)
     arguments = parser.parse_args()
+    arguments.end = time.monotonic() + 60 * arguments.minutes
     output = arguments.output.resolve()
     rounds = [output / f"round-{number}" for number in range(arguments.rounds + 1)]
     for folder in rounds:
@@ -205,7 +254,8 @@ def main() -> None:
         num_traces=4,
         sampling=Sampling(TEMPERATURE, TOP_P, 0),
     )
-    found = {"shipped": gains(PREDICTOR, output / "test", measured, arguments.used)}
+    others = {"shipped mlp": PREDICTOR, "shipped light": LIGHT} | {f"also {p}": p for p in arguments.also}
+    found = {name: gains(p, output / "test", measured, arguments.used) for name, p in others.items()}
     said = {}
     folders = {"mlp": lambda folder: folder / "mlp" / "predictor", "light": lambda folder: folder / "light"}
     with ExitStack() as stack:
@@ -225,8 +275,8 @@ def main() -> None:
                         python=arguments.vllm_python,
                     )
                     url = stack.enter_context(server).url
-                if url is not None:
-                    serve_round(folder, url, before, arguments)
+                if url is not None and not serve_round(folder, url, before, arguments):
+                    raise SystemExit("the time is over; the same command goes on")
             kinds = sorted({*arguments.kinds, arguments.policy})
             learn(folder, kinds)
             said[folder.name] = traffic(folder)
@@ -246,7 +296,7 @@ def main() -> None:
         for row in rows:
             gain, low, high = (100 * value for value in row.gains["uniform"])
             cells.append(f"{100 * row.accuracy:.1f} (+{gain:.1f} [{low:.1f}, {high:.1f}])")
-        print(f"| {at} | {said.get(at, '– | – | – | – | –')} | {kind or 'mlp'} | {' | '.join(cells)} |")
+        print(f"| {at} | {said.get(at, '– | – | – | – | –')} | {kind} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def whole(name: str, value: object, *, at_least: int = 0, at_most: int = LARGEST
     """
     number = _number(value)
     if number is None or (isinstance(number, float) and not number.is_integer()):
-        raise ValueError(f"{name} must be a whole number, got {value!r:.60}")
+        raise ValueError(f"{name} must be a whole number, got {shown(value)}")
     number = int(number)
     if not at_least <= number <= at_most:
         high = "2**62" if at_most == LARGEST_TOTAL else str(at_most)
@@ -47,15 +47,15 @@ def real(
     """
     number = _number(value)
     if number is None:
-        raise ValueError(f"{name} must be a number, got {value!r:.60}")
+        raise ValueError(f"{name} must be a number, got {shown(value)}")
     number = math.inf if isinstance(number, int) and abs(number) > 2**1000 else float(number)
     if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {value!r:.60}")
+        raise ValueError(f"{name} must be finite, got {shown(value)}")
     if above is not None and not above < number <= high:
         rule = f"be above {above:g}" + ("" if high == math.inf else f" and at most {high:g}")
-        raise ValueError(f"{name} must {rule}, got {value!r:.60}")
+        raise ValueError(f"{name} must {rule}, got {shown(value)}")
     if not low <= number <= high:
-        raise ValueError(f"{name} must {_interval(low, high)}, got {value!r:.60}")
+        raise ValueError(f"{name} must {_interval(low, high)}, got {shown(value)}")
     return number
 
 
@@ -76,7 +76,7 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
     """
     words = tuple(allowed)
     if not isinstance(value, str) or value not in words:
-        raise ValueError(f"{name} must be one of {words}, got {value!r:.60}")
+        raise ValueError(f"{name} must be one of {words}, got {shown(value)}")
 
 
 def numbers(name: str, values: npt.ArrayLike, *, bools: bool = False) -> npt.NDArray[Any]:
@@ -94,6 +94,8 @@ def numbers(name: str, values: npt.ArrayLike, *, bools: bool = False) -> npt.NDA
         array = np.asarray(values)
     except ValueError:
         raise ValueError(f"{name} must be an array of real numbers, got rows of several lengths") from None
+    except (TypeError, RuntimeError) as error:  # such as tensors that track gradients or are of bfloat16
+        raise ValueError(f"{name} must be an array of real numbers, but {one_line(error)}") from None
     if array.dtype.kind not in ("iufb" if bools else "iuf"):
         raise ValueError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
     return array
@@ -219,6 +221,16 @@ def check_values(curves: npt.NDArray[np.floating], name: str = "curves") -> None
         raise ValueError(
             f"{name} must lie in [0, 1], got {curves[row, column]} at row {row}, column {column}"
         )
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: on one line, cut where it is long."""
+    return f"{' '.join(repr(value).split()):.60}"
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, for the middle of a sentence."""
+    return " ".join(f"{error}".split()) or type(error).__name__
 
 
 def _number(value: object) -> int | float | None:

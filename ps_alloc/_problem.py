@@ -140,7 +140,7 @@ def check_costs(
             raise ValueError("window_cost must stand alone, got it with budgets or use, which are costs too")
         grid = np.arange(num_windows + 1)
         rate = per_query("window_cost", window_cost, n_queries, low=1, high=2**31)
-    elif use is not None and np.ndim(use) == 1:
+    elif use is not None and numbers("use", use).ndim == 1:
         expected = vector("use", use, size=num_windows, low=0.0)
         grid, unit = _shared_use(expected, tokens)
     elif use is not None:

@@ -111,6 +111,9 @@ def allocate(
     if bad.size and invalid == "clip":
         values, costs = clip_rows(values, costs, bad)
     elif bad.size:
+        if use is not None and not len(costs.use):  # bad rows do not share the others' use
+            use = np.tile(costs.expected, (n_queries, 1))
+            costs = check_costs(n_queries, num_windows, window, budgets=budgets, use=use)
         costs = charge_in_full(costs, bad)
         limits = check_limits(n_queries, num_windows, total_tokens, costs, min_windows, max_windows)
         per_query = {"use": use, "min_windows": min_windows, "max_windows": max_windows, "weights": weights}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import check_curves, check_values, per_query, vector, whole
+from ps_alloc._checks import check_curves, check_values, numbers, per_query, vector, whole
 from ps_alloc._leftover import uniform_windows
 from ps_alloc._problem import check_costs, check_limits
 from ps_alloc.allocate import allocate
@@ -44,7 +44,7 @@ def uniform(
     """
     n_queries = whole("n_queries", n_queries, at_least=1)
     if budgets is not None or use is not None:
-        grid = np.asarray(budgets if budgets is not None else use)
+        grid = numbers("budgets", budgets) if budgets is not None else numbers("use", use)  # type: ignore[arg-type]
         largest = grid.shape[-1] if grid.ndim else 0
     elif max_windows is not None:
         largest = int(per_query("max_windows", max_windows, n_queries, low=0, high=2**31).max())
@@ -95,7 +95,7 @@ def no_information_mix(
     Raises:
         ValueError: If the mean curve is not (W,) values in [0, 1], or as `allocate` does.
     """
-    curve = np.asarray(mean_curve)
+    curve = numbers("mean_curve", mean_curve)
     if curve.ndim != 1:
         raise ValueError(f"mean_curve must be an array of shape (W,), got shape {curve.shape}")
     n_queries = whole("n_queries", n_queries, at_least=1)

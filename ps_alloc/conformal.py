@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import numbers, one_of, real, vector, whole
+from ps_alloc._checks import numbers, one_of, real, shown, vector, whole
 from ps_alloc.files import read_json, write_json
 
 FloatArray = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ def conformal_quantile(scores: npt.ArrayLike, rate: float) -> float:
     Raises:
         ValueError: If `rate` is not between 0 and 1, or a score is NaN.
     """
-    values = np.asarray(scores, dtype=np.float64)
+    values = numbers("scores", scores).astype(np.float64)
     _check_rate(rate)
     if np.isnan(values).any():
         raise ValueError(f"scores must be numbers, got NaN at {int(np.isnan(values).argmax())}")
@@ -115,9 +115,9 @@ class BudgetCalibrator:
                 f"got {tokens[bad[0]]:g} in row {bad[0]}"
             )
         if method == "quantile":
-            grid = np.asarray([] if levels is None else levels, dtype=np.float64)
+            grid = numbers("levels", [] if levels is None else levels).astype(np.float64)
             if grid.ndim != 1 or not grid.size or (np.diff(grid, prepend=0.0, append=1.0) <= 0).any():
-                raise ValueError(f"levels must ascend between 0 and 1, got {levels!r}")
+                raise ValueError(f"levels must ascend between 0 and 1, got {shown(levels)}")
         elif levels is not None:
             raise ValueError(f"levels are for the method 'quantile', got them with {method!r}")
         else:
@@ -274,7 +274,7 @@ class BudgetCalibrator:
             return values, None
         scale = numbers("spread", spread).astype(np.float64)
         if scale.shape != values.shape or not ((scale > 0) & np.isfinite(scale)).all():
-            raise ValueError(f"spread must be {values.shape} positive numbers, got {scale!r:.60}")
+            raise ValueError(f"spread must be {values.shape} positive numbers, got {shown(scale)}")
         return values, scale
 
 

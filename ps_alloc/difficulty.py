@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import check_curves, check_values, whole
+from ps_alloc._checks import check_curves, check_values, numbers, shown, whole
 from ps_alloc.allocate import allocate
 from ps_alloc.allocation import Allocation
 from ps_alloc.files import read_json
@@ -106,7 +106,7 @@ def difficulty_curves(
     by_class = check_curves(class_curves, "class_curves").astype(np.float64)
     check_values(by_class, "class_curves")
     if probabilities is not None:
-        shares = np.asarray(probabilities, dtype=np.float64)
+        shares = numbers("probabilities", probabilities).astype(np.float64)
         if shares.ndim != 2 or len(shares) == 0 or shares.shape[1] != len(by_class):
             raise ValueError(
                 f"probabilities must be an array of shape (N, {len(by_class)}), one column a class, "
@@ -148,12 +148,14 @@ def load_difficulty_predictions(path: str | Path) -> DifficultyPredictions:
         if values is not None and values.ndim == 0:
             raise ValueError(f"{path}: {name} must be a list, got {content[name]!r}")
         if values is not None and ids is not None and (not isinstance(ids, list) or len(ids) != len(values)):
-            raise ValueError(f"{path}: ids must be a list as long as {name} ({len(values)}), got {ids!r:.60}")
+            raise ValueError(
+                f"{path}: ids must be a list as long as {name} ({len(values)}), got {shown(ids)}"
+            )
     return DifficultyPredictions(**fields, ids=ids)
 
 
 def _check_labels(labels: npt.ArrayLike, n_classes: int | None) -> npt.NDArray[np.int64]:
-    array = np.asarray(labels)
+    array = numbers("labels", labels)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise ValueError(f"labels must be whole numbers of shape (N,), got {array.dtype} {array.shape}")
     high = np.inf if n_classes is None else n_classes - 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, per_query_float, real
+from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, numbers, per_query_float, real
 from ps_alloc._hull import Rows
 from ps_alloc._menus import Menus, steepest_first
 from ps_alloc._problem import NO_ROWS, Limits, check_costs, check_limits, check_weights
@@ -45,8 +45,11 @@ class Frontier:
         """Expected accuracy at total budgets, on the straight lines between the points.
 
         Below the first point nothing is possible: NaN.
+
+        Raises:
+            ValueError: If they are no numbers.
         """
-        wanted = np.asarray(tokens, dtype=np.float64)
+        wanted = numbers("tokens", tokens).astype(np.float64)
         value = np.interp(wanted, self.tokens, self.expected_accuracy)
         reached: FloatArray = np.where(wanted < self.tokens[0], np.nan, value)
         return reached

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import FloatArray, IntArray, real, vector, whole
+from ps_alloc._checks import FloatArray, IntArray, numbers, real, shown, vector, whole
 from ps_alloc.calibration import check_pair
 from ps_alloc.files import finite_field, read_object, write_json
 from ps_alloc.predictions import check_budgets, uniform_budgets
@@ -87,6 +87,7 @@ class Guard:
         predicted, measured = check_pair(predictions, outcomes)
         tried = vector("budgets", budgets, low=0.0, rising=True)
         z = real("z", z, low=0.0)
+        min_windows = whole("min_windows", min_windows)
         columns = (
             uniform_budgets(whole("window", window, at_least=1), predicted.shape[1])
             if grid is None
@@ -107,7 +108,7 @@ class Guard:
             difference = with_zero[np.arange(n), ours] - with_zero[np.arange(n), even]
             gains.append(difference.mean())
             errors.append(difference.std(ddof=1) / np.sqrt(n))
-        remembered = columns, int(min_windows), method, use is not None
+        remembered = columns, min_windows, method, use is not None
         return cls(tried, np.array(gains), np.array(errors), z, *remembered)
 
     def allows(self, budget: float) -> bool:
@@ -137,11 +138,12 @@ class Guard:
         """
         from ps_alloc.allocate import allocate  # brings the compiler
 
-        shape = np.shape(curves)
+        shape = numbers("curves", curves, bools=True).shape
         if self.grid is not None and len(shape) == 2:
             grid = settings.get("budgets")
             if grid is None:
-                grid = uniform_budgets(settings["window"], shape[1]) if "window" in settings else self.grid
+                window = whole("window", settings.get("window", self.grid[0]), at_least=1)
+                grid = uniform_budgets(window, shape[1]) if "window" in settings else self.grid
             if not np.array_equal(grid, self.grid) or shape[1] != self.grid.size:
                 raise ValueError(
                     f"curves must be on the budgets of the guard's validation, {self.grid.tolist()!s:.60}, "
@@ -153,7 +155,7 @@ class Guard:
             mine = getattr(self, name)
             if mine is not None and not np.array_equal(given.get(name, mine), mine):
                 raise ValueError(
-                    f"{name} must be that of the guard's validation, {mine!r}, got {given[name]!r:.40}"
+                    f"{name} must be that of the guard's validation, {mine!r}, got {shown(given[name])}"
                 )
             if mine is not None and name != "by_use":
                 settings[name] = mine

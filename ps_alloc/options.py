@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import LARGEST_TOTAL, check_curves, check_values, numbers, whole
+from ps_alloc._checks import LARGEST_TOTAL, check_curves, check_values, numbers, vector, whole
 from ps_alloc._menus import Menus, solve
 
 IntArray = npt.NDArray[np.int64]
@@ -169,10 +169,8 @@ def vote_menus(curves: npt.ArrayLike, sample_counts: Sequence[int], *, window: i
     Raises:
         ValueError: As `majority_vote_values`, or if there are no sample counts.
     """
-    if len(sample_counts) == 0:
-        raise ValueError("sample_counts must hold at least one number of samples, got none")
     window = whole("window", window, at_least=1)
-    counts = [whole("sample_counts", count, at_least=1) for count in sample_counts]
+    counts = [whole("sample_counts", count, at_least=1) for count in vector("sample_counts", sample_counts)]
     values = np.stack([majority_vote_values(curves, count) for count in counts], axis=-1)  # (N, W, S)
     n_queries, num_windows, _ = values.shape
     cost = (np.arange(1, num_windows + 1)[:, None] * np.array(counts) * window).ravel()

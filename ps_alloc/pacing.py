@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import IntArray, numbers, real, whole
+from ps_alloc._checks import IntArray, numbers, per_query_float, real, shown, whole
 from ps_alloc._choices import Choices, choices_of
 from ps_alloc.ledger import Ledger, over_share
 from ps_alloc.predictions import check_budgets, uniform_budgets
@@ -156,7 +156,7 @@ class Pacer(Ledger):
         Args:
             curves: (N, W).
             use: (N, W), or (W,) for all.
-            weights: (N,).
+            weights: What a correct answer is worth, one number or (N,).
             base_accuracy: Accuracy without reasoning.
             limits: N client's limits, None where there is none.
 
@@ -167,14 +167,16 @@ class Pacer(Ledger):
         if rows.ndim != 2:
             raise ValueError(f"curves must be an array of shape (N, W), got shape {rows.shape}")
         n = len(rows)
-        uses = [None] * n if use is None else list(np.broadcast_to(numbers("use", use), rows.shape))
-        worth = np.ones(n) if weights is None else numbers("weights", weights)
+        used = None if use is None else numbers("use", use)
+        if used is not None and used.shape not in (rows.shape, rows.shape[1:]):
+            raise ValueError(f"use must have shape {rows.shape[1:]} or {rows.shape}, got {used.shape}")
+        uses = [None] * n if used is None else list(np.broadcast_to(used, rows.shape))
+        worth = np.broadcast_to(per_query_float("weights", 1.0 if weights is None else weights, n), n)
         limits = [None] * n if limits is None else limits
-        for name, values in (("weights", worth), ("limits", limits)):
-            if len(values) != n:
-                raise ValueError(f"{name} must be one a curve ({n}), got {len(values)}")
+        if not isinstance(limits, Sequence | np.ndarray) or len(limits) != n:
+            raise ValueError(f"limits must be a list of one a curve ({n}), got {shown(limits)}")
         each = zip(rows, uses, worth, limits, strict=True)
-        asked = [self._asked(curve, used, float(w), base_accuracy, most) for curve, used, w, most in each]
+        asked = [self._asked(curve, mine, float(w), base_accuracy, most) for curve, mine, w, most in each]
         with self._lock:
             return [self._grant(*one, 1) for one in asked]
 
@@ -245,8 +247,8 @@ class Pacer(Ledger):
             ValueError: If the state has another version, lacks a field, or holds what no pacer can have.
         """
         found = state.get("version") if isinstance(state, dict) else state
-        if found not in STATE_VERSIONS:
-            raise ValueError(f"a pacer's state must have version 1 or 2, got {found!r:.60}")
+        if not isinstance(state, dict) or found not in STATE_VERSIONS:
+            raise ValueError(f"a pacer's state must have version 1 or 2, got {shown(found)}")
         required = SETTINGS_OF_VERSION_1 if found == 1 else SETTINGS
         for name in (*required, "log_price", "n_requests", "spent_tokens"):
             if name not in state:
@@ -271,7 +273,8 @@ class Pacer(Ledger):
         limit: int | None,
     ) -> tuple[Choices, Choices]:
         """What a request may take of the pacer, and of its client."""
-        size = np.size(curve) if self.budgets is None else self.budgets.size
+        curve = numbers("curve", curve, bools=True)
+        size = curve.size if self.budgets is None else self.budgets.size
         free = choices_of(
             curve,
             self._grid(size),
@@ -316,5 +319,5 @@ class Pacer(Ledger):
 
     def _close(self, grant: Grant) -> None:
         if not isinstance(grant, Grant) or not grant._open:
-            raise ValueError(f"a grant must be one of `decide`, settled or revoked once, got {grant!r:.60}")
+            raise ValueError(f"a grant must be one of `decide`, settled or revoked once, got {shown(grant)}")
         grant._open = False

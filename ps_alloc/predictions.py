@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import IntArray, check_curves, vector, whole
+from ps_alloc._checks import IntArray, check_curves, numbers, one_line, shown, vector, whole
 from ps_alloc.files import atomic_path
 
 FloatArray = npt.NDArray[np.floating]
@@ -51,7 +51,7 @@ class Predictions:
         if use is not None and use.shape != curves.shape:
             raise ValueError(f"use must have the curves' shape {curves.shape}, got {use.shape}")
         ids = None if self.ids is None else _checked_ids(self.ids, len(curves))
-        unlike = None if self.unlike is None else np.asarray(self.unlike)
+        unlike = None if self.unlike is None else numbers("unlike", self.unlike, bools=True)
         if unlike is not None and (unlike.shape != (len(curves),) or unlike.dtype != np.bool_):
             raise ValueError(
                 f"unlike must be one bool a curve ({len(curves)}), got {unlike.dtype} of shape {unlike.shape}"
@@ -171,8 +171,9 @@ def check_same_ids(known: Sequence[str] | None, asked: Sequence[str], source: st
 
 
 def _checked_ids(ids: Sequence[Any], number: int) -> list[str]:
-    if isinstance(ids, str) or not all(isinstance(name, str | int | np.integer) for name in ids):
-        raise ValueError(f"ids must be a list of texts, got {ids!r:.80}")
+    listed = isinstance(ids, Iterable) and not isinstance(ids, str | bytes)
+    if not listed or not all(isinstance(name, str | int | np.integer) for name in ids):
+        raise ValueError(f"ids must be a list of texts, got {shown(ids)}")
     names = [str(name) for name in ids]
     if len(names) != number:
         raise ValueError(f"ids must be one a curve ({number}), got {len(names)}")
@@ -188,7 +189,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
             names = ("curves", "budgets", "use", "ids", "unlike")
             found = {name: content[name] for name in names if name in content}
     except Exception as error:  # a damaged archive raises whatever its remains are taken for
-        raise ValueError(f"{path} must be a .npz file of plain arrays, but {_line(error)}") from error
+        raise ValueError(f"{path} must be a .npz file of plain arrays, but {one_line(error)}") from error
     missing = [name for name in ("curves", "budgets") if name not in found]
     if missing:
         raise ValueError(f"{path} must hold the arrays 'curves' and 'budgets', but lacks {missing}")
@@ -201,11 +202,7 @@ def _read_npy(path: Path) -> dict[str, Any]:
     try:
         return {"curves": np.lib.format.open_memmap(path, mode="r")}
     except Exception as error:  # a cut header raises whatever its remains parse to
-        raise ValueError(f"{path} must be a .npy file of plain numbers, but {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{error}".split()) or type(error).__name__
+        raise ValueError(f"{path} must be a .npy file of plain numbers, but {one_line(error)}") from error
 
 
 def _read_classes(path: Path) -> dict[str, Any]:

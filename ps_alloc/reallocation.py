@@ -63,7 +63,11 @@ def reallocate(
     values = check_curves(curves)
     check_values(values)
     n_traces, n_budgets = values.shape
-    grid = uniform_budgets(window, n_budgets) if budgets is None else check_budgets(budgets)
+    grid = (
+        uniform_budgets(whole("window", window, at_least=1), n_budgets)
+        if budgets is None
+        else check_budgets(budgets)
+    )
     if len(grid) != n_budgets:
         raise ValueError(f"budgets must be one a column of curves ({n_budgets}), got {len(grid)}")
     spent = _per_trace("elapsed", elapsed, n_traces, high=None)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import FloatArray, numbers, real, whole
+from ps_alloc._checks import FloatArray, numbers, one_line, real, whole
 from ps_alloc.files import atomic_path
 
 BoolArray = npt.NDArray[np.bool_]
@@ -37,7 +38,7 @@ def worth_going_on(
         (N,). A tie is no gain.
 
     Raises:
-        ValueError: If a shape or the price does not fit.
+        ValueError: If a shape or the price does not fit, or a number is not finite.
     """
     gain = best_gain(curves, use, price, now=now, elapsed=elapsed)
     return gain > 0
@@ -61,6 +62,8 @@ def best_gain(
     for name, array in (("now", base), ("elapsed", spent)):
         if array.shape != values.shape[:1]:
             raise ValueError(f"{name} must be one a trace, shape ({len(values)},), got shape {array.shape}")
+    for name, array in (("curves", values), ("use", expected), ("now", base), ("elapsed", spent)):
+        _refuse_infinite(name, array)
     paid = price * np.maximum(expected - spent[:, None], 0.0)
     return np.asarray((values - paid).max(axis=1) - base, dtype=np.float64)
 
@@ -112,10 +115,10 @@ class StoppingRule:
             ValueError: If it is no such file.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(float(file["price"]), file["centre"], file["scale"], file["weights"])
-        except (OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} must be a stopping rule, but {error}") from error
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
+                return cls(float(content["price"]), *(content[n] for n in ("centre", "scale", "weights")))
+        except Exception as error:  # a damaged archive raises whatever its remains are taken for
+            raise ValueError(f"{path} must be a stopping rule, but {one_line(error)}") from error
 
 
 def fit_stopping(
@@ -148,7 +151,10 @@ def fit_stopping(
     Raises:
         ValueError: If the shapes do not agree, a number is not finite where a trace runs, or none runs.
     """
-    x, alive = numbers("states", states).astype(np.float64), np.asarray(running, bool)
+    x, alive = (
+        numbers("states", states).astype(np.float64),
+        numbers("running", running, bools=True).astype(bool),
+    )
     if x.ndim != 3 or 0 in x.shape:
         raise ValueError(f"states must have shape (R, C, D), each at least 1, got {x.shape}")
     n_traces, n_checkpoints, size = x.shape
@@ -168,6 +174,10 @@ def fit_stopping(
         raise ValueError("running must hold a trace that runs at some checkpoint, got none")
     if not np.isfinite(x[alive]).all():
         raise ValueError("states must be finite where a trace runs")
+    _refuse_infinite("now", right[alive], " where a trace runs")
+    _refuse_infinite("used", spent[alive], " where a trace runs")
+    _refuse_infinite("end_value", ends[0])
+    _refuse_infinite("end_used", ends[1])
     centre, scale = x[alive].mean(axis=0), x[alive].std(axis=0)
     scale[scale < 1e-9] = np.inf  # a constant says nothing
     value = ends[0] - price * ends[1]
@@ -183,3 +193,9 @@ def fit_stopping(
         ended = z @ later <= 0
         value[rows[ended]] = stopped[ended]
     return StoppingRule(price, centre, scale, weights)
+
+
+def _refuse_infinite(name: str, array: npt.NDArray[Any], where: str = "") -> None:
+    bad = array[~np.isfinite(array)]
+    if bad.size:
+        raise ValueError(f"{name} must be finite{where}, got {bad[0]}")

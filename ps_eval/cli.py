@@ -84,12 +84,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Decode questions under every schedule of a menu: a table to learn choosing from.",
     ),
     "fit-menu": (
-        "ps_eval.diffusion.menu_commands:fit_menu_command",
+        "ps_eval.diffusion.menu:fit_menu_command",
         "Learn from a menu table which schedule serves a question, and what it costs.",
-    ),
-    "replay-menu": (
-        "ps_eval.diffusion.menu_commands:replay_menu_command",
-        "Predicted schedules beside the best static ones, on the questions of a menu table.",
     ),
     "frontier": (
         "ps_eval.diffusion.frontier:frontier_command",

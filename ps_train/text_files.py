@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Any
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_GZIP = b"\x1f\x8b"
 
 
 def text_encoding(path: Path) -> str:
-    """`utf-16` where the file says so, else `utf-8-sig`, which reads UTF-8 with a mark and without."""
+    """`utf-16` where the file says so, else `utf-8-sig`, which reads UTF-8 with a mark and without.
+
+    Raises:
+        ValueError: If the file is compressed.
+    """
     with path.open("rb") as file:
-        return "utf-16" if file.read(2) in _UTF16 else "utf-8-sig"
+        start = file.read(2)
+    if start == _GZIP:
+        raise ValueError(f"{path} must be a text file, but it is compressed by gzip: unpack it first")
+    return "utf-16" if start in _UTF16 else "utf-8-sig"
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -27,13 +35,14 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     encoding = text_encoding(path)
     if encoding == "utf-16":
         try:
-            text = path.read_text(encoding)
+            # Only a line feed ends a line: JSON strings may hold what `splitlines` takes for ends, as U+2028.
+            with path.open(encoding=encoding, newline="\n") as lines:
+                yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
         except UnicodeError as error:
             raise ValueError(f"{path} must be UTF-16 throughout, as it begins, but {error}") from error
-        yield from ((n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip())
         return
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
+    with path.open("rb") as raw_lines:
+        for number, raw in enumerate(raw_lines, start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -55,7 +64,7 @@ def read_records(path: str | Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
         where = f"{path} line {number}"
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a syntax error, or a number of thousands of digits
             raise ValueError(f"{where} must be a JSON object, but {error}") from error
         if not isinstance(record, dict):
             raise ValueError(f"{where} must be a JSON object, got {type(record).__name__}")

@@ -27,6 +27,7 @@ def diffuse_command(
     schedule: str = "static-dual",
     predictor: str | None = None,
     mean_cost: float | None = None,
+    rows_per_token: float | None = None,
     acceptance: str | None = None,
     gen_length: int = 96,
     batch_size: int = 16,
@@ -44,6 +45,8 @@ def diffuse_command(
         predictor: What `ps-eval fit-menu` wrote: chooses a schedule for each question instead of `schedule`.
         mean_cost: What a response may cost on average, in the rows or passes that the predictor counts; each
             batch is allocated by itself.
+        rows_per_token: Instead of `mean_cost`: rows that a token may cost on average, where the predictor
+            counts rows. The tokens are those that it expects.
         acceptance: Folder of an acceptance head (`ps-eval fit-acceptance`), for schedules such as
             tiers-b16-a0.8; by default `acceptance` in the model's folder.
         gen_length: Tokens decoded a response; a multiple of the block size wastes none.
@@ -59,9 +62,15 @@ def diffuse_command(
     check_output(output, inputs=[questions])
     asked = load_questions(questions, limit)
     chosen = schedule_named(schedule)
-    if (predictor is None) != (mean_cost is None):
-        raise ValueError(f"predictor and mean_cost go together, got {predictor!r} and {mean_cost!r}")
+    budgets = [value for value in (mean_cost, rows_per_token) if value is not None]
+    if len(budgets) != (predictor is not None):
+        raise ValueError(
+            "predictor goes with either mean_cost or rows_per_token, "
+            f"got {predictor!r}, {mean_cost!r} and {rows_per_token!r}"
+        )
     menu = None if predictor is None else MenuPredictor.load(predictor)
+    if menu and rows_per_token is not None and menu.cost_name != "rows":
+        raise ValueError(f"rows_per_token needs a predictor that counts rows, got one of {menu.cost_name}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     loaded = load_diffusion_model(
@@ -69,8 +78,8 @@ def diffuse_command(
     )
     make = chosen.maker(loaded.acceptance)
     choose = None
-    if menu is not None and mean_cost is not None:
-        choose = menu_chooser(menu, mean_cost, loaded.acceptance)
+    if menu is not None:
+        choose = menu_chooser(menu, budgets[0], loaded.acceptance, per_token=rows_per_token is not None)
     answered: list[Answered] = []
     seconds = 0.0
     with show_progress("questions answered", len(asked)) as advance:
@@ -84,10 +93,10 @@ def diffuse_command(
             fields = {k: v for k, v in asdict(result).items() if k != "history"}
             file.write(json.dumps(fields, ensure_ascii=False) + "\n")
     n = len(answered)
+    rows, tokens = (sum(a.metrics[key] for a in answered) for key in ("rows", "tokens"))
     Console().print(
         f"{output}: {n} answers, {100 * sum(a.correct for a in answered) / n:.1f}% correct; a response took "
         f"{1000 * seconds / n:.0f} ms, {sum(a.metrics['nfe'] for a in answered) / n:.1f} passes, "
-        f"{sum(a.metrics['rows'] for a in answered) / n:.1f} rows, "
-        f"{sum(a.metrics['tokens'] for a in answered) / n:.1f} tokens",
+        f"{rows / n:.1f} rows, {tokens / n:.1f} tokens, {rows / max(1, tokens):.2f} rows a token",
         highlight=False,
     )

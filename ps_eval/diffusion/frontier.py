@@ -15,10 +15,19 @@ from rich.console import Console
 from rich.table import Table
 
 from ps_alloc.files import read_json, write_json
+from ps_eval.diffusion.menu_replay import MenuReplay
 from ps_eval.diffusion.schedules import schedule_named
-from ps_eval.diffusion.static_frontier import resample_counts, static_frontier
+from ps_eval.diffusion.static_frontier import (
+    Gain,
+    Measured,
+    gains_over_static,
+    means,
+    on_frontier,
+    resample_counts,
+)
 from ps_eval.reporting.tables import percent, points
-from ps_train.menu.table import MenuTable
+from ps_train.menu.ridge import MenuPredictor
+from ps_train.menu.table import COSTS, MenuTable
 
 RESULT_FILE = "frontier.json"
 CACHES = ("none", "prefix", "dual", "tiers", "lean", "slide")
@@ -39,23 +48,13 @@ class PassCost:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """A schedule's accuracy above the best static ones at its own cost, as a share; 95% interval."""
-
-    static: float
-    """What the best static schedules reach there, two of them mixed by lot where that is better."""
-    gain: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class FrontierRow:
-    """One schedule."""
+    """One schedule, or schedules chosen for each question."""
 
     schedule: str
+    """Its name; `predicted` or `oracle` and the budget a token where a schedule was chosen."""
     static: bool
-    """Whether it is one of those that make the static frontier."""
+    """Whether it is one of those that may make the static frontier."""
     accuracy: float
     rows_per_token: float
     passes_per_token: float
@@ -74,6 +73,9 @@ def frontier_command(
     *,
     tables: list[str],
     static_caches: list[str] = list(CACHES),  # noqa: B006 (jsonargparse shows it; never changed)
+    tuning: list[str] = [],  # noqa: B006 (jsonargparse shows it; never changed)
+    predictor: str | None = None,
+    per_token: list[float] = [],  # noqa: B006 (jsonargparse shows it; never changed)
     costs: str | None = None,
     output: str | None = None,
     n_resamples: int = 2000,
@@ -88,6 +90,12 @@ def frontier_command(
     Args:
         tables: Menu tables of the same questions.
         static_caches: The first words of the static schedules that make the frontier, such as dual.
+        tuning: Menu tables of other questions, on which the static schedules of the frontier are chosen; by
+            default they are those that turn out best on the very questions of `tables`, which flatters them.
+        predictor: What `fit-menu` wrote, of other questions: adds schedules chosen for each question; where
+            a table holds just its schedules and several runs, also those that half of the runs choose for the
+            other half.
+        per_token: Budgets of these: rows or passes a token, as the predictor counts.
         costs: What benchmarks/diffusion_rows.py --output wrote: adds milliseconds a token for each of its
             batch sizes.
         output: Folder for the result as JSON.
@@ -96,28 +104,47 @@ def frontier_command(
         json: Print the result as JSON.
 
     Raises:
-        ValueError: If a table cannot be read, the questions differ, or no schedule is static.
+        ValueError: If a table cannot be read, the questions differ, no schedule is static, or a schedule of
+            the predictor, or one that is best on `tuning`, is in no table.
     """
-    names, right, paid = joined([MenuTable.load(folder) for folder in tables])
+    read = [MenuTable.load(folder) for folder in tables]
+    names, measured = joined(read)
     static = [s for s, name in enumerate(names) if is_static(name, static_caches)]
     if not static:
         raise ValueError(f"tables must hold a static schedule with a cache of {static_caches}, got {names}")
+    if (predictor is None) != (not per_token):
+        raise ValueError(f"predictor and per_token go together, got {predictor!r} and {per_token}")
+    chosen: dict[str, dict[str, Measured]] = {}
+    agreed: dict[str, float] = {}
+    if predictor is not None:
+        replay = MenuReplay(read, names, measured, MenuPredictor.load(predictor))
+        chosen, agreed = dict(replay.chosen(per_token)), replay.agreement()
+    everything = {
+        cost: own.beside([policy[cost] for policy in chosen.values()]) for cost, own in measured.items()
+    }
+    compared = [s for s in range(len(names) + len(chosen)) if s not in static]
+    counts = resample_counts(len(read[0]), n_resamples, seed)
+    best = best_on([MenuTable.load(folder) for folder in tuning], static_caches) if tuning else None
+    gains: dict[str, dict[int, Gain]] = {}
+    for cost, values in everything.items():
+        frontier = static
+        if best is not None:
+            missing = sorted(set(best[cost]) - set(names))
+            if missing:
+                raise ValueError(f"tables must hold what is best on tuning, got none of {missing}")
+            frontier = [names.index(name) for name in best[cost]]
+        found = gains_over_static(values.columns(compared), values.columns(frontier), counts)
+        gains[cost] = dict(zip(compared, found, strict=True))
     models = [] if costs is None else [PassCost(**entry) for entry in read_json(costs)["batches"]]
-    counts = resample_counts(len(right), n_resamples, seed)
     rows = []
-    for s, name in enumerate(names):
-        used, run, tokens = (paid[key][:, s] for key in ("rows", "passes", "tokens"))
-        gains = {
-            cost: None
-            if s in static
-            else gain_over_static(right, paid[cost], paid["tokens"], s, static, counts)
-            for cost in ("rows", "passes")
-        }
+    for s, name in enumerate([*names, *chosen]):
+        right, used, tokens = (x[:, s] for x in everything["rows"])
+        run = everything["passes"].paid[:, s]
         rows.append(
             FrontierRow(
                 schedule=name,
                 static=s in static,
-                accuracy=float(right[:, s].mean()),
+                accuracy=float(right.mean()),
                 rows_per_token=float(used.sum() / tokens.sum()),
                 passes_per_token=float(run.sum() / tokens.sum()),
                 rows=float(used.mean()),
@@ -125,28 +152,36 @@ def frontier_command(
                 ms_per_token={
                     str(m.batch_size): float(m.response(run, used).sum() / tokens.sum()) for m in models
                 },
-                at_equal_rows=gains["rows"],
-                at_equal_passes=gains["passes"],
+                at_equal_rows=gains["rows"].get(s),
+                at_equal_passes=gains["passes"].get(s),
             )
         )
     rows.sort(key=lambda row: row.accuracy)
-    content = {"n": len(right), "static_caches": static_caches, "rows": [asdict(row) for row in rows]}
+    content = {
+        "n": len(read[0]),
+        "static_caches": static_caches,
+        "chosen_on_tuning": best,
+        "agreement": agreed,
+        "rows": [asdict(row) for row in rows],
+    }
     if output is not None:
         write_json(Path(output) / RESULT_FILE, content)
     if json:
         sys.stdout.write(jsonlib.dumps(content) + "\n")
     else:
-        _print(rows, len(right))
+        _print(rows, len(read[0]), agreed)
 
 
-def joined(tables: Sequence[MenuTable]) -> tuple[list[str], Array, dict[str, Array]]:
-    """Schedules of all tables, each once: names, accuracy (N, S), and rows, passes and tokens (N, S).
+def joined(tables: Sequence[MenuTable]) -> tuple[list[str], dict[str, Measured]]:
+    """Schedules of all tables, each once, of the first table that has it.
+
+    Returns:
+        S names; for rows and for passes what was measured, (N, S).
 
     Raises:
         ValueError: If the tables' questions differ.
     """
-    names: list[str] = []
-    columns: list[tuple[MenuTable, int]] = []
+    columns: dict[str, tuple[MenuTable, int]] = {}
     for table in tables:
         if table.ids != tables[0].ids:
             raise ValueError(
@@ -154,14 +189,24 @@ def joined(tables: Sequence[MenuTable]) -> tuple[list[str], Array, dict[str, Arr
                 f"{tables[0].ids[0]} and {len(table)} from {table.ids[0]}"
             )
         for s, name in enumerate(table.schedules):
-            if name not in names:
-                names.append(name)
-                columns.append((table, s))
+            columns.setdefault(name, (table, s))
 
     def column(key: str) -> Array:
-        return np.stack([getattr(table, key)[:, s] for table, s in columns], 1).astype(np.float64)
+        return np.stack([getattr(table, key)[:, s] for table, s in columns.values()], 1).astype(np.float64)
 
-    return names, column("accuracy"), {key: column(key) for key in ("rows", "passes", "tokens")}
+    right, tokens = column("accuracy"), column("tokens")
+    return list(columns), {cost: Measured(right, column(cost), tokens) for cost in COSTS}
+
+
+def best_on(tables: Sequence[MenuTable], caches: Sequence[str]) -> dict[str, list[str]]:
+    """For rows and for passes the static schedules that make the frontier on the tables' questions."""
+    names, measured = joined(tables)
+    static = [s for s, name in enumerate(names) if is_static(name, caches)]
+    best = {}
+    for cost, values in measured.items():
+        accuracy, paid = means(values.columns(static), np.full((1, len(values.right)), 1 / len(values.right)))
+        best[cost] = [names[static[s]] for s in on_frontier(accuracy[0], paid[0])]
+    return best
 
 
 def is_static(name: str, caches: Sequence[str]) -> bool:
@@ -171,32 +216,7 @@ def is_static(name: str, caches: Sequence[str]) -> bool:
     return not adapts and schedule.accept == "confidence" and name.partition("-")[0] in caches
 
 
-def gain_over_static(
-    right: Array, paid: Array, tokens: Array, which: int, static: Sequence[int], counts: Array
-) -> Gain:
-    """Schedule `which` beside the static ones at its own cost a token.
-
-    Args:
-        right: (N, S) accuracy.
-        paid: (N, S) rows or passes.
-        tokens: (N, S).
-        which: A column.
-        static: The columns that make the frontier.
-        counts: (resamples, N), from `resample_counts`.
-    """
-
-    def beside(weights: Array) -> tuple[float, float]:
-        reached, cost = weights @ right, (weights @ paid) / np.maximum(weights @ tokens, 1e-9)
-        best = static_frontier(reached[static], cost[static], cost[which])
-        return float(reached[which]), float(best)
-
-    accuracy, best = beside(np.full(len(right), 1 / len(right)))
-    gains = [a - b for a, b in map(beside, counts)]
-    low, high = np.quantile(gains, [0.025, 0.975])
-    return Gain(best, accuracy - best, float(low), float(high))
-
-
-def _print(rows: Sequence[FrontierRow], n: int) -> None:
+def _print(rows: Sequence[FrontierRow], n: int, agreed: dict[str, float]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("schedule", no_wrap=True)
     batches = rows[0].ms_per_token
@@ -225,6 +245,9 @@ def _print(rows: Sequence[FrontierRow], n: int) -> None:
         highlight=False,
     )
     console.print(table)
+    for name, value in agreed.items():
+        words = {"predicted": "predicted and measured accuracies", "halves": "the halves of the runs"}[name]
+        console.print(f"{words} correlate with r = {value:.2f}", highlight=False)
 
 
 def _interval(gain: Gain | None) -> str:

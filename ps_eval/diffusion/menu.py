@@ -1,4 +1,4 @@
-"""`ps-eval menu`: every schedule on every question, as a menu table to learn from."""
+"""`ps-eval menu` and `fit-menu`: every schedule on every question, and learning which of them serves one."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ps_eval.progress import show_progress
 from ps_eval.run_folder import remember_settings
 from ps_train.common.loading import torch_device, torch_dtype
 from ps_train.common.prompts import encode_prompts
+from ps_train.menu.ridge import MenuPredictor
 from ps_train.menu.table import MenuTable
 from ps_train.questions import Question, load_questions
 
@@ -55,7 +56,7 @@ def menu_command(
             in the model's folder.
         temperature: At which tokens are drawn; 0 takes the most probable ones, always the same.
         runs: Responses a question and schedule; more than 1 need a temperature above 0. Their halves say
-            what choosing with hindsight is really worth (`replay-menu`).
+            what choosing with hindsight is really worth (`frontier`).
         gen_length: Tokens decoded a response.
         batch_size: Responses decoded at once.
         device: auto takes a GPU where there is one; else a torch device, such as cpu or cuda:1.
@@ -104,6 +105,37 @@ def menu_command(
     Console().print("\n".join([f"{output}: {len(table)} questions", *lines]), highlight=False)
     Console().print(
         f"next: ps-eval fit-menu --table {output} --output {folder / 'predictor'}", highlight=False
+    )
+
+
+def fit_menu_command(*, table: str, output: str, cost: str = "rows", seed: int = 0) -> None:
+    """Learn from a menu table which schedule serves a question, and what it costs.
+
+    Args:
+        table: The menu table of the questions to learn from.
+        output: The predictor's folder.
+        cost: What a budget will count: rows or passes.
+        seed: Of the folds by which the penalty is chosen.
+
+    Raises:
+        ValueError: If the table cannot be read, or `cost` is neither.
+    """
+    learned = MenuTable.load(table)
+    predictor = MenuPredictor.fit(
+        learned.features,
+        learned.accuracy,
+        learned.cost(cost),
+        learned.tokens,
+        options=learned.schedules,
+        cost_name=cost,
+        model=learned.metadata.get("model", "unknown"),
+        seed=seed,
+    )
+    predictor.save(output)
+    Console().print(
+        f"{output}: learned from {len(learned)} questions, penalty {predictor.penalty:g}\n"
+        f"next: ps-eval frontier --tables TEST_TABLES --predictor {output} --per-token …",
+        highlight=False,
     )
 
 

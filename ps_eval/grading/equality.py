@@ -12,7 +12,8 @@ from ps_eval.grading.numbers import NUMBER, read_number
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _DECORATION = re.compile(r"\\left|\\right|\\displaystyle|\\!|\\,|\\;|\\:|\\\(|\\\)|\\\[|\\\]|[*_`$]")
 _FUNCTIONS = (
-    r"\\[A-Za-z]+|(?:arc)?(?:sin|cos|tan|sec|csc|cot)h?|log|ln|exp|sqrt|pi|inf(?:inity|ty)?|det|max|min|mod"
+    r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+"
+    r"|(?:arc)?(?:sin|cos|tan|sec|csc|cot)h?|log|ln|exp|sqrt|pi|inf(?:inity|ty)?|det|max|min|mod"
 )
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _RELATION = re.compile(r"[<>≤≥≠]|\\(?:leq?|geq?|neq?|lt|gt)\b")
@@ -46,7 +47,7 @@ def same_answer(answer: str, reference: str) -> bool:
     if expected and given:
         return bool(expected & given)
     if _has_words(answer) or _has_words(reference):
-        if expected and _has_words(answer.lstrip("$* ")[:3]):
+        if expected and _has_words(_TEXT.sub(r"\1", answer).lstrip("$* ")[:3]):
             numbers = {value for found in NUMBER.finditer(answer) for value in read_number(found.group())}
             return numbers <= expected and len(numbers) == 1 and not re.search(r"\bnot\b", answer)
         return not expected and _begins_with(answer, reference)
@@ -67,7 +68,8 @@ def _bare(text: str, spaces: bool = False) -> str:
     text = (
         _DECORATION.sub("", _TEXT.sub(r"\1", text)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     )
-    text = re.sub("[−–]", "-", text).casefold().strip().rstrip(".")
+    text = re.sub("[−–]", "-", text).casefold().strip().rstrip(".").strip('"“”')
+    text = re.sub(r"^the\s+(?=\w)", "", text)
     return " ".join(text.split()) if spaces or _has_words(text) else re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 

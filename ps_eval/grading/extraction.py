@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import re
 
-from ps_eval.grading.numbers import NUMBER
+from ps_eval.grading.numbers import NUMBER, read_number
+
+MARKS_TRIED = 50
+"""A model that repeats "answer is" for ever announces nothing the first times either."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
-_MARK = re.compile(r"####|\banswer\b[*_\s]*(?::|=|\bis\b|\bare\b)[*_\s]*:?", re.IGNORECASE)
+_BARE_BOX = re.compile(r"-?[\w.,/]+")
+_MARK = re.compile(r"####|<answer>|\banswer\b[*_\s]*(?::|=|\bis\b|\bare\b)[*_\s]*:?", re.IGNORECASE)
 _HEADING = re.compile(r"(?:final\s+)?answer[*_:\s]*", re.IGNORECASE)
 # What comes after such a heading checks the answer, and states numbers of its own.
 _CHECK = re.compile(r"\b(?:check|verification|verify(?:ing)?|double[- ]check)\b[*_]*\s*:", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[^\s])[.!?]?(?=\s*$)|(?<!\bvs)[.!?](?=\s|\*|$)|[.;](?=\s)")
 _REASON = re.compile(r",\s+(?=[A-Za-z])|\s+\(|\s+(?:because|since|which|as|so|but|where)\b", re.IGNORECASE)
-_MATH_SPAN = re.compile(r"\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MATH_SPAN = re.compile(r"\$([^$\n]+)\$|\\\((.{1,1000}?)\\\)|\\\[(.{1,1000}?)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _CHOICE = re.compile(
-    r"\(([A-J])\)|\*\*\(?([A-J])\)?\*\*|\b(?:option|choice|answer)\s+(?:is\s+)?([A-J])\b|(?:^|\n)\s*([A-J])[).:]?\s*$",
+    r"[(\[{（]([A-Ja-j])[)\]}）]|\*\*\(?([A-J])\)?\*\*"
+    r"|\b(?i:option|choice|answer|choose|pick|select)(?:\s+is\b)?[\s:–-]*([A-J])\b"
+    r"|^[ \t]*([A-J])[).:]?[ \t]*$|(?<!and )(?<!or )(?<![\w'])([A-J])\.?\s*\Z",
     re.MULTILINE,
 )
-_LETTER = re.compile(r"(?:option\s+|choice\s+)?\(?\s*([A-J])\s*\)?(?![\w'])")
+_LETTER = re.compile(r"(?:option\s+|choice\s+)?[(\[{（]?\s*([A-J])\s*[)\]}）]?(?![\w'])")
 
 
 def stated_answer(text: str) -> str | None:
@@ -30,9 +36,14 @@ def stated_answer(text: str) -> str | None:
     after a colon, words; the last number or formula. What stands below a heading such as `Check:` counts only
     where nothing above it does.
     """
-    head, tag, tail = text.rpartition("</think>")
-    if tag:
-        return stated_answer(tail) or stated_answer(head)
+    for part in reversed(text.split("</think>")):
+        answer = _stated_above_check(part)
+        if answer is not None:
+            return answer
+    return None
+
+
+def _stated_above_check(text: str) -> str | None:
     check = _CHECK.search(text)
     if check is not None:
         above = _stated(text[: check.start()])
@@ -55,45 +66,54 @@ def stated_choice(text: str) -> str | None:
         if letter is not None:
             return letter
     found = _CHOICE.findall(text.rpartition("</think>")[2])
-    return next(filter(None, found[-1])) if found else None
+    return next(filter(None, found[-1])).upper() if found else None
 
 
 def choice_letter(answer: str) -> str | None:
-    r"""The letter that a short answer is: `B`, `(B)`, `\text{B}`, `B. four metres`, `option B`; else None."""
+    r"""The letter that a short answer is: `B`, `(B)`, `[B]`, `"B"`, `\text{B}`, `B. four metres`, `option B`;
+    else None.
+    """
     bare = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", answer)
-    bare = re.sub(r"^(?:option|choice)\s+", "", bare.strip(" $*.\n"), flags=re.IGNORECASE)
-    match = re.fullmatch(r"\(?([A-Ja-j])(?:[.):]+\\?\s.*|[.):]*)", bare, flags=re.DOTALL)
+    bare = re.sub(r"^(?:option|choice)\s+", "", bare.strip(" $*.\n`\"'“”‘’"), flags=re.IGNORECASE)
+    match = re.fullmatch(r"[(\[{（]*([A-Ja-j])(?:[.):\]}）]+\\?\s.*|[.):\]}）]*)", bare, flags=re.DOTALL)
     return match.group(1).upper() if match else None
 
 
-def boxed(text: str) -> list[str]:
-    r"""What stands in each `\boxed{…}`, braces nested at will; one that is cut ends with the text."""
-    found = []
-    for match in _BOX.finditer(text):
-        start = match.end()
-        if text[start : start + 1] != "{":
-            bare = re.match(r"-?[\w.,/]+", text[start:])
-            found.append(bare.group() if bare else "")
+def last_box(text: str) -> str | None:
+    r"""What stands in the last `\boxed{…}` that holds anything, braces nested at will; None without one.
+
+    One that is cut ends with the text.
+    """
+    for match in reversed(list(_BOX.finditer(text))):
+        content = _box_content(text, match.end()).strip()
+        if content:
+            return content
+    return None
+
+
+def _box_content(text: str, start: int) -> str:
+    """What stands in the box whose braces, if it has any, open at `start`."""
+    if text[start : start + 1] != "{":
+        bare = _BARE_BOX.match(text, start)
+        return bare.group() if bare else ""
+    depth, end = 0, start
+    while end < len(text):
+        if text[end] == "\\":
+            end += 2
             continue
-        depth, end = 0, start
-        while end < len(text):
-            if text[end] == "\\":
-                end += 2
-                continue
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                break
-            end += 1
-        found.append(text[start + 1 : end])
-    return [content.strip() for content in found]
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            break
+        end += 1
+    return text[start + 1 : end]
 
 
 def _stated(text: str) -> str | None:
-    boxes = [content for content in boxed(text) if content]
-    if boxes:
-        return boxes[-1]
-    for mark in reversed(list(_MARK.finditer(text))):
-        answer = _after_mark(text[mark.end() :], words=any(sign in mark.group() for sign in ":=#"))
+    box = last_box(text)
+    if box is not None:
+        return box
+    for mark in reversed(list(_MARK.finditer(text))[-MARKS_TRIED:]):
+        answer = _after_mark(text[mark.end() :], words=any(sign in mark.group() for sign in ":=#>"))
         if answer is not None:
             return answer
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
@@ -106,6 +126,7 @@ def _stated(text: str) -> str | None:
 
 def _after_mark(tail: str, words: bool) -> str | None:
     """What a mark announces; words only where `words` says that the mark announces any."""
+    tail = tail.partition("</answer>")[0]
     line = next((line for line in tail.splitlines() if line.strip(" *_`")), "").strip()
     bold = re.match(r"[*_`]{1,3}([^*_`]+?)[*_`]{1,3}", line)
     if bold:
@@ -123,8 +144,8 @@ def _after_mark(tail: str, words: bool) -> str | None:
         if whole is not None or sentence.startswith("("):
             return whole if whole is not None else letter.group().strip()
     starts_with_word = _WORD.match(sentence.lstrip("$\"'“"))
-    if starts_with_word and not words:
-        return None
+    if starts_with_word and not words:  # the next word may be any, but for a number's
+        return sentence.strip() if read_number(sentence) else None
     if starts_with_word:
         return sentence.strip()
     short = _right_hand_side(_REASON.split(sentence, maxsplit=1)[0].strip())

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ps_alloc.plug_in import load_plug_in
 from ps_eval.grading.equality import same_answer, same_number, same_text
 from ps_eval.grading.extraction import (
-    boxed,
     choice_letter,
+    last_box,
     last_number,
     stated_answer,
     stated_choice,
@@ -59,16 +59,16 @@ def reference_answer(reference: str) -> str:
     _, mark, value = reference.rpartition("####")
     if mark:
         return value.strip()
-    boxes = [content for content in boxed(reference) if content]
-    return boxes[-1] if boxes else reference.strip()
+    box = last_box(reference)
+    return reference.strip() if box is None else box
 
 
 def _exact_statement(text: str) -> str | None:
     """What a text states, all of it where nothing marks an answer."""
     answer = text.rpartition("</think>")[2].strip()
-    boxes = [content for content in boxed(answer) if content]
-    if boxes:
-        return boxes[-1]
+    box = last_box(answer)
+    if box is not None:
+        return box
     marked = stated_answer(answer) if "nswer" in answer or "####" in answer else None
     return marked or answer or None
 

@@ -23,8 +23,9 @@ _SCALES = {
 }
 _WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
-    *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+    *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _APPROXIMATELY = re.compile(
     r"^(?:approximately|approx\.?|about|around|roughly|exactly|nearly|≈|~|\\approx)\s*", re.IGNORECASE
 )
@@ -39,6 +40,7 @@ _MANTISSA = rf"(?:{_DIGITS})"
 _SCIENTIFIC = re.compile(
     rf"({_MANTISSA})(?:[eE]([-+]?\d+)|(?:\\times|\\cdot|\*|×|x|·)10\^\{{?([-+]?\d+)\}}?)"
 )
+_REPEATING = re.compile(r"(\d{0,100})\.(\d{0,100})\\overline\{?(\d{1,100})\}?")
 _POWER = re.compile(r"10\^\{?([-+]?\d+)\}?")
 _FRACTION = re.compile(rf"({_MANTISSA})/({_MANTISSA})")
 _LATEX_FRACTION = re.compile(r"\\[dtc]?frac(?:\{([^{}]+)\}|(\d))(?:\{([^{}]+)\}|(\d))")
@@ -79,7 +81,7 @@ def read_number(text: str) -> frozenset[Fraction]:
 
 
 def _spelled_out(text: str) -> str:
-    """`½` as 1/2, `10³` as 10^3, a number's word up to twenty as its figures."""
+    """`½` as 1/2, `10³` as 10^3, a number's word below a hundred as its figures."""
     text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)
     text = re.sub(
         r"[¼-¾⅐-⅞]", lambda found: unicodedata.normalize("NFKC", found.group()).replace("⁄", "/"), text
@@ -91,7 +93,18 @@ def _spelled_out(text: str) -> str:
     if re.fullmatch(r"\d{1,3}(?: \d{3})+", text.strip()):  # thousands set apart by spaces
         text = text.replace(" ", "")
     word, space, rest = text.partition(" ")
-    return f"{_WORDS.index(word.casefold())}{space}{rest}" if word.casefold() in _WORDS else text
+    value = _spelled(word.casefold())
+    return text if value is None else f"{value}{space}{rest}"
+
+
+def _spelled(word: str) -> int | None:
+    """The number that a word such as `twelve` or `twenty-one` is."""
+    if word in _WORDS:
+        return _WORDS.index(word)
+    tens, _, ones = word.partition("-")
+    if tens not in _TENS or ones not in ("", *_WORDS[1:10]):
+        return None
+    return 10 * _TENS.index(tens) + 20 + (_WORDS.index(ones) if ones else 0)
 
 
 def _without_unit(text: str) -> tuple[str, int]:
@@ -144,6 +157,10 @@ def _power(mantissa: Fraction, exponent: str) -> Fraction | None:
 
 
 def _decimal(text: str) -> Fraction | None:
+    if repeating := _REPEATING.fullmatch(text):
+        whole, start, period = repeating.groups()
+        nines = Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(start))
+        return Fraction(f"0{whole}.{start or 0}") + nines
     plain = re.sub(r"\{,\}|\\,|\\!|,(?=\d{3}(?:\D|$))", "", text)
     match = re.fullmatch(r"(?:\d+\.?\d*|\.\d+)", plain)
     return Fraction(f"0{plain}".rstrip(".")) if match and len(plain) <= 4000 else None

@@ -35,10 +35,10 @@ def decision_samples(
 
     An answer that used all that it was granted was cut, and so was one that ended by length. Where the
     gateway only watched (`--observe`), answers go beyond what would have been granted, and nothing was cut
-    by it.
+    by it, but where the client brought a budget of its own.
     """
     faults: list[tuple[str, str]] = []
-    found: dict[str, tuple[Sample, int, Mapping[str, Any]]] = {}
+    found: dict[str, tuple[Sample, Mapping[str, Any]]] = {}
     feedback: dict[str, float] = {}
     for where, row in rows:
         try:
@@ -50,33 +50,40 @@ def decision_samples(
                 if correct is not None:
                     feedback[name] = correct
                 continue
-            found[name or f"row {len(found)}"] = (*_sample(row), row)
+            found[name or f"row {len(found)}"] = _sample(row), row
         except ValueError as error:
             faults.append((where, str(error)))
-    unsaid = [one for one in found.values() if not isinstance(one[2].get("enforced"), bool)]
-    beyond = sum(sample.tokens > granted * 1.02 + 8 for sample, granted, _ in unsaid)
+    unsaid = [one for one in found.values() if not isinstance(one[1].get("enforced"), bool)]
+    beyond = sum(sample.tokens > read_tokens(row["granted"]) * 1.02 + 8 for sample, row in unsaid)
     assumed = beyond <= OVERSHOOT * max(len(unsaid), 1)
     bounds = []
-    for name, (sample, granted, row) in found.items():
-        told = row.get("enforced")
-        bound = told if isinstance(told, bool) else assumed
-        bounds.append(bound)
-        one = _spent(row, granted, bound)
+    for name, (sample, row) in found.items():
+        cap = _cap(row, assumed)
+        bounds.append(cap is not None)
+        one = _spent(row, cap)
         assert one is not None
         sample.tokens, sample.finished = one
-        sample.cap = granted if bound else int(NO_CAP)
+        sample.cap = int(NO_CAP) if cap is None else cap
         if not sample.finished:
             sample.cap = sample.tokens
         if sample.finished and name in feedback:
             sample.correct = feedback[name]
-    return [sample for sample, _, _ in found.values()], faults, any(bounds)
+    return [sample for sample, _ in found.values()], faults, any(bounds)
 
 
-def _spent(row: Mapping[str, Any], granted: int, enforced: bool) -> Spent | None:
+def _cap(row: Mapping[str, Any], assumed: bool) -> int | None:
+    """The budget that the server was told: the gateway's, or else the client's own; None where neither."""
+    told, own = row.get("enforced"), row.get("own_budget")
+    granted = read_tokens(row["granted"])
+    if told if isinstance(told, bool) else assumed:
+        return granted
+    return None if own is None else read_tokens(own)
+
+
+def _spent(row: Mapping[str, Any], cap: int | None) -> Spent | None:
     used, made = row.get("used"), row.get("completion_tokens")
     return spent(
-        granted,
-        enforced=enforced,
+        cap,
         used=None if used is None else read_tokens(used),
         made=None if made is None else read_tokens(made),
         thought_share=as_number(row.get("thought_share")),
@@ -84,9 +91,9 @@ def _spent(row: Mapping[str, Any], granted: int, enforced: bool) -> Spent | None
     )
 
 
-def _sample(row: Mapping[str, Any]) -> tuple[Sample, int]:
-    granted = read_tokens(row["granted"])
-    whole = _spent(row, granted, enforced=False)
+def _sample(row: Mapping[str, Any]) -> Sample:
+    _cap(row, False)
+    whole = _spent(row, None)
     if whole is None:
         raise ValueError(
             "a decision must say how many tokens were used: the request failed or was not followed"
@@ -101,14 +108,13 @@ def _sample(row: Mapping[str, Any]) -> tuple[Sample, int]:
         raise ValueError("a decision must have its question's text or hash")
     counts = {key: as_number(question.get(key)) for key in COUNTS} | _predicted(row)
     model = read_name(row.get("model"))
-    sample = Sample(
+    return Sample(
         question_id=name,
         tokens=whole.tokens,
         question=text,
         group=(("model", model),) if model else (),
         numbers={key: number for key, number in counts.items() if number is not None},
     )
-    return sample, granted
 
 
 def _predicted(row: Mapping[str, Any]) -> dict[str, float | None]:

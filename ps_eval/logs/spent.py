@@ -18,9 +18,8 @@ class Spent(NamedTuple):
 
 
 def spent(
-    granted: int,
+    cap: int | None,
     *,
-    enforced: bool,
     used: int | None,
     made: int | None,
     thought_share: float | None,
@@ -29,8 +28,7 @@ def spent(
     """Reasoning tokens, and whether they ended by themselves; None where nothing says it.
 
     Args:
-        granted: The budget.
-        enforced: Whether the server was told it; else nothing was cut by it.
+        cap: The budget that the server was told; None where it was told none, and nothing was cut by it.
         used: Reasoning tokens, where the server counts them.
         made: All generated tokens, the answer's included.
         thought_share: Share of what was generated that is reasoning, where the server does not count it.
@@ -38,10 +36,10 @@ def spent(
     """
     by_length = finish_reason.lower() in CUT
     if used is not None:
-        return Spent(used, not by_length and (not enforced or used < granted))
+        return Spent(used, not by_length and (cap is None or used < cap))
     if made is None or thought_share is None:
         return None
     tokens = round(made * min(max(thought_share, 0.0), 1.0))
-    if enforced and tokens >= granted - NEAR_TOKENS - NEAR * granted:
-        return Spent(granted, False)  # what ends near its budget may have been cut by it
+    if cap is not None and tokens >= cap - NEAR_TOKENS - NEAR * cap:
+        return Spent(cap, False)  # what ends near its budget may have been cut by it
     return Spent(tokens, not by_length)

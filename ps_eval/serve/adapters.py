@@ -21,13 +21,18 @@ class Field:
     """The server refuses a budget that is not below `max_tokens`."""
     beside: Mapping[str, Any] = field(default_factory=dict)
     """What must stand beside the budget, in the same object."""
+    also: str = ""
+    """Another name at the top of the body that some versions of the server read instead."""
+    stream_options: bool = False
+    """A stream's usage is asked for by `stream_options.include_usage`."""
 
 
 ANTHROPIC = Field("thinking.budget_tokens", 1024, below_max_tokens=True, beside={"type": "enabled"})
 
 
-def _openai(path: str) -> dict[str, Field]:
-    return {name: Field(path) for name in ("completions", "chat", "chat_batch", "invocations")}
+def _openai(path: str, *, stream_options: bool = True) -> dict[str, Field]:
+    names = ("completions", "chat", "chat_batch", "invocations")
+    return {name: Field(path, stream_options=stream_options) for name in names}
 
 
 ADAPTERS: Mapping[Server, Mapping[str, Field]] = {
@@ -35,12 +40,16 @@ ADAPTERS: Mapping[Server, Mapping[str, Field]] = {
     # With --enable-strict-thinking and a reasoning parser.
     "sglang": _openai("custom_params.thinking_budget"),
     "llama.cpp": {
-        "chat": Field("thinking_budget_tokens"),
-        "responses": Field("thinking_budget_tokens"),  # it becomes a chat, other fields and all
+        # The first name goes before the second, which alone older versions know.
+        "chat": Field("reasoning_budget_tokens", also="thinking_budget_tokens", stream_options=True),
+        # It becomes a chat, other fields and all.
+        "responses": Field("reasoning_budget_tokens", also="thinking_budget_tokens"),
         "messages": Field("thinking.budget_tokens", beside={"type": "enabled"}),
     },
-    "nim": {name: Field("nvext.max_thinking_tokens") for name in ("chat", "completions")},
-    "other": _openai("thinking_token_budget"),
+    "nim": {
+        name: Field("nvext.max_thinking_tokens", stream_options=True) for name in ("chat", "completions")
+    },
+    "other": _openai("thinking_token_budget", stream_options=False),
 }
 """Server to its routes' fields. A route without one passes unbudgeted, and is counted."""
 
@@ -58,7 +67,7 @@ def fields_of(server: Server, budget_field: str | None = None) -> Mapping[str, F
         return ADAPTERS[server]
     if not all(budget_field.split(".")):
         raise ValueError(f"budget_field must be a name, or names joined by dots, got {budget_field!r}")
-    return {**ADAPTERS[server], **_openai(budget_field)}
+    return {**ADAPTERS[server], **_openai(budget_field, stream_options=server != "other")}
 
 
 def server_of(models: Any) -> Server | None:

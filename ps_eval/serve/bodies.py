@@ -77,6 +77,12 @@ class TemplateArguments(_Part):
     reasoning_effort: str | None = None
 
 
+class StreamOptions(_Part):
+    """`stream_options` of OpenAI."""
+
+    include_usage: bool | None = None
+
+
 class Body(_Part):
     """What the gateway reads of any completion request; every field may be missing."""
 
@@ -94,12 +100,15 @@ class Body(_Part):
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     reasoning_effort: str | None = None
     reasoning: Reasoning | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     enable_thinking: bool | None = None
     thinking_budget: int | None = None
+    thinking_budget_tokens: int | None = None
+    reasoning_budget_tokens: int | None = None
     chat_template_kwargs: TemplateArguments | None = None
 
 

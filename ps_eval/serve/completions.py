@@ -7,12 +7,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from ps_eval.serve.answer_watch import AnswerWatch, Observed
-from ps_eval.serve.budgets import Grant
+from ps_eval.serve.answer_watch import AnswerWatch, Observed, readable
 from ps_eval.serve.errors import Refusal
 from ps_eval.serve.exchange import Exchange
+from ps_eval.serve.grant import Grant
 from ps_eval.serve.relay import is_event_stream
-from ps_eval.serve.request_body import CompletionRequest
+from ps_eval.serve.request_body import CompletionRequest, with_usage
+from ps_eval.serve.stream_usage import TakenUsage
 from ps_eval.serve.upstream import request_headers
 
 if TYPE_CHECKING:
@@ -81,9 +82,12 @@ class Completions:
         raw = request.raw
         if grant.thinking and not self._observe and two_phase is None:
             grant, raw = self._enforced(exchange, request, grant)
-        exchange.grant = grant
+        exchange.grant, exchange.own_budget = grant, request.own_budget
         two_phases = two_phase is not None and grant.thinking and not self._observe
         exchange.enforced = two_phases or raw is not request.raw
+        taken = None
+        if not two_phases and grant.thinking and self._hides_usage(exchange, request):
+            raw, taken = with_usage(raw), TakenUsage()
         begin = time.monotonic()
         try:
             if two_phases:
@@ -94,7 +98,7 @@ class Completions:
                 )
                 exchange.observed = Observed(usage)
             else:
-                status = await self._answer(exchange, grant, raw)
+                status = await self._answer(exchange, grant, raw, taken)
         except Refusal:
             if not exchange.reply.begun:
                 lane.budgets.revoke(grant)
@@ -117,18 +121,29 @@ class Completions:
         if limit is not None and grant.tokens >= limit:
             self._metrics.unbudgeted.labels(exchange.route.name).inc()
             return grant, request.raw
-        return grant, request.with_budget(grant.tokens, field.beside)
+        return grant, request.with_budget(grant.tokens, field.beside, field.also)
 
-    async def _answer(self, exchange: Exchange, grant: Grant, body: bytes) -> int:
+    def _hides_usage(self, exchange: Exchange, request: CompletionRequest) -> bool:
+        """Whether a stream tells the decision log nothing unless it is asked for its usage."""
+        assert exchange.lane is not None
+        field = exchange.lane.fields.get(exchange.route.name)
+        asked = request.streams_usage or not request.stream
+        return (
+            self._gateway.decisions is not None and not asked and field is not None and field.stream_options
+        )
+
+    async def _answer(self, exchange: Exchange, grant: Grant, body: bytes, taken: TakenUsage | None) -> int:
         """Let the upstream enforce the budget. Returns the status."""
-        headers = request_headers(exchange.scope["headers"])
+        headers = readable(request_headers(exchange.scope["headers"]))
+        if taken is not None:  # what is compressed cannot be taken out
+            headers = [(name, value) for name, value in headers if name != "accept-encoding"]
         reply, added = exchange.reply, grant.headers
         async with self._gateway.upstream.send("POST", exchange.target, headers, body) as response:
             ends = self._think_end if exchange.route.name == "completions" else None
             encoding = response.headers.get("Content-Encoding", "")
             watch = AnswerWatch(encoding, think_end=ends, mark=self._think_end)
             if is_event_stream(response):
-                await reply.stream(response, added, watch.add)
+                await reply.stream(response, added, watch.add, taken)
                 exchange.observed = watch.streamed()
                 return response.status
             # Whole before it is begun: an upstream that dies in the middle is still a clean 502.

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import Scope
 
 from ps_eval.serve.answer_watch import Observed
-from ps_eval.serve.budgets import Grant
+from ps_eval.serve.grant import Grant
 from ps_eval.serve.lanes import Client, Lane
 from ps_eval.serve.relay import Reply
 from ps_eval.serve.routes import Route
@@ -34,6 +34,8 @@ class Exchange:
     """Reasoning tokens, where the response tells."""
     enforced: bool = False
     """Whether the server was told the budget."""
+    own_budget: int | None = None
+    """The client's, in the body it sent."""
     status: int = 0
     model: str | None = None
     outcome: str = ""
@@ -49,6 +51,11 @@ class Exchange:
         query = self.scope["query_string"]
         path = self.scope["raw_path"].decode("latin-1")
         return f"{path}?{query.decode('latin-1')}" if query else path
+
+    @property
+    def cap(self) -> int | None:
+        """Reasoning tokens that the server was held to, by the gateway or by the client; None: to none."""
+        return self.grant.tokens if self.enforced and self.grant is not None else self.own_budget
 
     @property
     def seconds(self) -> float:

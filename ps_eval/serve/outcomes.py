@@ -24,7 +24,7 @@ class Outcome:
     question: str
     """In memory alone, and only of the last ones."""
     cap: int
-    """Budget that was in force; `NO_LIMIT` where the gateway only watched."""
+    """Budget that was in force, the gateway's or the client's own; `NO_LIMIT` where none was."""
     tokens: int
     """Reasoning tokens used."""
     finished: bool
@@ -41,8 +41,7 @@ def outcome_of(exchange: Exchange, row: Float | None) -> Outcome | None:
     if grant.sequences != 1 or len(grant.questions) != 1:
         return None
     found = spent(
-        grant.tokens,
-        enforced=exchange.enforced,
+        exchange.cap,
         used=exchange.used,
         made=completion_tokens(exchange.observed.usage),
         thought_share=exchange.observed.thought_share,
@@ -51,7 +50,7 @@ def outcome_of(exchange: Exchange, row: Float | None) -> Outcome | None:
     if found is None:
         return None
     # Cut below its budget, by the client's max_tokens: that was the cap.
-    cap = grant.tokens if exchange.enforced else NO_LIMIT
+    cap = NO_LIMIT if exchange.cap is None else exchange.cap
     cap = cap if found.finished else min(cap, found.tokens)
     return Outcome(grant.questions[0], cap, found.tokens, found.finished, row)
 

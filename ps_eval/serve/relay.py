@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from ps_eval.serve.errors import ClientDisconnected, Refusal, overloaded
 from ps_eval.serve.request_body import too_large
+from ps_eval.serve.stream_usage import TakenUsage
 from ps_eval.serve.upstream import Headers, response_headers
 
 BODY_SECONDS = 60.0
@@ -153,13 +154,15 @@ class Reply:
         response: aiohttp.ClientResponse,
         added: Mapping[str, str],
         on_chunk: Callable[[bytes], None] = lambda chunk: None,
+        taken: TakenUsage | None = None,
     ) -> None:
-        """Send an upstream's response on as it arrives."""
+        """Send an upstream's response on as it arrives, without the usage that is `taken` out of it."""
         await self.begin(response.status, self.head(response, added), events=is_event_stream(response))
         async for chunk in response.content.iter_any():
             on_chunk(chunk)
-            await self.write(chunk)
-        await self.write(b"", more=False)
+            if part := chunk if taken is None else taken.without(chunk):
+                await self.write(part)
+        await self.write(b"" if taken is None else taken.rest, more=False)
 
     async def refuse(self, refusal: Refusal) -> None:
         """Answer with an error; after the head, break the connection, which the client notices.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -25,11 +27,9 @@ HOP_BY_HOP = frozenset(
 SET_HERE = frozenset((b"host", b"content-length", b"expect"))
 KEEP_ALIVE_SECONDS = 3.0
 """Below the 5 seconds after which uvicorn, under vLLM and SGLang, closes an idle connection."""
-MAX_STALE = 4
-"""Pooled connections tried for one request. The upstream may close one just as it is taken (a busy machine
-makes it likely); without a byte of response the request is sent again, as browsers and Go do."""
 RESEND_SECONDS = 0.05
-"""After so long the upstream may have worked on a request: it is not sent twice, but for GET and HEAD."""
+"""After so long the upstream may have worked on a request: it is not sent twice, but for GET and HEAD, and
+where the connection was reset: closed by a server that had not read the request."""
 MAX_HEADER_BYTES, MAX_HEADERS = 2**16, 1000
 """Of an upstream's response: several times what servers and proxies send."""
 OWN_HEADERS = b"x-ps-"
@@ -64,15 +64,19 @@ class Upstream:
         self._connect_timeout = connect_timeout
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
+        self._anew: aiohttp.ClientSession | None = None
+        """Takes no pooled connection."""
 
     async def start(self) -> None:
         """Open the pool; the event loop must be running."""
+        self._session = self._opened(keepalive_timeout=KEEP_ALIVE_SECONDS)
+        self._anew = self._opened(force_close=True)
+
+    def _opened(self, **connector: Any) -> aiohttp.ClientSession:
         tracing = aiohttp.TraceConfig()
         tracing.on_connection_reuseconn.append(_note_reuse)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._max_connections, keepalive_timeout=KEEP_ALIVE_SECONDS, ttl_dns_cache=60
-            ),
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._max_connections, ttl_dns_cache=60, **connector),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -86,8 +90,9 @@ class Upstream:
 
     async def stop(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._anew):
+            if session is not None:
+                await session.close()
 
     @asynccontextmanager
     async def send(
@@ -131,26 +136,36 @@ class Upstream:
     async def _open(
         self, method: str, url: str, headers: Iterable[tuple[str, str]], body: bytes
     ) -> aiohttp.ClientResponse:
-        """The response's head. A connection that turns out to have been closed while idle is no failure."""
+        """The response's head.
+
+        The upstream may close a pooled connection just as it is taken: where it is busy for seconds, its
+        event loop (uvloop) closes what was idle for too long before it looks at what has come. Without a byte
+        of response the request is sent once more, on a new connection, as browsers and Go do.
+        """
         assert self._session is not None
-        for _ in range(MAX_STALE):
-            connection = SimpleNamespace(reused=False, since=0.0)
-            try:
-                return await self._session.request(
-                    method,
-                    URL(url, encoded=True),
-                    headers=headers,
-                    data=body or None,
-                    allow_redirects=False,
-                    trace_request_ctx=connection,
-                )
-            except aiohttp.ClientConnectorError:
+        assert self._anew is not None
+        connection = SimpleNamespace(reused=False, since=0.0)
+
+        async def request(session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
+            return await session.request(
+                method,
+                URL(url, encoded=True),
+                headers=headers,
+                data=body or None,
+                allow_redirects=False,
+                trace_request_ctx=connection,
+            )
+
+        try:
+            return await request(self._session)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            unread = isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
+            early = time.monotonic() - connection.since <= RESEND_SECONDS
+            if not connection.reused or not (unread or early or method in ("GET", "HEAD")):
                 raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                late = time.monotonic() - connection.since > RESEND_SECONDS
-                if not connection.reused or (late and method not in ("GET", "HEAD")):
-                    raise
-        raise aiohttp.ServerDisconnectedError
+        return await request(self._anew)
 
     async def state(self) -> str:
         """`reachable`, `failing` where it answers that it is ill, as vLLM does when its engine has died, or

@@ -29,11 +29,13 @@ class MenuPrediction:
     """(N, S) in [0, 1]."""
     cost: Array
     """(N, S), above 0, in the unit that was learned."""
+    tokens: Array | None
+    """(N,) of a response, at least 1, under whatever option; None of a predictor that did not learn them."""
 
 
 @dataclass(frozen=True)
 class MenuPredictor:
-    """Standardised features times weights: S accuracies and S logarithms of costs."""
+    """Standardised features times weights: S accuracies, S logarithms of costs, and a response's tokens."""
 
     options: list[str]
     """(S,) names."""
@@ -48,9 +50,9 @@ class MenuPredictor:
     spread: Array
     """(D,)."""
     weights: Array
-    """(D, 2 S)."""
+    """(D, 2 S + 1); (D, 2 S) where tokens were not learned."""
     intercept: Array
-    """(2 S,)."""
+    """(2 S + 1,), or (2 S,)."""
     model: str = "unknown"
     """Whose states and options these are."""
 
@@ -60,6 +62,7 @@ class MenuPredictor:
         features: Mapping[str, npt.ArrayLike],
         accuracy: npt.ArrayLike,
         cost: npt.ArrayLike,
+        tokens: npt.ArrayLike,
         *,
         options: Sequence[str],
         cost_name: str,
@@ -72,6 +75,7 @@ class MenuPredictor:
             features: Name to (N, D) states.
             accuracy: (N, S) share of runs that were right.
             cost: (N, S) what a run took, above 0.
+            tokens: (N, S) of its response.
             options: (S,) names.
             cost_name: The unit of `cost`.
             model: Whose states these are.
@@ -82,11 +86,11 @@ class MenuPredictor:
         """
         widths = {name: np.shape(values)[1] for name, values in features.items()}
         x = _joined(features, widths)
-        right, paid = np.asarray(accuracy, np.float64), np.asarray(cost, np.float64)
-        if right.shape != (len(x), len(options)) or paid.shape != right.shape:
+        right, paid, lengths = (np.asarray(values, np.float64) for values in (accuracy, cost, tokens))
+        if {right.shape, paid.shape, lengths.shape} != {(len(x), len(options))}:
             raise ValueError(
-                f"accuracy and cost must have shape ({len(x)}, {len(options)}), "
-                f"got {right.shape} and {paid.shape}"
+                f"accuracy, cost and tokens must have shape ({len(x)}, {len(options)}), "
+                f"got {right.shape}, {paid.shape} and {lengths.shape}"
             )
         if not (paid > 0).all():
             raise ValueError(f"cost must be above 0, got {paid.min():g}")
@@ -94,7 +98,7 @@ class MenuPredictor:
             raise ValueError(f"there must be at least {NUM_FOLDS} questions to learn from, got {len(x)}")
         centre, spread = x.mean(axis=0), x.std(axis=0) + 1e-6
         z = (x - centre) / spread
-        y = np.concatenate([right, np.log(paid)], axis=1)
+        y = np.concatenate([right, np.log(paid), lengths.mean(axis=1, keepdims=True)], axis=1)
         folds = np.random.default_rng(seed).permutation(len(z)) % NUM_FOLDS
         errors = np.zeros(len(PENALTIES))
         for fold in range(NUM_FOLDS):
@@ -120,7 +124,8 @@ class MenuPredictor:
         z = (_joined(features, self.features) - self.centre) / self.spread
         y = z @ self.weights + self.intercept
         size = len(self.options)
-        return MenuPrediction(np.clip(y[:, :size], 0.0, 1.0), np.exp(y[:, size:]))
+        tokens = np.maximum(1.0, y[:, 2 * size]) if y.shape[1] > 2 * size else None
+        return MenuPrediction(np.clip(y[:, :size], 0.0, 1.0), np.exp(y[:, size : 2 * size]), tokens)
 
     def save(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`."""

@@ -5,7 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from ps_alloc import _checks
+import ps_alloc
+from ps_alloc import _checks, reallocate
+from ps_alloc.baselines import no_information_mix, uniform
+from ps_alloc.conformal import BudgetCalibrator, conformal_quantile
 
 WHOLE = [5, np.int64(5), np.uint8(5), 5.0, np.float32(5), np.array(5), np.array(5.0)]
 NO_NUMBERS = [True, np.bool_(True), "5", None, [5], 5j, np.array([5]), np.ma.masked, math.nan]
@@ -74,3 +77,55 @@ def test_bools_are_outcomes_where_curves_are_asked_for():
 def test_a_masked_array_without_masked_values_is_an_array():
     assert type(_checks.check_curves(np.ma.masked_array([[0.5]]))) is np.ndarray
     assert type(_checks.per_query_float("w", np.ma.masked_array([0.5, 1.0]), 2)) is np.ndarray
+
+
+def test_what_cannot_become_an_array_is_refused_in_one_sentence():
+    class Tensor:
+        """Refuses as torch's do that track gradients, or are of bfloat16."""
+
+        def __init__(self, error):
+            self.error = error
+
+        def __array__(self, dtype=None, copy=None):
+            raise self.error
+
+    for error in (RuntimeError("Use tensor.detach().numpy() instead."), TypeError("no\nbfloat16")):
+        with pytest.raises(ValueError, match=r"x must be an array of real numbers, but (Use|no bfloat16)"):
+            _checks.numbers("x", Tensor(error))
+
+
+def test_an_array_where_a_number_is_wanted_is_shown_on_one_line():
+    with pytest.raises(ValueError, match=r"n must be a whole number, got array\(\[\[1., 1.\], \[1"):
+        _checks.whole("n", np.ones((2, 2)))
+
+
+def test_the_same_rule_holds_wherever_arrays_are_passed():
+    curves = np.array([[0.1, 0.5], [0.2, 0.4]])
+    uneven = [[1, 2], [3]]
+    pacer = ps_alloc.Pacer(64)
+    guard = ps_alloc.Guard.fit(curves, curves, [16, 32])
+    for name, call in (
+        ("use", lambda: ps_alloc.allocate(curves, 64, use=uneven)),
+        ("tokens", lambda: ps_alloc.frontier(curves).at("64")),
+        ("labels", lambda: ps_alloc.fit_class_curves(curves, uneven)),
+        ("probabilities", lambda: ps_alloc.allocate_by_difficulty(curves, 64, probabilities="x")),
+        ("levels", lambda: BudgetCalibrator.fit([[1.0]], [1], method="quantile", levels="x")),
+        ("scores", lambda: conformal_quantile("x", 0.5)),
+        ("unlike", lambda: ps_alloc.Predictions(curves, [16, 32], unlike=uneven)),
+        ("budgets", lambda: uniform(2, 64, budgets=uneven)),
+        ("mean_curve", lambda: no_information_mix(uneven, 2, 64, rng=np.random.default_rng())),
+        ("curve", lambda: pacer.decide(uneven)),
+        ("curves", lambda: guard.allocate(uneven, 64)),
+    ):
+        with pytest.raises(ValueError, match=f"^{name} must be an array of real numbers, got "):
+            call()
+    for call in (
+        lambda: guard.allocate(curves, 64, window="x"),
+        lambda: reallocate(curves, 64, window="x", elapsed=[0, 0], now=[0, 0]),
+    ):
+        with pytest.raises(ValueError, match="window must be a whole number, got 'x'"):
+            call()
+    with pytest.raises(ValueError, match="min_windows must be a whole number, got array"):
+        ps_alloc.Guard.fit(curves, curves, [32], min_windows=np.ones(2))
+    with pytest.raises(ValueError, match="ids must be a list of texts, got 3"):
+        ps_alloc.Predictions(curves, [16, 32], ids=3)

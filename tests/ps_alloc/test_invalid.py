@@ -60,6 +60,21 @@ def test_a_use_that_is_none_counts_as_well():
     np.testing.assert_allclose(clipped.expected_used, expected.expected_used)
 
 
+@pytest.mark.parametrize("n", [N, W])  # W queries: a shared use must not be taken for one of each
+def test_a_use_that_all_share_is_the_same_as_a_row_each(n):
+    use = 16 * np.arange(1, W + 1) * np.linspace(1.0, 0.5, W)
+    curves = CURVES[:n].copy()
+    curves[3, 2] = np.nan
+    settings = {"invalid": "uniform", "total_tokens": n * 40}
+    shared, rows = (
+        allocate(curves, use=use, **settings),
+        allocate(curves, use=np.tile(use, (n, 1)), **settings),
+    )
+    np.testing.assert_array_equal(shared.windows, rows.windows)
+    np.testing.assert_allclose(shared.expected_used, rows.expected_used)
+    assert shared.expected_used[3] == shared.tokens[3]
+
+
 def test_a_batch_of_nothing_but_bad_rows_is_spread_evenly(tmp_path):
     allocation = allocate(np.full((5, 4), np.nan), 5 * 40, invalid="uniform")
     assert sorted(set(allocation.windows.tolist())) == [2, 3]

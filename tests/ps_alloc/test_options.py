@@ -138,5 +138,5 @@ def test_bad_sample_counts_are_refused():
         majority_vote_values([[0.5]], 0)
     with pytest.raises(ValueError, match=r"n_samples must be at most 1000, got 1001"):
         majority_vote_values([[0.5]], 1001)
-    with pytest.raises(ValueError, match=r"sample_counts must hold at least one number of samples, got none"):
+    with pytest.raises(ValueError, match=r"sample_counts must be a list of shape \(M,\), got shape \(0,\)"):
         vote_menus([[0.5]], [])

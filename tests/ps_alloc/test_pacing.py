@@ -138,13 +138,21 @@ def test_several_at_once_are_decided_as_if_one_after_another():
     assert many.state_dict() == one.state_dict()
 
 
+def test_one_weight_may_stand_for_all_of_several():
+    curves = np.random.default_rng(0).random((5, 4))
+    one, each = Pacer(RATE), Pacer(RATE)
+    assert one.decide_many(curves, weights=3) == each.decide_many(curves, weights=[3] * 5)
+
+
 def test_a_bad_one_among_several_books_none():
     pacer = Pacer(RATE)
     curves = np.full((3, 4), 0.5)
     for settings, message in (
         ({"limits": [None, None, -1]}, "limit must be at least 0"),
-        ({"weights": [1, 1]}, r"weights must be one a curve \(3\), got 2"),
-        ({"weights": [1, 1, -1]}, "weight must be finite and at least 0, got -1.0"),
+        ({"limits": 16}, r"limits must be a list of one a curve \(3\), got 16"),
+        ({"weights": [1, 1]}, r"weights must be one number or have shape \(3,\), got shape \(2,\)"),
+        ({"weights": [1, 1, -1]}, "weights must be finite and at least 0, got -1.0 for query 2"),
+        ({"use": np.ones(3)}, r"use must have shape \(4,\) or \(3, 4\), got \(3,\)"),
     ):
         with pytest.raises(ValueError, match=message):
             pacer.decide_many(curves, **settings)
@@ -531,7 +539,7 @@ def test_a_state_that_lacks_a_field_is_refused(field):
         Pacer.from_state_dict(state)
 
 
-@pytest.mark.parametrize("state", [None, [], "x"])
+@pytest.mark.parametrize("state", [None, [], "x", True, 1])
 def test_what_is_no_state_is_refused(state):
     with pytest.raises(ValueError, match="a pacer's state must have version 1 or 2, got"):
         Pacer.from_state_dict(state)

@@ -90,9 +90,10 @@ def test_a_rule_is_kept_in_a_file(tmp_path: Path) -> None:
     again = StoppingRule.load(tmp_path / "rule.npz")
     assert again.price == rule.price
     np.testing.assert_array_equal(again.advantage(states[:, 0], 1), rule.advantage(states[:, 0], 1))
-    (tmp_path / "no.npz").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"no.npz must be a stopping rule"):
-        StoppingRule.load(tmp_path / "no.npz")
+    for damaged in (b"no", b"", b"PK\x03\x04", (tmp_path / "rule.npz").read_bytes()[:-30]):
+        (tmp_path / "no.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"no.npz must be a stopping rule"):
+            StoppingRule.load(tmp_path / "no.npz")
 
 
 def test_bad_arguments_are_named() -> None:
@@ -110,6 +111,14 @@ def test_bad_arguments_are_named() -> None:
         fit_stopping(states, ~running, now, used, 0.1, **ends)
     with pytest.raises(ValueError, match="states must be finite where a trace runs"):
         fit_stopping(states * np.nan, running, now, used, 0.1, **ends)
+    for name, where in (("now", " where a trace runs"), ("used", " where a trace runs"), ("end_value", "")):
+        given = {"now": now, "used": used, **ends}
+        given[name] = given[name].copy()
+        given[name].flat[0] = np.inf
+        with pytest.raises(ValueError, match=f"{name} must be finite{where}, got inf"):
+            fit_stopping(states, running, price=0.1, **given)
+    with pytest.raises(ValueError, match=r"use must be finite, got nan"):
+        worth_going_on([[0.5]], [[np.nan]], 0.1, now=[0.5], elapsed=[0])
     rule = fit_stopping(states, running, now, used, 0.1, **ends)
     with pytest.raises(ValueError, match="checkpoint must be at least 0 and at most 2, got 3"):
         rule.goes_on([[0.0]], 3)

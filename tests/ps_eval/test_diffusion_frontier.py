@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ps_eval.cli import main
-from ps_eval.diffusion.frontier import PassCost, gain_over_static, is_static, joined
-from ps_eval.diffusion.static_frontier import resample_counts
+from ps_eval.diffusion.frontier import PassCost, best_on, is_static, joined
+from ps_eval.diffusion.static_frontier import Measured, gains_over_static, resample_counts
 from ps_train.menu.table import MenuTable
 
 
@@ -43,12 +43,39 @@ def test_a_gain_is_over_the_static_schedules_at_the_same_cost_a_token() -> None:
     right = (rng.random((n, 3)) < [0.4, 0.8, 0.75]).astype(float)
     tokens = np.tile([40.0, 40.0, 80.0], (n, 1))
     paid = np.tile([200.0, 400.0, 600.0], (n, 1))  # the third: 7.5 a token, where lots of the two give 0.6
-    gain = gain_over_static(right, paid, tokens, 2, [0, 1], resample_counts(n, 500, 0))
+    measured = Measured(right, paid, tokens)
+    (gain,) = gains_over_static(measured.columns([2]), measured.columns([0, 1]), resample_counts(n, 500, 0))
     expected = right[:, 2].mean() - (right[:, 0].mean() + right[:, 1].mean()) / 2
     assert gain.gain == pytest.approx(expected)
     assert gain.static == pytest.approx((right[:, 0].mean() + right[:, 1].mean()) / 2)
     deviation = (right[:, 2] - right[:, :2].mean(1)).std() / np.sqrt(n)
     assert gain.high - gain.low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
+
+
+def test_the_frontier_of_other_questions_has_only_what_was_best_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["tiers-b16-t0.5", "tiers-b8-t0.7", "tiers-b8-t0.9", "lean-b16-a0.9"]
+    table(names, [0.3, 0.2, 0.8, 0.8], [200, 240, 280, 240]).save(tmp_path / "tuning")
+    table(names, [0.3, 0.9, 0.8, 0.9], [200, 240, 280, 240]).save(tmp_path / "test")
+    best = best_on([MenuTable.load(tmp_path / "tuning")], ["tiers"])
+    assert best == {
+        "rows": ["tiers-b16-t0.5", "tiers-b8-t0.9"],
+        "passes": ["tiers-b16-t0.5", "tiers-b8-t0.9"],
+    }
+    command = ["frontier", "--tables", f"{tmp_path}/test", "--n-resamples", "100", "--json"]
+    static = {}
+    for tuning in ([], ["--tuning", f"{tmp_path}/tuning"]):
+        assert main([*command, *tuning]) == 0
+        (learned,) = (
+            row for row in json.loads(capsys.readouterr().out)["rows"] if row["schedule"] == "lean-b16-a0.9"
+        )
+        static[bool(tuning)] = learned["at_equal_rows"]["static"]
+    assert static[False] == pytest.approx(0.9, abs=0.05)  # what happens to be best on these questions
+    assert static[True] == pytest.approx((0.3 + 0.8) / 2, abs=0.05)  # the two chosen beforehand, by lot
+    table(names[:2], [0.3, 0.9], [200, 240]).save(tmp_path / "few")
+    assert main(["frontier", "--tables", f"{tmp_path}/few", "--tuning", f"{tmp_path}/tuning"]) == 2
+    assert "tables must hold what is best on tuning, got none of ['tiers-b8-t0.9']" in capsys.readouterr().err
 
 
 def test_milliseconds_share_a_pass_but_not_its_rows() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusion_models import random_head
 from diffusion_models import random_model as tiny_diffusion_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +18,14 @@ from sklearn.linear_model import Ridge
 from ps_eval.cli import main
 from ps_eval.diffusion.generate import decode
 from ps_eval.diffusion.schedules import MENU, schedule_named
-from ps_eval.diffusion.spend import choose, choosing, compare, half_split, menu_chooser
-from ps_eval.diffusion.static_frontier import static_frontier
+from ps_eval.diffusion.spend import choose, choose_predicted, half_split, menu_chooser
+from ps_eval.diffusion.static_frontier import (
+    Gain,
+    Measured,
+    gains_over_static,
+    resample_counts,
+    static_frontier,
+)
 from ps_train.menu.ridge import PENALTIES, MenuPredictor
 from ps_train.menu.table import MenuTable
 
@@ -38,9 +45,10 @@ def test_choosing_after_the_first_pass_decodes_the_same_at_the_same_cost(name: s
 
 
 def test_responses_of_one_batch_keep_schedules_of_their_own() -> None:
-    model = tiny_diffusion_model(shifted=True)
+    model, head = tiny_diffusion_model(shifted=True), random_head(width=32)
     schedules = [
-        schedule_named(name) for name in ("tiers-b8-t0.9", "dual-b16-t0.9", "tiers-b32-t0.5", "static-none")
+        schedule_named(name).maker(head)
+        for name in ("slide-b8-a0.5", "dual-b16-t0.9", "tiers-b32-t0.5", "static-none")
     ]
     together = decode(model, PROMPTS, schedules[0], 24, choose=lambda features: schedules)
     for prompt, schedule, response in zip(PROMPTS, schedules, together, strict=True):
@@ -113,22 +121,26 @@ def test_the_static_frontier_is_the_best_mixture_of_two_schedules(seed: int, s: 
     assert static_frontier(accuracy, cost, at) == pytest.approx(best)
 
 
+def gain(right: np.ndarray, paid: np.ndarray, static: Measured) -> Gain:
+    """Of a policy (N,) over static schedules, tokens being one a response."""
+    policy = Measured(right[:, None], paid[:, None], np.ones((len(right), 1)))
+    return gains_over_static(policy, static, resample_counts(len(right), 200, 0))[0]
+
+
 def test_a_perfect_prediction_beats_the_frontier_and_an_empty_one_does_not() -> None:
     rng = np.random.default_rng(0)
     hard = rng.random(400) < 0.5
-    accuracy = np.stack([np.where(hard, 0.0, 1.0), np.ones(400)], 1)
-    cost = np.tile([1.0, 3.0], (400, 1))
-    known, nothing = accuracy + 0.0, np.tile(accuracy.mean(0), (400, 1))
-    measured = accuracy, cost
-    policies = {
-        "known": choosing((known, cost), measured),
-        "nothing": choosing((nothing, cost), measured),
-    }
-    rows = compare(accuracy, cost, policies, [2.0], n_resamples=200)
-    best, none = rows
-    assert best.accuracy == pytest.approx(1.0, abs=0.03)
-    assert best.gain_low > 0.15
-    assert none.gain_low < 0 < none.gain_high or abs(none.gain) < 0.05
+    static = Measured(
+        np.stack([np.where(hard, 0.0, 1.0), np.ones(400)], 1),
+        np.tile([1.0, 3.0], (400, 1)),
+        np.ones((400, 2)),
+    )
+    known, nothing = static.right, np.tile(static.right.mean(0), (400, 1))
+    by_known, by_nothing = (static.picked(choose(by, static.paid, 2.0)) for by in (known, nothing))
+    assert by_known.right.mean() == pytest.approx(1.0, abs=0.03)
+    assert gain(by_known.right, by_known.paid, static).low > 0.15
+    none = gain(by_nothing.right, by_nothing.paid, static)
+    assert none.low < 0 < none.high or abs(none.gain) < 0.05
 
 
 def runs(n: int, flip: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -140,25 +152,32 @@ def runs(n: int, flip: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return right.astype(np.float32), np.tile([1.0, 2.0, 4.0], (n, 1))
 
 
+def by_halves(right: np.ndarray, cost: np.ndarray, mean_cost: float) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy and cost of each question, mean over both halves."""
+    at = np.arange(len(right))
+    sides = [(other[at, option], cost[at, option]) for option, other in half_split(right, cost, mean_cost)]
+    return tuple(np.mean(sides, axis=0))
+
+
 def test_the_half_split_oracle_is_hindsight_where_runs_repeat_and_nothing_where_they_are_coins() -> None:
     right, cost = runs(600, flip=0.0)
-    hindsight = choosing((right.mean(2), cost), (right.mean(2), cost))(2.0)
-    np.testing.assert_allclose(half_split(right, cost)(2.0), hindsight)
+    hindsight = choose(right.mean(2), cost, 2.0)
+    for option, other in half_split(right, cost, 2.0):
+        np.testing.assert_array_equal(option, hindsight)
+        np.testing.assert_array_equal(other, right.mean(2))
     right, cost = runs(4000, flip=1.0)
-    reached, paid = (x.mean() for x in half_split(right, cost)(2.0))
+    reached, paid = (x.mean() for x in by_halves(right, cost, 2.0))
     assert reached < static_frontier(right.mean((0, 2)), cost.mean(0), paid) + 0.02
-    flattered = choosing((right.mean(2), cost), (right.mean(2), cost))(2.0)[0].mean()
+    flattered = right.mean(2)[np.arange(4000), choose(right.mean(2), cost, 2.0)].mean()
     assert flattered > reached + 0.1
 
 
 def test_half_the_runs_do_not_know_the_other_half() -> None:
     """Changing the runs that measure must not change what is chosen by the others."""
     right, cost = runs(50, flip=0.5, seed=3)
-    both = half_split(right, cost)(2.0)[0]
-    swapped = half_split(right[:, :, [2, 3, 0, 1]], cost)(2.0)[0]
-    np.testing.assert_allclose(both, swapped)
+    np.testing.assert_allclose(by_halves(right, cost, 2.0), by_halves(right[:, :, [2, 3, 0, 1]], cost, 2.0))
     with pytest.raises(ValueError, match="needs at least 2 runs a question, got 1"):
-        half_split(right[:, :, :1], cost)
+        half_split(right[:, :, :1], cost, 2.0)
 
 
 def menu(n: int, seed: int) -> MenuTable:
@@ -183,7 +202,12 @@ def menu(n: int, seed: int) -> MenuTable:
 def test_the_predictor_is_ridge_regression_at_the_chosen_penalty() -> None:
     table = menu(600, 1)
     learned = MenuPredictor.fit(
-        table.features, table.accuracy, table.passes, options=table.schedules, cost_name="passes"
+        table.features,
+        table.accuracy,
+        table.passes,
+        table.tokens,
+        options=table.schedules,
+        cost_name="passes",
     )
     assert learned.penalty in PENALTIES
     x = np.concatenate(list(table.features.values()), 1).astype(np.float64)
@@ -195,6 +219,7 @@ def test_the_predictor_is_ridge_regression_at_the_chosen_penalty() -> None:
     prediction = learned.predict(table.features)
     np.testing.assert_allclose(prediction.accuracy, np.clip(expected[:, :3], 0, 1), atol=1e-8)
     np.testing.assert_allclose(prediction.cost, np.exp(expected[:, 3:]), rtol=1e-8)
+    np.testing.assert_allclose(prediction.tokens, table.tokens.mean(1), rtol=1e-8)
 
 
 def test_tables_and_predictors_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -206,7 +231,13 @@ def test_tables_and_predictors_are_read_as_they_were_written(tmp_path: Path) -> 
         np.testing.assert_array_equal(getattr(read, name), getattr(table, name))
     np.testing.assert_array_equal(read.features["block_4"], table.features["block_4"])
     learned = MenuPredictor.fit(
-        table.features, table.accuracy, table.rows, options=table.schedules, cost_name="rows", model="m"
+        table.features,
+        table.accuracy,
+        table.rows,
+        table.tokens,
+        options=table.schedules,
+        cost_name="rows",
+        model="m",
     )
     learned.save(tmp_path / "predictor")
     again = MenuPredictor.load(tmp_path / "predictor").predict(table.features)
@@ -218,44 +249,64 @@ def test_learn_and_replay_by_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     menu(400, 4).save(tmp_path / "test")
     fit = ["fit-menu", "--table", f"{tmp_path}/train", "--output", f"{tmp_path}/p", "--cost", "passes"]
     assert main(fit) == 0
-    assert "next: ps-eval replay-menu" in capsys.readouterr().out
-    replay = [
-        "replay-menu",
-        "--table",
-        f"{tmp_path}/test",
-        "--predictor",
-        f"{tmp_path}/p",
-        "--n-resamples",
-        "200",
-    ]
-    assert main([*replay, "--train", f"{tmp_path}/train", "--mean-costs", "8", "--json"]) == 0
-    content = json.loads(capsys.readouterr().out)
-    assert content["cost"] == "passes"
-    gains = {row["policy"]: row["gain_low"] for row in content["rows"]}
-    assert gains["predicted"] > 0.02
-    assert set(gains) == {"predicted", "question length", "hindsight (flatters itself)"}
-    assert main(replay) == 0
-    assert "best static %" in capsys.readouterr().out
+    assert "next: ps-eval frontier" in capsys.readouterr().out
+    flags = ["--predictor", f"{tmp_path}/p", "--per-token", "0.3,0.4", "--n-resamples", "200"]
+
+    def replay(*tables: str) -> tuple[dict[str, dict], dict[str, float]]:
+        assert (
+            main(["frontier", "--tables", ",".join(f"{tmp_path}/{t}" for t in tables), *flags, "--json"]) == 0
+        )
+        content = json.loads(capsys.readouterr().out)
+        return {row["schedule"]: row for row in content["rows"]}, content["agreement"]
+
+    rows, agreed = replay("test")
+    assert set(rows) == {*MENU[:3], "predicted at 0.3", "predicted at 0.4"}
+    predicted = rows["predicted at 0.4"]
+    assert predicted["at_equal_passes"]["low"] > 0.02
+    assert predicted["passes_per_token"] == pytest.approx(0.4, rel=0.05)
+    assert set(agreed) == {"predicted"}
+    assert agreed["predicted"] > 0.3
     better = replace(menu(400, 4), accuracy=np.ones((400, 3), np.float32))
-    better.save(tmp_path / "static")
-    assert main([*replay, "--static", f"{tmp_path}/static", "--mean-costs", "8", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert (
-        max(row["gain"] for row in rows if row["policy"] == "predicted") < 0
-    )  # a better static one was there
+    replace(better, schedules=["dual-b4-t0.9", "dual-b8-t0.9", "dual-b16-t0.9"]).save(tmp_path / "static")
+    assert replay("test", "static")[0]["predicted at 0.4"]["at_equal_passes"]["gain"] < 0
     right = runs(400, flip=0.3)[0]
     replace(menu(400, 4), right=right, accuracy=right.mean(2)).save(tmp_path / "runs")
     assert MenuTable.load(tmp_path / "runs").right.tolist() == right.tolist()
-    oracle = ["replay-menu", "--table", f"{tmp_path}/runs", *replay[3:], "--mean-costs", "8"]
-    assert main([*oracle, "--json"]) == 0
-    content = json.loads(capsys.readouterr().out)
-    assert "half-split oracle" in {row["policy"] for row in content["rows"]}
+    rows, agreed = replay("runs")
+    assert (
+        rows["oracle at 0.4"]["at_equal_passes"]["gain"] > rows["predicted at 0.4"]["at_equal_passes"]["gain"]
+    )
     halves = [np.corrcoef(right[:, s, :2].mean(1), right[:, s, 2:].mean(1))[0, 1] for s in range(3)]
-    assert content["agreement"]["halves"] == pytest.approx(np.mean(halves), abs=1e-6)
-    assert main(oracle) == 0
-    assert "the halves of the runs with r =" in " ".join(capsys.readouterr().out.split())
-    assert main([*replay, "--static", f"{tmp_path}/train"]) == 2
-    assert "static must hold the questions of" in capsys.readouterr().err
+    assert agreed["halves"] == pytest.approx(np.mean(halves), abs=1e-6)
+    assert main(["frontier", "--tables", f"{tmp_path}/runs", *flags]) == 0
+    assert "the halves of the runs correlate with r =" in " ".join(capsys.readouterr().out.split())
+    assert main(["frontier", "--tables", f"{tmp_path}/static", *flags]) == 2
+    assert "tables must hold the predictor's schedules, got none of" in capsys.readouterr().err
+    assert main(["frontier", "--tables", f"{tmp_path}/test", *flags[:2]]) == 2
+    assert "predictor and per_token go together" in capsys.readouterr().err
+
+
+def test_a_budget_a_token_grows_with_the_tokens_expected() -> None:
+    table = menu(600, 1)
+    learned = MenuPredictor.fit(
+        table.features,
+        table.accuracy,
+        table.rows,
+        table.tokens,
+        options=table.schedules,
+        cost_name="rows",
+    )
+    expected = learned.predict(table.features)
+    np.testing.assert_allclose(expected.tokens, 20, atol=1e-6)
+    np.testing.assert_array_equal(
+        choose_predicted(expected, 4.0, per_token=True), choose_predicted(expected, 80.0, per_token=False)
+    )
+    earlier = replace(learned, weights=learned.weights[:, :6], intercept=learned.intercept[:6])
+    np.testing.assert_array_equal(earlier.predict(table.features).cost, expected.cost)
+    with pytest.raises(
+        ValueError, match="a budget a token needs a predictor that expects tokens, got one of"
+    ):
+        choose_predicted(earlier.predict(table.features), 4.0, per_token=True)
 
 
 @pytest.mark.slow
@@ -301,8 +352,16 @@ def test_menus_are_measured_interrupted_and_spent_on_the_embedded_model(
     both = {(float(a), float(b)) for a, b in table.passes}
     assert all(any(p in pair for pair in both) for p in passes)
     assert passes.mean() == pytest.approx(9, rel=0.25)
-    assert main(spend) == 2
-    assert "predictor and mean_cost go together" in capsys.readouterr().err
+    for budgets in ([], ["--mean-cost", "9", "--rows-per-token", "6"]):
+        assert main([*spend, *budgets]) == 2
+        assert "predictor goes with either mean_cost or rows_per_token, got" in capsys.readouterr().err
+    assert main([*spend, "--rows-per-token", "6"]) == 2
+    assert "rows_per_token needs a predictor that counts rows, got one of passes" in capsys.readouterr().err
+    assert main(["fit-menu", "--table", f"{tmp_path}/m", "--output", f"{tmp_path}/p"]) == 0
+    assert main([*spend, "--rows-per-token", "6", "--batch-size", "24"]) == 0
+    answered = [json.loads(line)["metrics"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    spent = sum(a["rows"] for a in answered) / sum(a["tokens"] for a in answered)
+    assert spent == pytest.approx(6, rel=0.1)
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:
@@ -321,19 +380,21 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"menu.parquet must hold a menu table, but"):
         MenuTable.load(tmp_path)
     named = {"options": table.schedules, "cost_name": "rows"}
-    with pytest.raises(ValueError, match=r"accuracy and cost must have shape \(10, 2\), got"):
-        MenuPredictor.fit(table.features, table.accuracy, table.rows, options=["a", "b"], cost_name="rows")
+    with pytest.raises(ValueError, match=r"accuracy, cost and tokens must have shape \(10, 2\), got"):
+        MenuPredictor.fit(
+            table.features, table.accuracy, table.rows, table.tokens, options=["a", "b"], cost_name="rows"
+        )
     with pytest.raises(ValueError, match="cost must be above 0, got 0"):
-        MenuPredictor.fit(table.features, table.accuracy, table.rows * 0, **named)
+        MenuPredictor.fit(table.features, table.accuracy, table.rows * 0, table.tokens, **named)
     few = {name: x[:3] for name, x in table.features.items()}
     with pytest.raises(ValueError, match="there must be at least 5 questions to learn from, got 3"):
-        MenuPredictor.fit(few, table.accuracy[:3], table.rows[:3], **named)
-    learned = MenuPredictor.fit(table.features, table.accuracy, table.rows, **named)
+        MenuPredictor.fit(few, table.accuracy[:3], table.rows[:3], table.tokens[:3], **named)
+    learned = MenuPredictor.fit(table.features, table.accuracy, table.rows, table.tokens, **named)
     with pytest.raises(ValueError, match=r"features must hold 'block_2', got \['block_4'\]"):
         learned.predict({"block_4": table.features["block_4"]})
     with pytest.raises(ValueError, match=r"block_2 must be finite, of shape \(N, 4\), got shape \(10, 1\)"):
         learned.predict({**table.features, "block_2": np.ones((10, 1))})
-    with pytest.raises(ValueError, match="mean_cost must be above 0, got 0"):
+    with pytest.raises(ValueError, match="budget must be above 0, got 0"):
         menu_chooser(learned, 0)
     learned.save(tmp_path / "p")
     (tmp_path / "p" / "model.safetensors").write_text("no")

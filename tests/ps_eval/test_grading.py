@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ps_eval.grading import GRADER_NAMES, load_grader, reference_answer
-from ps_eval.grading.extraction import boxed, last_number, stated_answer
+from ps_eval.grading.extraction import last_box, last_number, stated_answer
 from ps_eval.grading.numbers import read_number
 
 RIGHT = [
@@ -58,6 +58,18 @@ RIGHT = [
     ("18 dollars", "18"),
     ("\\boxed{\\text{18 dollars}}", "18"),
     ("The answer is approximately 3.14", "3.14"),
+    ("The answer is [B].", "B"),
+    ("Answer: {B}", "B"),
+    ("<answer> B </answer>", "B"),
+    ("<think>7 or 8</think>\n<answer>8 eggs</answer>", "8"),
+    ("\\boxed{\\text{The answer is } 5}", "5"),
+    ("\\boxed{\\begin{pmatrix}1\\\\2\\end{pmatrix}}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+    ("\\boxed{0.\\overline{3}}", "\\frac13"),
+    ("\\boxed{1.2\\overline{34}}", "\\frac{611}{495}"),
+    ("The answer is twelve", "12"),
+    ("Answer: twenty-one eggs", "21"),
+    ("Answer: The Eiffel Tower", "Eiffel Tower"),
+    ("Answer: “Paris”", "Paris"),
     ("Thus it is $\\sqrt{2}$.", "\\sqrt{2}"),
     ("**Final Answer**\n5", "5"),
     ("Answer:\n\n7", "7"),
@@ -305,6 +317,9 @@ WRONG = [
     ("\\boxed{7\\sqrt 5}", "75"),
     ("\\boxed{\\infty}", "8"),
     ("Answer: not 7", "7"),
+    ("\\boxed{0.\\overline{3}}", "0.3"),
+    ("\\boxed{\\begin{pmatrix}1\\\\2\\end{pmatrix}}", "\\begin{pmatrix} 1 \\\\ 3 \\end{pmatrix}"),
+    ("Answer: twenty-eleven", "31"),
 ]
 
 
@@ -355,6 +370,16 @@ def test_the_stated_answer_is_extracted(text: str, answer: str | None) -> None:
         ("B. 12 metres", "B", True),
         ("The best choice is\nE.", "E", True),
         ("Answer: b", "B", True),
+        ("[B]", "B", True),
+        ("“B”", "B", True),
+        ("`B`", "B", True),
+        ("（B）", "B", True),
+        ("Option C is correct", "C", True),
+        ("I choose (b).", "B", True),
+        ("The correct choice is: D", "D", True),
+        ("Answer - C", "C", True),
+        ("So C.", "C", True),
+        ("Both A and B", "B", False),
         ("Answer: A", "B", False),
         ("none of them", "A", False),
         ("A cat sat. The answer is 5", "A", False),
@@ -385,6 +410,30 @@ def test_choices_are_letters(text: str, reference: str, right: bool) -> None:
 )
 def test_the_other_graders_keep_to_their_rule(name: str, text: str, reference: str, right: bool) -> None:
     assert load_grader(name)(text, reference) is right
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "\\boxed{",
+        "answer is ",
+        "answer: ",
+        "#### ",
+        "</think>",
+        "\n",
+        "\\(",
+        "$",
+        "1 ",
+        "(A) ",
+        "Check: 1\n",
+        "**",
+    ],
+)
+def test_a_model_that_repeats_itself_for_ever_is_graded_at_once(loop: str) -> None:
+    start = time.monotonic()
+    for name in ("number", "choice", "exact", "gsm8k"):
+        assert not load_grader(name)(loop * 5000, "7")
+    assert time.monotonic() - start < 8  # minutes, where the time grows with the square of the length
 
 
 def test_a_grader_has_a_name_and_a_version() -> None:
@@ -457,6 +506,6 @@ def test_no_text_breaks_extraction(text: str, reference: str) -> None:
     for name in ("number", "choice", "exact", "gsm8k"):
         grader = load_grader(name)
         assert isinstance(grader(text, reference), bool)
-    assert isinstance(boxed(text), list)
+    assert last_box(text) != ""
     found = last_number(text)
     assert found is None or found in text

@@ -124,3 +124,17 @@ def test_a_server_that_does_not_count_reasoning_is_read_by_the_share_that_was_th
     assert [sample.cap for sample in reading.samples] == [100, 100, 55, NO_CAP]
     assert reading.n_faults == 1
     assert "must say how many tokens were used" in reading.faults[0]
+
+
+def test_a_budget_that_the_client_brought_cuts_too(tmp_path) -> None:
+    """As through `--observe` before clients that set the server's field themselves."""
+
+    def row(number: int, used: int, own: object):
+        said = {"enforced": False, "own_budget": own}
+        return decision(number, {"text": f"question {number}"}, 48, used, **said)
+
+    rows = [row(1, 96, 96), row(2, 60, 96), row(3, 200, None), row(4, 60, "many")]
+    reading = read_samples([str(write_jsonl(tmp_path / "d.jsonl", rows))])
+    found = [(sample.tokens, sample.finished, sample.cap) for sample in reading.samples]
+    assert found == [(96, False, 96), (60, True, 96), (200, True, NO_CAP)]
+    assert "tokens must be a whole number from 0 on, got 'many'" in reading.faults[0]

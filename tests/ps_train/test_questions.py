@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def test_lines_without_an_id_are_named_after_file_and_line(tmp_path: Path) -> No
             r"question must be text that UTF-8 can hold, got",
         ),
         ("[" * 100_000, r"line 1 must be a JSON object, but"),
+        ('{"question": "a", "answer": ' + "9" * 5000 + "}", r"line 1 must be a JSON object, but Exceeds"),
     ],
 )
 def test_a_bad_question_set_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -71,6 +73,27 @@ def test_unicode_is_read_however_it_is_encoded(tmp_path: Path, encoding: str, ne
     table = ["question,answer", '"Un café\ncoûte 5 €, oui ?",5', ""]
     (tmp_path / "set.csv").write_bytes(newline.join(table).encode(encoding))
     assert load_questions(tmp_path / "set.csv") == [Question("set-0", "Un café\ncoûte 5 €, oui ?", "5")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_only_a_line_feed_ends_a_line(tmp_path: Path, encoding: str) -> None:
+    text = "a\u2028b\u0085c ?"
+    (tmp_path / "set.jsonl").write_text(
+        json.dumps({"question": text, "answer": 1}, ensure_ascii=False), encoding=encoding
+    )
+    assert load_questions(tmp_path / "set.jsonl")[0].question == text
+
+
+def test_a_cell_may_be_as_long_as_a_reasoning(tmp_path: Path) -> None:
+    (tmp_path / "set.csv").write_text(f"question,answer\n{'word ' * 50_000},5\n")
+    assert len(load_questions(tmp_path / "set.csv")[0].question) == 250_000
+
+
+@pytest.mark.parametrize("name", ["set.jsonl.gz", "set.csv"])
+def test_a_compressed_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(b'{"question": "a", "answer": 1}'))
+    with pytest.raises(ValueError, match=f"{name} must be a text file, but it is compressed by gzip"):
+        load_questions(tmp_path / name)
 
 
 def test_other_encodings_are_refused_with_file_and_line(tmp_path: Path) -> None:

@@ -105,6 +105,24 @@ def test_the_answer_is_the_servers_own_under_the_same_budget_whole_and_streamed(
         assert text(streamed) == direct["choices"][0]["text"]
 
 
+def test_a_stream_is_the_same_while_a_log_learns_from_it(vllm_server: VLLMServer, tmp_path: Path) -> None:
+    log = tmp_path / "decisions.jsonl"
+    flags = ("--upstream", vllm_server.url, "--tokens-per-request", "48", "--observe")
+    flags += ("--reasoning-format", str(ROOT / "checkpoints" / "tiny-reasoner"))
+    own = chat(vllm_server.model, QUESTIONS[0], stream=True, thinking_token_budget=30)
+    with running_gateway(tmp_path / "log", *flags, "--decision-log", str(log)) as watching:
+        streams = [post(url, CHAT, own)[2] for url in (vllm_server.url, watching.url)]
+    direct, through = (
+        [json.loads(line[6:])["choices"] for line in stream.decode().split("\n\n") if "{" in line]
+        for stream in streams
+    )
+    assert through == direct
+    (row,) = [json.loads(line) for line in log.read_text().splitlines()]
+    whole = json.loads(post(vllm_server.url, CHAT, {**own, "stream": False})[2])
+    assert row["completion_tokens"] == whole["usage"]["completion_tokens"]
+    assert (row["own_budget"], row["enforced"]) == (30, False)
+
+
 def test_all_else_passes_models_and_the_servers_own_refusals(
     vllm_server: VLLMServer, gateway: GatewayProcess
 ) -> None:
@@ -193,7 +211,7 @@ def test_chats_in_two_phases_are_those_of_native_budgets(
 def test_no_answer_is_empty_because_thinking_took_all_of_max_tokens(
     vllm_server: VLLMServer, gateway: GatewayProcess
 ) -> None:
-    questions = [problem.question for problem in make_problems(100, seed=77)]
+    questions = [problem.question for problem in make_problems(300, seed=77)]
     bodies = [completion(vllm_server.model, q, max_tokens=m) for m in (32, 48, 64) for q in questions]
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda body: post(gateway.url, "/v1/completions", body), bodies))

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import signal
 import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gateway_process import running_gateway
-from running import UpstreamProcess, eventually
+from running import RunningGateway, UpstreamProcess, eventually
 
+from ps_alloc import Pacer
+from ps_eval.serve.budgets import Budgets
 from ps_eval.serve.calibration import Calibration
+from ps_eval.serve.decision_log import DecisionLog
+from ps_eval.serve.lanes import Lane
+from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.outcomes import NO_LIMIT, Outcome, expected_at, loss, use_of
+from ps_eval.serve.question import QuestionReader
 from ps_eval.serve.reload import Comparison
+from ps_eval.serve.stream_usage import TakenUsage
 from ps_train.curve_table import CurveTable
 from ps_train.light.fit import fit_light
 
@@ -222,7 +233,21 @@ def test_a_difference_within_chance_is_none() -> None:
     assert "standard error" in str(Comparison(400, 0.10, 0.11, 0.006))
 
 
-def test_a_challenger_gets_its_share_at_a_price_of_its_own(
+def test_a_challenger_gets_its_share_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = GatewayMetrics()
+
+    def lane(name: str) -> Lane:
+        return Lane(Budgets(Pacer(800), metrics, batcher=None, reader=QuestionReader(None), name=name), {})
+
+    both = replace(lane("default"), challenger=lane("challenger"), challenger_share=0.3)
+    monkeypatch.setattr("random.random", random.Random(1).random)
+    drawn = [both.drawn().budgets.name for _ in range(20_000)]
+    assert drawn.count("challenger") / len(drawn) == pytest.approx(0.3, abs=0.01)
+    follows = [after for before, after in itertools.pairwise(drawn) if before == "challenger"]
+    assert follows.count("challenger") / len(follows) == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_challenger_decides_at_a_price_of_its_own(
     upstream: UpstreamProcess, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     log = tmp_path / "decisions.jsonl"
@@ -234,7 +259,7 @@ def test_a_challenger_gets_its_share_at_a_price_of_its_own(
         budgets = [int(ask(gateway.url, number)["x-ps-budget"]) for number in range(100)]
     rules = [json.loads(line)["rule"] for line in log.read_text().splitlines()]
     assert rules.count("challenger") + rules.count("default") == len(rules) == 100
-    assert 15 <= rules.count("challenger") <= 45
+    assert 0 < rules.count("challenger") < 100
     uniform = [budget for budget, rule in zip(budgets, rules, strict=True) if rule == "challenger"]
     assert set(uniform) == {800}
     assert len(set(budgets)) > 1
@@ -257,6 +282,65 @@ def test_without_a_predictor_the_log_has_the_questions_and_some_are_explored(
     assert 3 <= len(explored) <= 25
     assert {line["granted"] for line in explored} == {800}
     assert {line["granted"] for line in lines if not line["explored"]} == {200}
+
+
+@pytest.mark.parametrize("observe", [False, True])
+def test_a_stream_that_does_not_ask_for_its_usage_teaches_and_stays_what_it_is(
+    start_gateway: Callable[..., RunningGateway], upstream: UpstreamProcess, tmp_path: Path, observe: bool
+) -> None:
+    log = DecisionLog(tmp_path / "log.jsonl", questions="text")
+    gateway = start_gateway(upstream.url, gateway={"observe": observe, "decisions": log})
+    counted = {"x-mode": "count", "accept-encoding": "gzip"}
+    body = {"prompt": "how far is 20<think>", "stream": True, "max_tokens": 300, "thinking_token_budget": 19}
+    for options in (
+        {},
+        {"stream_options": {"include_usage": False}},
+        {"stream_options": {"include_usage": True}},
+    ):
+        status, _, content = gateway.post({**body, **options}, headers=counted)
+        lines = [json.loads(line[5:]) for line in content.split(b"\n\n") if b"{" in line]
+        assert status == 200
+        assert content.endswith(b"data: [DONE]\n\n")
+        assert "".join(line["choices"][0]["text"] for line in lines if line["choices"]).endswith(
+            "Answer : 20"
+        )
+        wants = bool(options.get("stream_options", {}).get("include_usage"))
+        assert ("usage" in lines[-1]) == wants
+        assert ("accept-encoding" in dict(upstream.last()["headers"])) == wants
+    assert gateway.post({**body, "stream": False}, headers=counted)[0] == 200
+    assert "stream_options" not in upstream.last()["body"]
+    assert gateway.outcomes("ok") == 4
+    log.close()
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["completion_tokens"] for row in rows] == [25, 25, 25, 25]
+    assert {row["own_budget"] for row in rows} == {19}
+
+
+def test_without_a_decision_log_a_stream_goes_on_as_it_came(
+    start_gateway: Callable[..., RunningGateway], upstream: UpstreamProcess
+) -> None:
+    gateway = start_gateway(upstream.url)
+    body = {"prompt": "how far is 20<think>", "stream": True, "max_tokens": 300}
+    assert gateway.post(body, headers={"x-mode": "count"})[0] == 200
+    assert "stream_options" not in upstream.last()["body"]
+
+
+def test_usage_is_taken_out_of_a_stream_wherever_it_is_cut() -> None:
+    usage = b'data: {"choices": [], "usage": {"completion_tokens": 3}}'
+    kept = [
+        b'data: {"choices": [{"text": "a \\n\\n usage"}], "usage": {"completion_tokens": 2}}',
+        b": a comment",
+        b'data: {"choices": [], "usage": null}',
+        b'data: {"choices": [], "usage"',
+        b"data: " + b"x" * 70_000,
+        b"data: [DONE]",
+    ]
+    for end in (b"\n\n", b"\r\n\r\n"):
+        whole = end.join([*kept[:3], usage, *kept[3:], b""])
+        for size in (1 if len(whole) < 1000 else 7, 50, 10**6):
+            taken = TakenUsage()
+            parts = [taken.without(whole[at : at + size]) for at in range(0, len(whole), size)]
+            assert b"".join(parts) + taken.rest == end.join([*kept, b""])
 
 
 def test_flags_out_of_range_are_refused(upstream: UpstreamProcess, capsys) -> None:
