@@ -162,6 +162,10 @@ def _is_nan(value: object) -> bool:
 def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     try:
         with path.open(encoding=text_encoding(path), newline="") as file:
+            head = file.readline()
+            file.seek(0)
+            if delimiter not in head and ";" in head:  # as spreadsheets write where the comma marks decimals
+                delimiter = ";"
             csv.field_size_limit(2**31 - 1)  # a reasoning is longer than the usual 128 KiB
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             for number, row in enumerate(reader, start=1):

@@ -115,7 +115,8 @@ def fit_acceptance_command(
     save_acceptance(head, folder, **facts, **asdict(report))
     Console().print(
         f"{output}: learned from {report.examples} positions of {len(asked)} responses; on held-out ones "
-        f"{report.loss:.3f} nats against {report.confidence_loss:.3f} of the confidence itself\n"
+        f"{report.loss:.3f} nats against {report.confidence_loss:.3f} of the confidence itself; with 1% "
+        f"wrong it accepts {report.accepted:.0%} of them, the confidence {report.confidence_accepted:.0%}\n"
         f"next: ps-eval ablate --model {model} --acceptance {output} --schedules tiers-b16-a0.9 …",
         highlight=False,
     )

@@ -17,6 +17,7 @@ from ps_alloc.files import atomic_path, read_json, write_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 ARCHITECTURE = "acceptance_mlp"
+WRONG = 0.01
 HELD_OUT = 0.1  # share of prompts by which the number of epochs is chosen
 
 
@@ -32,6 +33,10 @@ class FitReport:
     """Binary cross-entropy there, in nats."""
     confidence_loss: float
     """The same of the confidence itself, taken as the chance."""
+    accepted: float
+    """Share of held-out positions accepted where 1% of the accepted are wrong."""
+    confidence_accepted: float
+    """The same by the confidence."""
     epochs: int
 
 
@@ -98,8 +103,10 @@ def fit_acceptance(
         if loss < best:
             best, best_epoch = loss, epoch
             weights = {name: value.clone() for name, value in net.state_dict().items()}
+    net.load_state_dict(weights)
     with torch.no_grad():
         by_confidence = float(binary_cross_entropy_with_logits(torch.from_numpy(features[held, 0]), y[out]))
+        score = net(x[out])[:, 0].numpy()
     arrays = {name: value.numpy().astype(np.float32) for name, value in weights.items()}
     head = AcceptanceHead(
         centre.astype(np.float32),
@@ -109,7 +116,19 @@ def fit_acceptance(
         np.ascontiguousarray(arrays["2.weight"][0]),
         arrays["2.bias"],
     )
-    return head, FitReport(len(kept), float(y[out].mean()), best, by_confidence, best_epoch)
+    accepted, confidently = (share_accepted(by, right[held]) for by in (score, features[held, 0]))
+    return head, FitReport(
+        len(kept), float(y[out].mean()), best, by_confidence, accepted, confidently, best_epoch
+    )
+
+
+def share_accepted(
+    score: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], wrong: float = WRONG
+) -> float:
+    """Largest share of positions with the highest scores of which at most a share `wrong` is not right."""
+    order = np.argsort(-score, kind="stable")
+    within = np.flatnonzero(np.cumsum(~right[order]) <= wrong * np.arange(1, len(right) + 1))
+    return float(within[-1] + 1) / len(right) if len(within) else 0.0
 
 
 def save_acceptance(head: AcceptanceHead, folder: str | Path, **facts: object) -> None:

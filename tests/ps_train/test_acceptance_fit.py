@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ps_alloc.diffusion.acceptance import NUM_SIGNALS
-from ps_train.acceptance.fit import fit_acceptance, load_acceptance, save_acceptance
+from ps_train.acceptance.fit import fit_acceptance, load_acceptance, save_acceptance, share_accepted
 
 
 def positions(k: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -26,6 +26,7 @@ def test_it_learns_more_than_the_confidence_says(tmp_path: Path) -> None:
     features, right, prompts = positions()
     head, report = fit_acceptance(features, right, prompts, hidden=16, epochs=8, batch_size=128)
     assert report.loss < report.confidence_loss - 0.03
+    assert report.accepted > report.confidence_accepted
     assert report.examples == pytest.approx(0.9 * len(right), rel=0.01)
     assert 1 <= report.epochs <= 8
     again, same = fit_acceptance(features, right, prompts, hidden=16, epochs=8, batch_size=128)
@@ -33,6 +34,15 @@ def test_it_learns_more_than_the_confidence_says(tmp_path: Path) -> None:
     save_acceptance(head, tmp_path / "head", teacher="slow")
     assert load_acceptance(tmp_path / "head").fingerprint == head.fingerprint
     assert json.loads((tmp_path / "head" / "config.json").read_text())["teacher"] == "slow"
+
+
+def test_the_share_accepted_is_the_largest_with_few_enough_wrong() -> None:
+    right = np.array([True, True, False, True, False])
+    score = np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32)
+    assert share_accepted(score, right, 0.0) == 0.4
+    assert share_accepted(score, right, 0.25) == 0.8  # one wrong of the first four
+    assert share_accepted(score[::-1], right, 0.4) == 1.0
+    assert share_accepted(score, ~right, 0.0) == 0.0
 
 
 def test_the_report_is_on_prompts_that_were_not_learned_from() -> None:
