@@ -27,8 +27,9 @@ SHORT_CHARACTERS = 512
 INLINE_SECONDS = 0.01
 """A batch that takes no more of a core is predicted on the event loop itself: about what a server takes for a
 token, so that no stream stutters."""
-MOST_INLINE_SECONDS = 0.25
-"""One that takes longer by the clock is the last: it waits for something that is no work of a core."""
+MOST_INLINE_SECONDS, MOST_SLOW = 0.25, 3
+"""After so many in a row that took longer by the clock, none is any more: the predictor waits for something
+that is no work of a core."""
 RISE = 1.1
 """Factor by which a batch's known cost rises at most when it is measured anew."""
 
@@ -83,6 +84,7 @@ class MicroBatcher(Generic[T]):
         self._heap: list[tuple[int, int, str, asyncio.Future[T]]] = []  # by length, then as they came
         self._numbers = itertools.count()
         self._planned = self._running = False
+        self._slow = 0
         self.working = False
         """Whether the worker's thread predicts: then it takes what comes."""
         self._costs: dict[int, dict[int, float]] = {}
@@ -161,7 +163,8 @@ class MicroBatcher(Generic[T]):
                 batch = self._next_batch(size)
             if batch:
                 results, seconds = self._measured(batch)
-                if seconds > MOST_INLINE_SECONDS:
+                self._slow = self._slow + 1 if seconds > MOST_INLINE_SECONDS else 0
+                if self._slow == MOST_SLOW:
                     self._inline_seconds = 0.0
                 self._ended(batch, results, seconds)
             self._plan()  # others go between two batches
@@ -228,7 +231,10 @@ class MicroBatcher(Generic[T]):
     def _predict_each(self, questions: list[str]) -> list[T | Exception]:
         """Predict together; where that fails, one by one, so that a question harms nobody but itself."""
         try:
-            return list(self._predict(questions))
+            results = list(self._predict(questions))
+            if len(results) != len(questions):
+                raise ValueError(f"a predictor must answer {len(questions)} questions, got {len(results)}")
+            return results
         except Exception as error:
             if len(questions) == 1:
                 return [error]
