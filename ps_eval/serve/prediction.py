@@ -30,6 +30,8 @@ token, so that no stream stutters."""
 MOST_INLINE_SECONDS, MOST_SLOW = 0.25, 3
 """After so many in a row that took longer by the clock, none is any more: the predictor waits for something
 that is no work of a core."""
+PASS = 2
+"""Questions that cost as much as a batch by itself: about so for all predictors of this project."""
 RISE = 1.1
 """Factor by which a batch's known cost rises at most when it is measured anew."""
 
@@ -213,9 +215,12 @@ class MicroBatcher(Generic[T]):
         return results, time.monotonic() - begin
 
     def _cost(self, length: int, size: int) -> float:
-        """At most so many seconds, as far as is known: a larger batch takes more, but less a question."""
-        known = self._costs.get(length, {}).copy().items()
-        return min((s if n >= size else s * size / n for n, s in known), default=math.inf)
+        """Seconds that a batch takes: as seen, or by the nearest size, a pass being worth a few questions."""
+        known = self._costs.get(length, {}).copy()
+        if not known:
+            return math.inf
+        nearest = min(known, key=lambda n: abs(n - size))
+        return known[nearest] * (size + PASS) / (nearest + PASS)
 
     def _ended(self, batch: Batch[T], results: list[T | Exception], seconds: float) -> None:
         self._on_batch(len(batch), seconds)
