@@ -8,7 +8,7 @@ VENV_CLIENTS := .venv-clients
 # Two OpenMP teams that spin on two cores slow each other down many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-slow test-vllm test-lowest docs api dist lock audit reliability mutation coverage rehearse lint format clean
+.PHONY: help demo test test-slow test-vllm test-lowest docs api dist lock audit reliability fuzz mutation coverage rehearse lint format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -52,19 +52,24 @@ test-slow: $(VENV)/.installed  ## the tests marked slow
 test-vllm: $(VENV_VLLM)/.installed $(VENV_CLIENTS)/.installed  ## the tests on the real vLLM engine and its server, CPU build
 	$(BIN_VLLM)/python -m pytest tests/real_vllm --timeout=600
 
-# A clean environment: what an older system brings. scipy is the tests' referee, on whatever version fits.
+# A clean environment: what an older system brings. scipy and scikit-learn are the tests' referees, of any version that fits.
 test-lowest:  ## the allocator's tests on the lowest versions of numpy and numba that are supported
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet --constraint constraints-lowest.txt . pytest pytest-timeout hypothesis scipy
+	.venv-lowest/bin/pip install --quiet --constraint constraints-lowest.txt . pytest pytest-timeout hypothesis scipy scikit-learn
 	.venv-lowest/bin/python -m pytest tests/ps_alloc
 
 # Killed, filled, cut and fuzzed; an hour where other work runs beside it. Returns 1 where anything is lost or wrong.
 reliability: $(VENV)/.installed  ## docs/reliability.md: faults done on purpose, and what is lost
 	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/measure.py --output docs/reliability.md
 
-mutation: $(VENV)/.installed  ## changes of the allocator's core: does a test see them? a sample of 120
+# atheris has wheels for Linux alone, so it is no part of the environment. 20 s a format.
+fuzz: $(VENV)/.installed  ## inputs that coverage finds, for every reader
+	$(BIN)/pip install --quiet --no-deps 'atheris>=3.0'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/guided.py
+
+mutation: $(VENV)/.installed  ## changes of the allocator's core: does a test see them? MUTATION='--sample 60 --files _hull'
 	$(BIN)/pip install --quiet --no-deps cosmic-ray parso stevedore toml
-	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation/measure.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation/measure.py $(MUTATION)
 
 # Kernels as Python, so that their lines are seen; what takes minutes so is left to `make test`.
 coverage: $(VENV)/.installed  ## lines of ps_alloc that its tests run

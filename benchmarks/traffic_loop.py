@@ -8,7 +8,7 @@ nobody grades anything. From the log alone (`ps-eval import-samples`, censored) 
 MLP on the served model's states, as the shipped one, and a light one. Each further round serves fresh
 problems under the budgets of the predictor (`--policy`) that the round before left, explores, and learns from
 its own log alone. All are replayed on traced test problems at equal tokens used, beside the shipped
-predictor, which learned from 2,560 traced and probed problems. What is there already is not done again, down
+predictors, which learned from 2,560 traced and probed problems. What is there already is not done again, down
 to single requests: `--minutes` ends a piece of the work, and the same command goes on.
 
 `--simulate` needs no server: each problem is reasoned about once without a budget (transformers engine), cut
@@ -54,6 +54,7 @@ from ps_train.load import load_predictor  # noqa: E402
 from ps_train.questions import Question  # noqa: E402
 
 MARKERS = '{"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}'
+LIGHT = PREDICTOR.parent / "tiny-light"
 GRID = 16 * np.arange(1, 17)
 RIGHT = 0.85
 """Stated share of finished answers that are right; of all questions the same, it decides nothing."""
@@ -227,6 +228,7 @@ def main() -> None:
     parser.add_argument("--simulate", action="store_true")
     parser.add_argument("--policy", choices=("mlp", "light"), default="mlp")
     parser.add_argument("--kinds", nargs="+", default=["light", "mlp"], help="learned in every round")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="further predictors to replay")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "loop")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -252,7 +254,8 @@ def main() -> None:
         num_traces=4,
         sampling=Sampling(TEMPERATURE, TOP_P, 0),
     )
-    found = {"shipped": gains(PREDICTOR, output / "test", measured, arguments.used)}
+    others = {"shipped mlp": PREDICTOR, "shipped light": LIGHT} | {f"also {p}": p for p in arguments.also}
+    found = {name: gains(p, output / "test", measured, arguments.used) for name, p in others.items()}
     said = {}
     folders = {"mlp": lambda folder: folder / "mlp" / "predictor", "light": lambda folder: folder / "light"}
     with ExitStack() as stack:
@@ -293,7 +296,7 @@ def main() -> None:
         for row in rows:
             gain, low, high = (100 * value for value in row.gains["uniform"])
             cells.append(f"{100 * row.accuracy:.1f} (+{gain:.1f} [{low:.1f}, {high:.1f}])")
-        print(f"| {at} | {said.get(at, '– | – | – | – | –')} | {kind or 'mlp'} | {' | '.join(cells)} |")
+        print(f"| {at} | {said.get(at, '– | – | – | – | –')} | {kind} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

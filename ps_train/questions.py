@@ -143,7 +143,10 @@ def _text(row: Mapping[str, Any], names: tuple[str, ...], where: str, needed: bo
     if value is None or _is_nan(value) or (isinstance(value, str) and not value.strip()):
         if not needed:
             return ""
-        raise ValueError(f"{where} must have a non-empty {name!r}, got the fields {sorted(map(str, row))}")
+        hint = "" if there else "; where the column has another name, say which (--answer-field and the like)"
+        raise ValueError(
+            f"{where} must have a non-empty {name!r}, got the fields {sorted(map(str, row))}{hint}"
+        )
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = "a list, as chats are" if isinstance(value, list) else f"a {type(value).__name__}"
         raise ValueError(f"{where}: {name} must be text or a number, got {kind}")
@@ -159,6 +162,10 @@ def _is_nan(value: object) -> bool:
 def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     try:
         with path.open(encoding=text_encoding(path), newline="") as file:
+            head = file.readline()
+            file.seek(0)
+            if delimiter not in head and ";" in head:  # as spreadsheets write where the comma marks decimals
+                delimiter = ";"
             csv.field_size_limit(2**31 - 1)  # a reasoning is longer than the usual 128 KiB
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             for number, row in enumerate(reader, start=1):

@@ -23,7 +23,7 @@ from ps_eval.assess.words import label
 from ps_eval.logs.command import summary, told
 from ps_eval.logs.prepare import Prepared, describe, pairs, prepare, select
 from ps_eval.logs.sample import Sample
-from ps_eval.logs.table import grid_of, to_table
+from ps_eval.logs.table import estimates, grid_of, to_table
 from ps_eval.reporting.report import write_report
 from ps_eval.reporting.summary import PhaseTimer, collect_run_info
 from ps_train.curve_table import CURVES_FILE, CurveTable
@@ -257,13 +257,8 @@ def show(
             *("–" if money.get(level) is None else f"{money[level]:.2f}" for level in levels),
         )
     console.print(table)
-    if "estimated" in subject.table.metadata:
-        console.print(
-            f"{float(subject.table.metadata['estimated']):.0%} of what stands behind these figures is "
-            "estimated, not seen: the answer was cut before; others like it say how it would have gone on",
-            highlight=False,
-            soft_wrap=True,
-        )
+    for line in estimates(subject.table):
+        console.print(line, highlight=False, soft_wrap=True)
     if beyond := [level for level in used if level > result.mean_tokens]:
         console.print(
             f"nothing at {', '.join(f'{level:,.0f}' for level in beyond)}: without any limit, "

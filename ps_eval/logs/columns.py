@@ -131,7 +131,7 @@ def to_sample(row: Mapping[str, Any], columns: Mapping[str, str], numbers: Seque
     """
 
     def value(role: str) -> Any:
-        return row.get(columns[role]) if role in columns else None
+        return at(row, columns[role]) if role in columns else None
 
     question = with_choices(read_text(value("question")), value("choices"))
     name = read_name(value("question_id")) or question
@@ -141,7 +141,7 @@ def to_sample(row: Mapping[str, Any], columns: Mapping[str, str], numbers: Seque
         raise ValueError("tokens must be there, got none")
     finished = read_finished(value("finished")) and read_finished(value("truncated"), inverted=True)
     place = as_number(value("sample"))
-    measured = {name: as_number(row.get(name)) for name in numbers}
+    measured = {name: as_number(at(row, name)) for name in numbers}
     return Sample(
         question_id=name,
         tokens=read_tokens(value("tokens")),
@@ -154,6 +154,26 @@ def to_sample(row: Mapping[str, Any], columns: Mapping[str, str], numbers: Seque
         group=tuple((role, read_name(value(role))) for role in GROUP if read_name(value(role))),
         numbers={name: number for name, number in measured.items() if number is not None},
     )
+
+
+def at(row: Mapping[str, Any], column: str) -> Any:
+    """A column's value; `usage.completion_tokens` is a field of the object in `usage`."""
+    value: Any = row
+    if column in row:
+        return row[column]
+    for name in column.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def all_columns(row: Mapping[str, Any]) -> list[str]:
+    """A row's columns, and those within its objects by dotted names."""
+    found = []
+    for name, value in row.items():
+        found.append(name)
+        if isinstance(value, Mapping):
+            found += [f"{name}.{inner}" for inner in all_columns(value)]
+    return found
 
 
 def _plain(name: str) -> str:

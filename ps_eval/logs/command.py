@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ps_alloc.predictions import check_budgets
 from ps_eval.logs.prepare import Prepared, describe, prepare
-from ps_eval.logs.table import to_table
+from ps_eval.logs.table import estimates, to_table
 from ps_train.curve_table import CurveTable
 
 
@@ -75,6 +75,8 @@ def import_samples_command(
         metadata = {"source": "samples", "grader": grader}
         table = to_table(samples, budgets=budgets, guess=guess, metadata=metadata)
         console.print(f"{describe(group)}: {summary(table)}", highlight=False, soft_wrap=True, markup=False)
+        for line in estimates(table):
+            console.print(line, highlight=False, soft_wrap=True)
         if not dry_run and output is not None:
             table.save(output)
             console.print(f"wrote {output}", highlight=False, soft_wrap=True, markup=False)

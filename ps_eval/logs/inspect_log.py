@@ -38,7 +38,8 @@ def is_inspect(content: Any) -> bool:
     return (
         isinstance(content, dict)
         and isinstance(content.get("eval"), dict)
-        and isinstance(content.get("samples"), list)
+        and "samples" in content
+        and isinstance(content["samples"], list | None)
     )
 
 
@@ -87,8 +88,20 @@ def _part(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
-def inspect_sample(evaluation: Mapping[str, Any], sample: Any) -> Sample:
-    """Read one sample of a log.
+def scorer_of(sample: Any) -> str | None:
+    """The first of a sample's scorers whose value is a grade; None where there are no names or no grade."""
+    scores = as_mapping(as_mapping(sample).get("scores"))
+    for name, score in scores.items():
+        try:
+            if isinstance(score, Mapping) and read_correct(score) is not None:
+                return name
+        except ValueError:
+            continue
+    return None
+
+
+def inspect_sample(evaluation: Mapping[str, Any], sample: Any, scorer: str | None = None) -> Sample:
+    """Read one sample of a log, as graded by one of its scorers, or by the only one.
 
     Raises:
         ValueError: If it failed, or says not how many tokens it took.
@@ -107,7 +120,7 @@ def inspect_sample(evaluation: Mapping[str, Any], sample: Any) -> Sample:
     return Sample(
         question_id=read_name(sample.get("id")) or _missing("id"),
         tokens=_output_tokens(sample, output, model),
-        correct=_score(sample.get("scores") or sample.get("score")),
+        correct=_score(sample.get("scores") or sample.get("score"), scorer),
         finished=not limit and (reason not in CUT) and read_finished(None),
         sample=epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else 0,
         question=with_choices(read_text(sample.get("input")), sample.get("choices")),
@@ -137,9 +150,9 @@ def _output_tokens(sample: Mapping[str, Any], output: Mapping[str, Any], model: 
     )
 
 
-def _score(scores: Any) -> float | None:
+def _score(scores: Any, scorer: str | None) -> float | None:
     if isinstance(scores, Mapping) and scores and "value" not in scores:
-        scores = next(iter(scores.values()))
+        scores = next(iter(scores.values())) if scorer is None else scores.get(scorer)
     return read_correct(scores)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ps_eval.logs.sample import (
@@ -18,6 +20,7 @@ from ps_eval.logs.sample import (
 
 UNCOUNTED = -1
 """Tokens of a sample whose text is still to be counted."""
+HARNESS_FILE = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.:-]+\.jsonl?")
 METRICS = ("exact_match", "acc", "math_verify", "pass@1", "correct", "acc_norm")
 
 
@@ -42,7 +45,9 @@ def harness_sample(row: Mapping[str, Any]) -> tuple[str, Sample]:
     doc = as_mapping(row["doc"])
     named = row.get("metrics")
     named = named if isinstance(named, list) else []
-    metric = next((name for name in (*named, *METRICS) if isinstance(name, str) and name in row), None)
+    metric = next(
+        (name for name in (*named, *METRICS) if isinstance(name, str) and _is_grade(row, name)), None
+    )
     question = next(
         (read_text(doc.get(key)) for key in ("question", "problem", "query", "input") if doc.get(key)), ""
     )
@@ -54,6 +59,22 @@ def harness_sample(row: Mapping[str, Any]) -> tuple[str, Sample]:
         reference=read_name(row.get("target")),
         response=responses,
     )
+
+
+def _is_grade(row: Mapping[str, Any], name: str) -> bool:
+    try:
+        return read_correct(row.get(name)) is not None
+    except ValueError:
+        return False
+
+
+def harness_group(path: Path) -> tuple[tuple[str, str], ...]:
+    """Task and model, which the harness writes into names alone: `ORG__MODEL/samples_TASK_DATE.jsonl`."""
+    found = HARNESS_FILE.fullmatch(path.name)
+    if not found:
+        return ()
+    folder = path.resolve().parent.name
+    return (("task", found[1]), *((("model", folder),) if "__" in folder else ()))
 
 
 def _prompt(arguments: Any) -> Any:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ps_eval.logs import native
-from ps_eval.logs.columns import choose_columns, to_sample
+from ps_eval.logs.columns import all_columns, choose_columns, to_sample
 from ps_eval.logs.decisions import decision_samples, is_decision
-from ps_eval.logs.inspect_log import inspect_sample, is_inspect, read_eval_archive
+from ps_eval.logs.inspect_log import inspect_sample, is_inspect, read_eval_archive, scorer_of
 from ps_eval.logs.sample import Sample
 from ps_train.questions import read_rows
 from ps_train.text_files import read_lines
@@ -76,24 +76,28 @@ def _read_file(path: Path, reading: Reading, columns: Mapping[str, str], numbers
     with path.open("rb") as file:
         start = file.read(4)
     if start == b"PK\x03\x04":
-        for where, evaluation, sample in read_eval_archive(path):
-            _keep(reading, where, lambda s=sample, e=evaluation: inspect_sample(e, s))
-        return "Inspect log"
+        return _read_inspect(read_eval_archive(path), reading)
     if path.suffix.lower() in TABLE_SUFFIXES or start == b"PAR1":
         rows = ((where, row) for where, _, row in read_rows(path))
         return _read_plain(path, rows, reading, columns, numbers)
     content = _whole_json(path)
     if is_inspect(content):
-        for number, sample in enumerate(content["samples"] or [], start=1):
-            where = f"{path} sample {number}"
-            _keep(reading, where, lambda s=sample: inspect_sample(content["eval"], s))
-        return "Inspect log"
+        numbered = enumerate(content["samples"] or [], start=1)
+        return _read_inspect(((f"{path} sample {n}", content["eval"], s) for n, s in numbered), reading)
     if native.is_benchmark(content):
         return _read_benchmarks([(str(path), content)], reading)
     if isinstance(content, list):
         rows = ((f"{path} entry {n}", row) for n, row in enumerate(content, start=1))
         return _read_plain(path, rows, reading, columns, numbers)
     return _read_jsonl(path, reading, columns, numbers)
+
+
+def _read_inspect(samples: Iterable[tuple[str, Mapping[str, Any], Any]], reading: Reading) -> str:
+    scorer = None
+    for where, evaluation, sample in samples:
+        scorer = scorer or scorer_of(sample)
+        _keep(reading, where, lambda e=evaluation, s=sample, by=scorer: inspect_sample(e, s, by))
+    return "Inspect log" if scorer is None else f"Inspect log, scored by {scorer!r}"
 
 
 def _read_jsonl(path: Path, reading: Reading, columns: Mapping[str, str], numbers: Sequence[str]) -> str:
@@ -103,7 +107,7 @@ def _read_jsonl(path: Path, reading: Reading, columns: Mapping[str, str], number
         return "no rows"
     everything = _chain(first, rows)
     if native.is_harness(first[1]):
-        return _read_harness(everything, reading)
+        return _read_harness(path, everything, reading)
     if native.is_batch(first[1]):
         for where, row in everything:
             try:
@@ -135,10 +139,11 @@ def _read_plain(
             reading.fault(where, "a row must be an object")
             continue
         if chosen is None:
-            chosen = choose_columns([*row], columns, str(path))
-            missing = [name for name in numbers if name not in row]
+            names = all_columns(row)
+            chosen = choose_columns(names, columns, str(path))
+            missing = [name for name in numbers if name not in names]
             if missing:
-                raise ValueError(f"numbers must be columns of {path}, {[*row]}, got {missing[0]!r}")
+                raise ValueError(f"numbers must be columns of {path}, {names}, got {missing[0]!r}")
         mapping = chosen
         _keep(reading, where, lambda r=row, m=mapping: to_sample(r, m, numbers))
     if chosen is None:
@@ -146,8 +151,8 @@ def _read_plain(
     return "rows with " + ", ".join(f"{role} = {column}" for role, column in chosen.items())
 
 
-def _read_harness(rows: Iterable[tuple[str, Any]], reading: Reading) -> str:
-    used = None
+def _read_harness(path: Path, rows: Iterable[tuple[str, Any]], reading: Reading) -> str:
+    used, group = None, native.harness_group(path)
     for where, row in rows:
         try:
             if not native.is_harness(row):
@@ -159,6 +164,7 @@ def _read_harness(rows: Iterable[tuple[str, Any]], reading: Reading) -> str:
         # Each filter scores the same responses again.
         used = used or filter_name
         if filter_name == used:
+            sample.group = group
             reading.samples.append(sample)
     return f"lm-evaluation-harness samples, scored by its filter {used!r}"
 

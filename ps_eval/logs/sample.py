@@ -23,6 +23,12 @@ ENDED = {
     "finished",
     "success",
     "tool_calls",
+    "tool_use",
+    "function_call",
+    "content_filter",
+    "refusal",
+    "safety",
+    "eos_token",
 }
 CUT = {
     "length",
@@ -33,6 +39,10 @@ CUT = {
     "truncated",
     "token_limit",
     "limit",
+    "max_completion_tokens",
+    "model_context_window_exceeded",
+    "max_length",
+    "abort",
 }
 MAX_TOKENS = 2**40
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ps_eval.logs.sample import Sample
 from ps_train.curve_table import CurveTable
-from ps_train.light.censored import NO_CAP, Completed, complete
+from ps_train.light.censored import NO_CAP, WORST, Completed, complete
 from ps_train.light.training_inputs import TrainingInputs
 
 POINTS = 20
@@ -22,6 +22,8 @@ CUT_SHARE = 0.005
 """With more samples cut than this, the grid ends where they were cut: beyond, nothing was seen."""
 MIN_SEEN = 20
 """Under budgets of their own, the grid ends where fewer answers than this (or 1 in 100) were let go on."""
+TRUSTED = 0.05
+"""An estimate that may be off by more is warned of."""
 MAX_CELLS = 1 << 24
 
 
@@ -104,6 +106,7 @@ def to_table(
         np.add.at(sums[2], rows[part], within)
     curves, use, ended = (sums / n_traces[:, None]).astype(np.float32)
     estimated = 0.0 if completed is None else float((~completed.seen).mean())
+    off = 0.0 if completed is None else WORST * float(completed.doubt.max())
     first = {sample.question_id: sample for sample in reversed(samples)}
     chosen = [first[name] for name in places]
     names = sorted({name for sample in samples for name in sample.numbers})
@@ -120,13 +123,29 @@ def to_table(
             **{role: text for role, text in group.items() if role != "model"},
             "answer": "strict",
             "guess": f"{guess:g}",
-            **({"estimated": f"{estimated:.3f}"} if estimated else {}),
+            **({"estimated": f"{estimated:.3f}", "off": f"{off:.3f}"} if estimated else {}),
             **(metadata or {}),
         },
         extra={name: _means(samples, rows, len(places), name) for name in names},
         use=np.minimum(use, grid.astype(np.float32)),
         finished=np.clip(ended, 0, 1),
     )
+
+
+def estimates(table: CurveTable) -> list[str]:
+    """What is to be said of a table of answers that were cut: how much is estimated, and how well."""
+    said = []
+    if "estimated" in table.metadata:
+        said.append(
+            f"{float(table.metadata['estimated']):.0%} of what stands behind these figures is estimated, not "
+            "seen: the answer was cut before; others like it say how it would have gone on"
+        )
+    if (off := float(table.metadata.get("off", 0))) > TRUSTED:
+        said.append(
+            f"too few long answers were let go on: the share that ends within a budget may be off by "
+            f"{100 * off:.0f} points; log more requests, with larger budgets for some (--explore)"
+        )
+    return said
 
 
 def _completed(

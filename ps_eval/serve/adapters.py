@@ -21,6 +21,8 @@ class Field:
     """The server refuses a budget that is not below `max_tokens`."""
     beside: Mapping[str, Any] = field(default_factory=dict)
     """What must stand beside the budget, in the same object."""
+    also: str = ""
+    """Another name at the top of the body that some versions of the server read instead."""
     stream_options: bool = False
     """A stream's usage is asked for by `stream_options.include_usage`."""
 
@@ -38,8 +40,10 @@ ADAPTERS: Mapping[Server, Mapping[str, Field]] = {
     # With --enable-strict-thinking and a reasoning parser.
     "sglang": _openai("custom_params.thinking_budget"),
     "llama.cpp": {
-        "chat": Field("thinking_budget_tokens", stream_options=True),
-        "responses": Field("thinking_budget_tokens"),  # it becomes a chat, other fields and all
+        # The first name goes before the second, which alone older versions know.
+        "chat": Field("reasoning_budget_tokens", also="thinking_budget_tokens", stream_options=True),
+        # It becomes a chat, other fields and all.
+        "responses": Field("reasoning_budget_tokens", also="thinking_budget_tokens"),
         "messages": Field("thinking.budget_tokens", beside={"type": "enabled"}),
     },
     "nim": {

@@ -17,6 +17,9 @@ TAIL_BYTES = 2**16
 """Kept of a stream's end: usage and the reason of its end are in its last events."""
 WHOLE_BYTES = 2**26
 """Largest decompressed answer that is read."""
+READABLE = frozenset(("gzip", "x-gzip", "deflate", "identity"))
+"""Codings of an answer that can be undone here."""
+NOT_PLAIN = re.compile(r"identity\s*;\s*q=0(\.0*)?")
 # A first character of content, or of a call; `"content":""` and `"content":null` bring nothing.
 ANSWER = re.compile(
     rb'"(?:content|refusal|arguments|partial_json)"\s*:\s*"(?!")|"tool_calls"\s*:\s*\[\s*\{'
@@ -41,6 +44,21 @@ class Observed:
     servers that do not count it. None where reasoning cannot be told from the answer."""
 
 
+def readable(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """A request's headers without codings that the answer could not be read in (br, zstd).
+
+    A client that takes no others, and not even plain answers, gets what it asks for: it goes unread.
+    """
+    return [(name, _codings(value) if name == "accept-encoding" else value) for name, value in headers]
+
+
+def _codings(value: str) -> str:
+    asked = [part.strip() for part in value.lower().split(",")]
+    if any(NOT_PLAIN.fullmatch(part) for part in asked):
+        return value
+    return ", ".join(part for part in asked if part.partition(";")[0].strip() in READABLE) or "identity"
+
+
 def decoder(encoding: str) -> Callable[[bytes], bytes] | None:
     """Undo a `Content-Encoding` chunk by chunk; None where it is not known here.
 
@@ -49,21 +67,32 @@ def decoder(encoding: str) -> Callable[[bytes], bytes] | None:
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return lambda chunk: chunk
-    if name not in ("gzip", "x-gzip", "deflate"):
+    if name not in READABLE:
         return None
-    undo = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip, as its head says
+    undo, left = None, b""
     room = WHOLE_BYTES
 
     def decode(chunk: bytes) -> bytes:
-        nonlocal room
+        nonlocal room, undo, left
+        left, made = left + chunk, b""
         try:
-            part = undo.decompress(chunk, max(1, room))
+            while room > 0 and (left if undo else len(left) > 1):
+                undo = undo or zlib.decompressobj(_bits(left))
+                made += (found := undo.decompress(left, room))
+                room -= len(found)
+                # After its end, gzip may have another member.
+                left, undo = (undo.unused_data, None) if undo.eof else (b"", undo)
         except zlib.error:
-            return b""
-        room -= len(part)
-        return part if room > 0 else b""
+            room = 0
+        return made
 
     return decode
+
+
+def _bits(begin: bytes) -> int:
+    """Gzip or zlib, as the first bytes say; some servers' `deflate` is without either's head."""
+    has_head = begin[:2] == b"\x1f\x8b" or (begin[0] & 15 == 8 and int.from_bytes(begin[:2]) % 31 == 0)
+    return zlib.MAX_WBITS | 32 if has_head else -zlib.MAX_WBITS
 
 
 class AnswerWatch:

@@ -11,8 +11,9 @@ from typing import Any
 from ps_alloc import Pacer, allocate
 from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.adapters import Field, Server, fields_of
-from ps_eval.serve.budgets import AnswerReserve, Budgets
-from ps_eval.serve.forecast import Forecaster
+from ps_eval.serve.budgets import Budgets
+from ps_eval.serve.forecast import Forecast, Forecaster
+from ps_eval.serve.grant import AnswerReserve
 from ps_eval.serve.intent import EFFORTS
 from ps_eval.serve.lanes import Lane, Lanes
 from ps_eval.serve.metrics import GatewayMetrics
@@ -24,6 +25,7 @@ from ps_eval.serve.request_body import BodyLimits
 from ps_eval.serve.settings import ModelRule, ServeSettings
 from ps_eval.serve.two_phase import TwoPhase
 from ps_eval.serve.upstream import Upstream
+from ps_eval.spending.unlike import CANNOT_TELL, MEAN
 from ps_train.light.predictor import is_light
 from ps_train.load import load_predictor
 from ps_train.questions import load_questions
@@ -40,7 +42,7 @@ class _Loaded:
     """A predictor and what reads for it."""
 
     forecaster: Forecaster | None
-    batcher: MicroBatcher | None
+    batcher: MicroBatcher[Forecast] | None
     reader: QuestionReader
 
 
@@ -151,6 +153,7 @@ def _lane(
         reserve=answer_reserve(settings),
         efforts={**EFFORTS, **(settings.efforts or {})},
         mean=None if forecaster is None else forecaster.mean,
+        unlike=settings.unlike,
         explore=settings.explore,
         explore_tokens=settings.explore_tokens,
         reads_all=settings.decision_log is not None,
@@ -200,9 +203,11 @@ def _loaded(
         torch.set_num_threads(settings.predictor_threads)
         predictor.compute_in(getattr(torch, settings.predictor_dtype))
     forecaster = Forecaster(predictor, with_use=True)
+    if settings.unlike == MEAN and not forecaster.tells_unlike:
+        raise ValueError(CANNOT_TELL)
     forecaster(["warm-up"])  # loads its language model: mistakes show before the first request
     batcher = MicroBatcher(
-        forecaster,
+        forecaster.each,
         wait_seconds=settings.batch_wait,
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,

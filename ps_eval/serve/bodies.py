@@ -107,6 +107,8 @@ class Body(_Part):
     output_config: OutputConfig | None = None
     enable_thinking: bool | None = None
     thinking_budget: int | None = None
+    thinking_budget_tokens: int | None = None
+    reasoning_budget_tokens: int | None = None
     chat_template_kwargs: TemplateArguments | None = None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc import Pacer
-from ps_eval.serve.forecast import Row, grid_of
+from ps_eval.serve.forecast import Forecast, Row, grid_of
+from ps_eval.serve.grant import AnswerReserve, Grant
 from ps_eval.serve.intent import EFFORTS, intent_of
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.pacing import Account, Accounts, Booking
 from ps_eval.serve.prediction import MicroBatcher, PredictorOverdueError
 from ps_eval.serve.question import NoQuestion, QuestionReader
-from ps_eval.serve.request_body import CompletionRequest
+from ps_eval.serve.request_body import MOST_TOKENS, CompletionRequest
 from ps_eval.serve.usage import Usage, completion_tokens, reasoning_tokens
+from ps_train.common.prompts import PromptTooLongError
 
 logger = logging.getLogger(__name__)
 Pace = Literal["granted", "used"]
@@ -29,66 +30,23 @@ INLINE_BYTES = 8192
 """Bodies up to this size are read on the event loop; longer ones in a thread."""
 UNPREDICTED_EXPLORE = 4
 """Uniform budgets that an explored request gets where there is no predictor, hence no grid."""
+Unlike = Literal["keep", "mean"]
+"""What is done about questions unlike those that the predictor learned from."""
 BY_MEAN_CURVE = frozenset(("follow_up", "tool_turn", "too_long"))
 """Fallbacks after which the mean curve decides."""
 
 
-@dataclass(frozen=True)
-class AnswerReserve:
-    """What of a client's `max_tokens` is kept for the answer: thinking never takes it all."""
-
-    tokens: int = 24
-    """At least so many."""
-    share: float = 0.1
-    """At least this share."""
-
-    def __post_init__(self) -> None:
-        if self.tokens < 0 or not 0 <= self.share < 1:
-            raise ValueError(
-                "answer_tokens must be at least 0 and answer_share lie in [0, 1), "
-                f"got {self.tokens} and {self.share}"
-            )
-
-    def room(self, max_tokens: int) -> int:
-        """Tokens that thinking may take: never less than half."""
-        kept = max(self.tokens, math.ceil(self.share * max_tokens))
-        return max_tokens - min(kept, (max_tokens + 1) // 2)
-
-
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """What a request may spend."""
+class _Known:
+    """What is known of a request's questions."""
 
-    tokens: int
-    """Reasoning tokens of each sequence."""
-    sequences: int
-    account: Account | None = None
-    """Where it is booked; None: nowhere."""
-    booking: Booking | None = None
+    row: npt.NDArray[np.float64] | None = None
+    """To decide on: (W,) accuracy, or (2, W) accuracy and use."""
     fallback: str | None = None
-    """Why the budget is not predicted: a key of `FALLBACKS`."""
-    thinking: bool = True
-    """False where the client wants none: the body goes on as it is."""
-    price: float | None = None
-    """At which it was decided."""
-    curve: npt.NDArray[np.float64] | None = None
-    """(W,) on which it was decided."""
     questions: tuple[str, ...] = ()
-    explored: bool = False
-    """Granted the largest budget at random."""
     predicted: npt.NDArray[np.float64] | None = None
-    """(W,) accuracy, or (2, W) accuracy and use, of the question, whatever was decided on."""
-
-    @property
-    def total(self) -> int:
-        """Reasoning tokens of all sequences together."""
-        return self.tokens * self.sequences
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What the client is told."""
-        fallback = {} if self.fallback is None else {"x-ps-fallback": self.fallback}
-        return {"x-ps-budget": str(self.tokens)} | fallback
+    """As `row`, of a prediction."""
+    unlike: bool | None = None
 
 
 class Budgets:
@@ -103,13 +61,14 @@ class Budgets:
         pacer: Pacer,
         metrics: GatewayMetrics,
         *,
-        batcher: MicroBatcher | None,
+        batcher: MicroBatcher[Forecast] | None,
         reader: QuestionReader,
         predict_timeout: float = 0.5,
         pace: Pace = "granted",
         reserve: AnswerReserve | None = None,
         efforts: Mapping[str, int] = EFFORTS,
         mean: Row | None = None,
+        unlike: Unlike = "keep",
         explore: float = 0.0,
         explore_tokens: int | None = None,
         reads_all: bool = False,
@@ -128,6 +87,7 @@ class Budgets:
             reserve: What of `max_tokens` is kept for the answer.
             efforts: Most thinking tokens at a `reasoning_effort`.
             mean: What is known of a question that cannot be read; by default nothing.
+            unlike: Decide on what is predicted of questions unlike those of the training, or on `mean`.
             explore: Share of requests that get a large budget, so that the curves' tails stay seen.
             explore_tokens: That budget; by default the largest of the prediction, and without one
                 `UNPREDICTED_EXPLORE` times the uniform one.
@@ -154,6 +114,7 @@ class Budgets:
         self._reserve = reserve or AnswerReserve()
         self._efforts = efforts
         self._mean = None if mean is None else np.asarray(mean, dtype=np.float64)
+        self._unlike = unlike
         self._explore, self._explore_tokens = explore, explore_tokens
         self._reads_all = reads_all
         self._warned = False
@@ -183,23 +144,20 @@ class Budgets:
         account = self.accounts.of(key, key_name, sequences)
         pacer = account.pacer
         room = None if request.max_tokens is None else self._reserve.room(request.max_tokens)
-        limits = [n for n in (room, request.own_budget, intent.ceiling) if n is not None]
+        limits = [min(n, MOST_TOKENS) for n in (room, request.own_budget, intent.ceiling) if n is not None]
         limit = min(limits, default=None)
-        fallback, row, booking = None, None, None
-        questions: tuple[str, ...] = ()
+        known, booking = _Known(), None
         least = grid_of(pacer, max(1, pacer.min_windows))[-1]
         if self.batcher is not None and (limit is None or limit > least):
-            row, fallback, questions = await self._predicted(self.batcher, request)
+            known = await self._predicted(self.batcher, request)
         elif self._reads_all:
-            questions = await self._unpredicted(request)
-        predicted = row if fallback is None else None
-        if predicted is not None and self.distrusted and self._mean is not None:
-            row, fallback = self._mean, "drift"
+            known = _Known(questions=await self._unpredicted(request))
+        row, fallback = known.row, known.fallback
         curve, use = (row, None) if row is None or row.ndim == 1 else (row[0], row[1])
         use = use if self._pace == "used" else None
         price = pacer.price
-        known = curve is not None or self.batcher is None
-        explored = known and self._explore > 0 and random.random() < self._explore
+        may_explore = self._explore > 0 and (curve is not None or self.batcher is None)
+        explored = may_explore and random.random() < self._explore
         if explored:
             booking = self._explored(account, curve, sequences, limit)
         elif curve is not None and fallback is not None:
@@ -225,9 +183,10 @@ class Budgets:
             fallback,
             price=price,
             curve=curve,
-            questions=questions,
+            questions=known.questions,
             explored=explored,
-            predicted=predicted,
+            predicted=known.predicted,
+            unlike=known.unlike,
         )
 
     def _explored(
@@ -257,27 +216,34 @@ class Budgets:
             return self._reader.questions(request)
         return await asyncio.to_thread(self._reader.questions, request)
 
-    async def _predicted(
-        self, batcher: MicroBatcher, request: CompletionRequest
-    ) -> tuple[npt.NDArray[np.float64] | None, str | None, tuple[str, ...]]:
+    async def _predicted(self, batcher: MicroBatcher[Forecast], request: CompletionRequest) -> _Known:
         try:
             questions = await self._read(request)
         except NoQuestion as none:
-            return (self._mean if none.reason in BY_MEAN_CURVE else None), none.reason, ()
+            return _Known(self._mean if none.reason in BY_MEAN_CURVE else None, none.reason)
         except Exception:  # text that the tokenizer cannot decode raises types of its own
-            return None, "unreadable", ()
+            return _Known(fallback="unreadable")
         try:
             async with asyncio.timeout(self._predict_timeout):
-                curves = await batcher.curves(questions)
+                forecasts = await batcher.ask(questions)
         except TimeoutError:
-            return None, "timeout", ()
+            return _Known(fallback="timeout")
         except PredictorOverdueError:
-            return None, "overdue", ()
+            return _Known(fallback="overdue")
         except asyncio.QueueFull:
-            return None, "queue_full", ()
+            return _Known(fallback="queue_full")
+        except PromptTooLongError:
+            return _Known(self._mean, "too_long")
         except Exception as error:
-            return None, _failed(error), ()
-        return np.asarray(np.mean(curves, axis=0, dtype=np.float64)), None, tuple(questions)
+            return _Known(fallback=_failed(error))
+        row = np.asarray(np.mean([f.row for f in forecasts], axis=0, dtype=np.float64))
+        flags = [f.unlike for f in forecasts if f.unlike is not None]
+        self._metrics.unlike.inc(sum(flags))
+        unlike = any(flags) if flags else None
+        why = "drift" if self.distrusted else "unlike" if unlike and self._unlike == "mean" else None
+        if why is not None and self._mean is not None:
+            return _Known(self._mean, why, tuple(questions), row, unlike)
+        return _Known(row, None, tuple(questions), row, unlike)
 
     def settle(self, grant: Grant, usage: Usage) -> int | None:
         """The request was answered; `usage` is the response's own, if it has one.

@@ -7,10 +7,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from ps_eval.serve.answer_watch import AnswerWatch, Observed
-from ps_eval.serve.budgets import Grant
+from ps_eval.serve.answer_watch import AnswerWatch, Observed, readable
 from ps_eval.serve.errors import Refusal
 from ps_eval.serve.exchange import Exchange
+from ps_eval.serve.grant import Grant
 from ps_eval.serve.relay import is_event_stream
 from ps_eval.serve.request_body import CompletionRequest, with_usage
 from ps_eval.serve.stream_usage import TakenUsage
@@ -121,7 +121,7 @@ class Completions:
         if limit is not None and grant.tokens >= limit:
             self._metrics.unbudgeted.labels(exchange.route.name).inc()
             return grant, request.raw
-        return grant, request.with_budget(grant.tokens, field.beside)
+        return grant, request.with_budget(grant.tokens, field.beside, field.also)
 
     def _hides_usage(self, exchange: Exchange, request: CompletionRequest) -> bool:
         """Whether a stream tells the decision log nothing unless it is asked for its usage."""
@@ -134,7 +134,7 @@ class Completions:
 
     async def _answer(self, exchange: Exchange, grant: Grant, body: bytes, taken: TakenUsage | None) -> int:
         """Let the upstream enforce the budget. Returns the status."""
-        headers = request_headers(exchange.scope["headers"])
+        headers = readable(request_headers(exchange.scope["headers"]))
         if taken is not None:  # what is compressed cannot be taken out
             headers = [(name, value) for name, value in headers if name != "accept-encoding"]
         reply, added = exchange.reply, grant.headers

@@ -91,6 +91,7 @@ class DecisionLog:
             "sequences": grant.sequences,
             "granted": grant.tokens,
             "explored": grant.explored,
+            "unlike": grant.unlike,
             "enforced": exchange.enforced,
             "own_budget": exchange.own_budget,
             "fallback": grant.fallback,

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import Scope
 
 from ps_eval.serve.answer_watch import Observed
-from ps_eval.serve.budgets import Grant
+from ps_eval.serve.grant import Grant
 from ps_eval.serve.lanes import Client, Lane
 from ps_eval.serve.relay import Reply
 from ps_eval.serve.routes import Route

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,15 @@ from ps_alloc.predictions import uniform_budgets
 
 Row = npt.NDArray[np.floating]
 """(W,) accuracy; or (2, W) accuracy and use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is predicted of one question."""
+
+    row: Row
+    unlike: bool | None = None
+    """It is unlike those that the predictor learned from; None where that cannot be told."""
 
 
 class Forecaster:
@@ -44,12 +55,26 @@ class Forecaster:
 
     def __call__(self, questions: list[str]) -> npt.NDArray[np.floating]:
         """(N, W) accuracy, or (N, 2, W) accuracy and use."""
+        return self._predict(questions)[0]
+
+    def each(self, questions: list[str]) -> list[Forecast]:
+        """A forecast for each of N questions."""
+        rows, unlike = self._predict(questions)
+        flags: Sequence[bool | None] = [None] * len(rows) if unlike is None else unlike.tolist()
+        return [Forecast(row, flag) for row, flag in zip(rows, flags, strict=True)]
+
+    @property
+    def tells_unlike(self) -> bool:
+        """Whether it knows questions that are unlike those it learned from."""
+        return getattr(self.predictor, "novelty", None) is not None
+
+    def _predict(self, questions: list[str]) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_] | None]:
         if not hasattr(self.predictor, "predict"):
-            return np.asarray(self.predictor.predict_curves(questions))
+            return np.asarray(self.predictor.predict_curves(questions)), None
         predicted = self.predictor.predict(questions)
         if not self._with_use or predicted.use is None:
-            return np.asarray(predicted.curves)
-        return np.stack([predicted.curves, predicted.use], axis=1)
+            return np.asarray(predicted.curves), predicted.unlike
+        return np.stack([predicted.curves, predicted.use], axis=1), predicted.unlike
 
 
 def grid_of(pacer: Pacer, width: int) -> npt.NDArray[np.int64]:

@@ -2,8 +2,8 @@
 
 - `reasoning_effort`, `reasoning.effort`, `output_config.effort` (OpenAI, OpenRouter, Anthropic): a ceiling by
   the map below; `none` is off.
-- `reasoning.max_tokens`, `thinking.budget_tokens`, `thinking_budget` (OpenRouter, Anthropic, Qwen):
-  a ceiling.
+- `reasoning.max_tokens`, `thinking.budget_tokens`, `thinking_budget`, `reasoning_budget_tokens` and
+  `thinking_budget_tokens` (OpenRouter, Anthropic, Qwen, llama.cpp): a ceiling.
 - `thinking.type: disabled`, `reasoning.enabled: false` (Anthropic, OpenRouter): off.
 - `enable_thinking: false`, also in `chat_template_kwargs` (Qwen3, DeepSeek, Granite): off.
 """
@@ -64,7 +64,7 @@ def _efforts(body: Body) -> list[str]:
 
 
 def _ceilings(body: Body) -> Iterable[int | None]:
-    yield body.thinking_budget
+    yield from (body.thinking_budget, body.reasoning_budget_tokens, body.thinking_budget_tokens)
     if body.chat_template_kwargs is not None:
         yield body.chat_template_kwargs.thinking_budget
     if body.reasoning is not None:

@@ -34,6 +34,7 @@ FALLBACKS = {
     "overdue": "a batch takes longer than anybody waits: the predictor was not asked",
     "queue_full": "too many questions waited for the predictor",
     "error": "the predictor failed",
+    "unlike": "the question is unlike those learned from, and --unlike is mean: the mean curve decides",
     "drift": "predictions do not hold any more; the mean curve decides",
 }
 """Values of the label `reason`, and of the header `x-ps-fallback`."""
@@ -69,6 +70,9 @@ class GatewayMetrics:
         self.uncounted = self._counter(
             "uncounted_reasoning",
             "Responses whose usage reports 0 reasoning tokens beside generated ones, or none: all count.",
+        )
+        self.unlike = self._counter(
+            "unlike_questions", "Questions unlike those that the predictor learned from."
         )
         self.limited = self._counter(
             "client_limited", "Requests whose client's own limit decided: they give no credit."

@@ -40,7 +40,11 @@ class StateFile:
             raise ValueError(
                 f"{path} is in use by another gateway: each needs a state file of its own"
             ) from None
-        self._saved = self._read()
+        try:
+            self._saved = self._read()
+        except ValueError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let another gateway have it."""

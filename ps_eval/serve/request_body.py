@@ -22,6 +22,8 @@ Prompt = str | list[int]
 Dialect = Literal["completions", "chat", "messages", "responses"]
 MAX_SAMPLES = 128
 """Largest `n` by default: OpenAI's own bound."""
+MOST_TOKENS = 2**31
+"""A limit beyond it, of hundreds of digits for instance, is none."""
 LARGE_BYTES = 2**15
 MANY_BRACKETS = 2**14
 MAX_BRACKETS, MAX_TEXTS, MAX_COMMAS = 2**17, 2**16, 2**20
@@ -154,7 +156,7 @@ class CompletionRequest:
         """Most generated tokens a sequence, as the client wants it; None where it does not say."""
         read = self.read
         limits = (read.max_tokens, read.max_completion_tokens, read.max_output_tokens)
-        return min((n for n in limits if n is not None and n >= 0), default=None)
+        return min((min(n, MOST_TOKENS) for n in limits if n is not None and n >= 0), default=None)
 
     @property
     def own_budget(self) -> int | None:
@@ -167,37 +169,44 @@ class CompletionRequest:
         """Whether a stream's usage is asked for."""
         return self.read.stream_options is not None and bool(self.read.stream_options.include_usage)
 
-    def with_budget(self, tokens: int, beside: Mapping[str, Any] | None = None) -> bytes:
+    def with_budget(self, tokens: int, beside: Mapping[str, Any] | None = None, also: str = "") -> bytes:
         """The body with a budget, and what must stand beside it.
 
         Untouched where the client's own budget is not larger, or the server takes none.
+
+        Args:
+            tokens: The budget.
+            beside: What stands in the same object.
+            also: Another name that the budget is written under, at the top.
         """
         path, own = self.budget_path, self.own_budget
-        if not path or (own is not None and own <= tokens):
+        if not path or (own is not None and own <= tokens and not also):
             return self.raw
-        if "own_budget" in self.read.model_fields_set:
+        if {"own_budget", also} & self.read.model_fields_set:
             fields = dict(self.fields)
             inner = fields
             for name in path[:-1]:
                 inner[name] = dict(inner.get(name) or {})
                 inner = inner[name]
             inner.update({**(beside or {}), path[-1]: tokens})
+            if also:
+                fields[also] = tokens
             return json.dumps(fields).encode()
         value: Any = tokens
         for depth, name in enumerate(reversed(path[1:])):
             value = {**((beside or {}) if depth == 0 else {}), name: value}
-        return _added(self.raw, path[0], value)
+        return _added(self.raw, {path[0]: value, **({also: tokens} if also else {})})
 
 
 def with_usage(raw: bytes) -> bytes:
     """A body that asks for its stream's usage too; of two fields of a name, servers take the last."""
-    return _added(raw, "stream_options", {"include_usage": True})
+    return _added(raw, {"stream_options": {"include_usage": True}})
 
 
-def _added(raw: bytes, name: str, value: Any) -> bytes:
+def _added(raw: bytes, fields: Mapping[str, Any]) -> bytes:
     head = raw.rstrip()[:-1].rstrip()
     comma = "" if head == b"{" else ","
-    return head + f"{comma}{json.dumps(name)}:{json.dumps(value)}}}".encode()
+    return head + (comma + json.dumps(fields, separators=(",", ":"))[1:]).encode()
 
 
 def _message(role: str, content: Any) -> Message:

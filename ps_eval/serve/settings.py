@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ps_eval.redaction import redacted
 from ps_eval.serve.adapters import Server
-from ps_eval.serve.budgets import Pace
+from ps_eval.serve.budgets import Pace, Unlike
 from ps_eval.serve.decision_log import Questions
 from ps_eval.serve.lanes import KeyRule
 from ps_eval.serve.question import Mode
@@ -107,6 +107,9 @@ class ServeSettings:
     """Which of a chat's user messages is its question."""
     max_question_tokens: int = 2048
     """Longest question that the predictor reads; for longer ones the mean curve decides."""
+    unlike: Unlike = "keep"
+    """Of questions unlike those that the predictor learned from, keep what it predicts, or let the mean curve
+    decide (`mean`)."""
     answer_tokens: int | None = None
     """Tokens of max_tokens kept for the answer; by default 8 more than those of a forced answer."""
     answer_share: float = 0.1
@@ -122,8 +125,8 @@ class ServeSettings:
 
     predict_timeout: float = 0.5
     """Seconds after which a request goes on with the uniform budget."""
-    batch_wait: float = 0.002
-    """Seconds the first question of a batch waits for others."""
+    batch_wait: float = 0.0
+    """Seconds the first question of a batch waits for others, beyond those that have come."""
     max_batch: int = 8
     """Most questions predicted together."""
     max_queue: int = 1024

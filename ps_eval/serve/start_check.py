@@ -120,7 +120,8 @@ async def _examine(settings: ServeSettings, upstream: Upstream, verdict: Verdict
 
 
 async def _examine_budget(settings: ServeSettings, upstream: Upstream, verdict: Verdict, model: str) -> None:
-    budget_field = fields_of(verdict.server, settings.budget_field)["chat"].path
+    field = fields_of(verdict.server, settings.budget_field)["chat"]
+    budget_field = field.path
     body = {
         "model": model,
         "messages": [{"role": "user", "content": _question(settings)}],
@@ -128,12 +129,13 @@ async def _examine_budget(settings: ServeSettings, upstream: Upstream, verdict: 
         "temperature": 0,
     }
     raw = json.dumps(body).encode()
-    limited = CompletionRequest.parse(raw, is_chat=True, budget_field=budget_field).with_budget(1)
+    limited = CompletionRequest.parse(raw, is_chat=True, budget_field=budget_field)
+    asked = limited.with_budget(1, field.beside, field.also)
     status, free = await _ask(upstream, "POST", "/v1/chat/completions", raw)
     if status >= 400:
         verdict.notes.append(f"the upstream answers a chat with status {status}: it is not checked")
         return
-    status, bound = await _ask(upstream, "POST", "/v1/chat/completions", limited)
+    status, bound = await _ask(upstream, "POST", "/v1/chat/completions", asked)
     if status >= 400:
         verdict.obeys = False
         verdict.faults.append(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from ps_eval.engines.formats import ReasoningFormat
-from ps_eval.serve.budgets import Grant
 from ps_eval.serve.errors import Refusal, invalid
+from ps_eval.serve.grant import Grant
 from ps_eval.serve.phase import Phases, UpstreamRefusedError
 from ps_eval.serve.relay import Reply
 from ps_eval.serve.request_body import CompletionRequest, Prompt
@@ -178,8 +178,8 @@ class TwoPhase:
         asked = {name: fields[name] for name in ("model", "messages", *TOKENIZED) if name in fields}
         asked.setdefault("add_generation_prompt", not fields.get("continue_final_message"))
         answer = await phases.ask("/tokenize", asked, strict=True)
-        if answer is not None and isinstance(answer.get("tokens"), list):
-            return list(answer["tokens"])
+        if ids := _ids(answer):
+            return ids
         if self._tokenizer is None:
             raise invalid(
                 "two-phase chats need the upstream's /tokenize, or the served model's tokenizer in "
@@ -205,12 +205,17 @@ class TwoPhase:
         else:
             asked: dict[str, Any] = {"prompt": text, "add_special_tokens": False}
             answer = await phases.ask("/tokenize", asked if model is None else {"model": model, **asked})
-            if answer is None or not isinstance(answer.get("tokens"), list):
+            if not (ids := _ids(answer)):
                 return None
-            ids = list(answer["tokens"])
         if text in (self._format.think_end, self._format.forced_prefix) and len(self._encoded) < 256:
             self._encoded[model, text] = ids
         return ids
+
+
+def _ids(answer: dict[str, Any] | None) -> list[int]:
+    """What `/tokenize` found. Nothing, where it has other fields than vLLM's, as llama.cpp's has."""
+    tokens = None if answer is None else answer.get("tokens")
+    return list(tokens) if isinstance(tokens, list) else []
 
 
 _OPENING = "<think>"

@@ -13,6 +13,10 @@ from ps_alloc import Predictions
 from ps_train.common.novelty import NOVELTY_FILE, how_many_unlike
 
 KEEP, MEAN = "keep", "mean"
+CANNOT_TELL = (
+    f"unlike {MEAN!r} needs a predictor that tells unlike questions, but its folder has no {NOVELTY_FILE}: "
+    "ps-train novelty adds one"
+)
 LOUD_SHARE = 0.05
 """From this share on it stands in the title of a table, not below."""
 
@@ -42,10 +46,7 @@ def fall_back(said: Predictions, means: Mapping[str, Any], choice: str) -> Predi
     if check_unlike(choice) == KEEP:
         return said
     if said.unlike is None:
-        raise ValueError(
-            f"unlike {MEAN!r} needs a predictor that tells unlike questions, but its folder has no "
-            f"{NOVELTY_FILE}: ps-train novelty adds one"
-        )
+        raise ValueError(CANNOT_TELL)
     if "mean_curve" not in means:
         raise ValueError(f"unlike {MEAN!r} needs a predictor or a table of training questions, got neither")
     rows = said.unlike[:, None]

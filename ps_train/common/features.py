@@ -27,7 +27,7 @@ from ps_train.common.blocks import (
 )
 from ps_train.common.last_position import can_skip_others, for_last_tokens
 from ps_train.common.loading import load_backbone
-from ps_train.common.prompts import PromptFormat, encode_prompts
+from ps_train.common.prompts import PromptFormat, PromptTooLongError, encode_prompts
 
 TEXT = "text"
 Features = dict[str, npt.NDArray[np.float32]]
@@ -139,7 +139,7 @@ def check_lengths(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> N
         if not prompt:
             raise ValueError(f"a prompt must have at least one token, got none in row {row}")
         if room is not None and len(prompt) > room:
-            raise ValueError(
+            raise PromptTooLongError(
                 f"a prompt must fit the model's {room} positions, got {len(prompt)} tokens in row {row}"
             )
 

@@ -13,6 +13,10 @@ QUESTION = "{question}"
 """Where a template takes the question."""
 
 
+class PromptTooLongError(ValueError):
+    """A prompt has more tokens than the model has positions for."""
+
+
 @dataclass(frozen=True)
 class PromptFormat:
     """What is put around a question. The defaults put nothing: the question is the user's message."""

@@ -109,12 +109,12 @@ class TextHasher:
         begins_here = kinds == SYMBOL
         begins_here[0] |= word[0]
         begins_here[1:] |= word[1:] & ~word[:-1]
-        begins = np.flatnonzero(begins_here)
+        begins = begins_here.nonzero()[0]
         if not begins.size:
             return
         ends = begins + 1
         # The text ends in a separator, so every word has an end.
-        ends[word[begins]] = np.flatnonzero(word[:-1] & ~word[1:]) + 1
+        ends[word[begins]] = (word[:-1] & ~word[1:]).nonzero()[0] + 1
         powers, inverses = _powers(len(text))
         sums = np.zeros(len(text) + 1, np.uint64)
         np.cumsum((text + np.uint64(1)) * powers, out=sums[1:])
@@ -152,11 +152,13 @@ def _count(keys: U64, n_texts: int, bits: int) -> HashedText:
     keys.sort()
     is_first = np.ones(keys.size, np.bool_)
     np.not_equal(keys[1:], keys[:-1], out=is_first[1:])
-    first = np.flatnonzero(is_first)
+    first = is_first.nonzero()[0]
     counts = np.empty(first.size, np.float32)
     counts[:-1] = first[1:] - first[:-1]
     counts[-1:] = keys.size - first[-1:]
     keys = keys[first]
+    if n_texts == 1:
+        return HashedText(np.array([0, keys.size]), keys.astype(np.int32), counts)
     starts = np.searchsorted(keys, np.arange(n_texts + 1, dtype=np.uint64) << np.uint64(bits))
     return HashedText(starts, (keys & np.uint64((1 << bits) - 1)).astype(np.int32), counts)
 

@@ -78,7 +78,9 @@ class Scaling:
     def apply(self, columns: Float) -> Float:
         """Centred and scaled; beyond four deviations nothing more is learned from a value."""
         limit = 4.0 / np.sqrt(max(columns.shape[1], 1))
-        return np.clip(np.nan_to_num((columns - self.centre) / self.scale), -limit, limit)
+        scaled = (columns - self.centre) / self.scale
+        scaled[np.isnan(scaled)] = 0.0
+        return np.minimum(np.maximum(scaled, -limit, out=scaled), limit, out=scaled)
 
 
 def count_columns(questions: Sequence[str]) -> Float:
@@ -107,8 +109,7 @@ def surprise(text: HashedText, rarity: npt.NDArray[np.float32], hasher: TextHash
         log_n = np.log(len(text.starts))
         values = log_n - np.log(np.maximum(np.exp(log_n - values) - seen, 1.0))
     number = len(text.starts) - 1
-    row = np.repeat(np.arange(number), np.diff(text.starts))
-    place = 2 * row + (text.columns >> (hasher.bits - 1))
+    place = _places(text, hasher)
     sums, counts = np.bincount(place, values, 2 * number), np.bincount(place, minlength=2 * number)
     found: Float = (sums / np.maximum(counts, 1)).reshape(number, 2)
     return found
@@ -119,9 +120,15 @@ def weigh(text: HashedText, rarity: npt.NDArray[np.float32], hasher: TextHasher)
     letters, together have length √½.
     """
     values = (1.0 + np.log(text.counts)) * rarity
-    block = text.columns >> (hasher.bits - 1)
-    row = np.repeat(np.arange(len(text.starts) - 1), np.diff(text.starts))
-    place = 2 * row + block
+    place = _places(text, hasher)
     squares = np.bincount(place, values * values, minlength=2 * (len(text.starts) - 1))
     blocks = 2 if hasher.letters[1] else 1
     return (values / np.sqrt(blocks * squares)[place]).astype(np.float32)
+
+
+def _places(text: HashedText, hasher: TextHasher) -> npt.NDArray[np.integer]:
+    """(M,) twice the place of an n-gram's text, and one more where it is of words."""
+    block = text.columns >> (hasher.bits - 1)
+    if len(text.starts) == 2:
+        return block
+    return 2 * np.repeat(np.arange(len(text.starts) - 1), np.diff(text.starts)) + block

@@ -220,7 +220,7 @@ class LightPredictor:
         if self.schema.rising:
             curves = rising(curves)
         use = self.budgets * outputs[:, width:] if self.schema.has_use else np.zeros_like(curves)
-        return np.clip(curves, 0.0, 1.0), possible_use(use, self.budgets)
+        return np.minimum(np.maximum(curves, 0.0), 1.0), possible_use(use, self.budgets)
 
     def save(self, folder: str | Path) -> None:
         """Write the predictor folder: card, `config.json` and `model.safetensors`, each atomically."""

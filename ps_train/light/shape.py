@@ -67,14 +67,18 @@ class CurveMap:
 
     def __call__(self, scores: Float) -> Float:
         """(N, T)."""
-        z = np.clip((scores - self.centre) / self.scale, self.low, self.high)
+        z = np.minimum(np.maximum((scores - self.centre) / self.scale, self.low), self.high)
         return _basis(z, squares=len(self.coefficients) > 1 + z.shape[1]) @ self.coefficients
 
 
 def _basis(z: Float, *, squares: bool) -> Float:
     n_scores = z.shape[1]
-    products = [z[:, i] * z[:, j] for i in range(n_scores) for j in range(i, n_scores)]
-    return np.column_stack([np.ones(len(z)), z, *(products if squares else ())])
+    pairs = [(i, j) for i in range(n_scores) for j in range(i, n_scores)] if squares else []
+    basis = np.ones((len(z), 1 + n_scores + len(pairs)))
+    basis[:, 1 : 1 + n_scores] = z
+    for place, (i, j) in enumerate(pairs, start=1 + n_scores):
+        np.multiply(z[:, i], z[:, j], out=basis[:, place])
+    return basis
 
 
 def _ridge(basis: Float, targets: Float) -> tuple[Float, Float]:
@@ -106,7 +110,7 @@ def possible_use(use: Float, budgets: npt.NDArray[np.int64]) -> Float:
     used = use.copy()
     used[:, 1:] -= use[:, :-1]
     running = falling(used / steps, steps)
-    return np.cumsum(np.clip(running, 0.0, 1.0) * steps, axis=1)
+    return np.cumsum(np.minimum(np.maximum(running, 0.0), 1.0) * steps, axis=1)
 
 
 def falling(values: Float, weights: Float) -> Float:

@@ -15,6 +15,7 @@ import pytest
 from ps_eval.cli import main
 from ps_eval.logs.prepare import prepare
 from ps_eval.logs.read import read_samples
+from ps_eval.logs.sample import read_finished
 from ps_eval.logs.table import choose_grid, to_table
 from ps_train.curve_table import CurveTable
 from tests.ps_eval.log_files import (
@@ -103,6 +104,72 @@ def test_a_harness_log_is_counted_with_the_tokenizer_and_scored_by_its_first_fil
     assert samples[1].tokens > samples[0].tokens > 0
     assert [sample.question for sample in samples] == list(QUESTIONS.values())
     assert "its filter 'strict-match'" in found.reading.said[0]
+
+
+def test_a_harness_log_is_told_apart_by_its_name_and_graded_by_what_is_a_grade(tmp_path) -> None:
+    rows = [{**row, "metrics": ["bleu", "exact_match"], "bleu": 34.2} for row in harness_rows()]
+    folder = tmp_path / "org__toy-1b"
+    folder.mkdir()
+    names = [f"samples_{task}_2026-01-02T03-04-05.678901.jsonl" for task in ("gsm8k", "minerva_math")]
+    files = [str(write_jsonl(folder / name, rows)) for name in names]
+    reading = read_samples(files)
+    groups = [dict(group) for group in reading.groups()]
+    assert groups == [{"task": task, "model": "org__toy-1b"} for task in ("gsm8k", "minerva_math")]
+    assert [sample.correct for sample in reading.samples] == [0.0, 1.0] * 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_marks_and_windows_line_ends_are_read(encoding, tmp_path) -> None:
+    lines = [json.dumps(row) for row in plain_rows()]
+    keys = [*plain_rows()[0]]
+    values = [";".join(f'"{row[key]}"' for key in keys) for row in plain_rows()]
+    for name, text in (
+        ("rows.jsonl", "\r\n".join(lines)),
+        ("rows.json", f"[{', '.join(lines)}]\r\n"),
+        ("rows.csv", "\r\n".join([";".join(keys), *values])),  # as a spreadsheet writes it
+    ):
+        path = tmp_path / name
+        path.write_bytes(text.encode(encoding))
+        found = read_samples([str(path)]).samples
+        assert [(s.question_id, s.sample, s.tokens, s.correct, s.finished) for s in found] == SAMPLES
+
+
+def test_columns_within_objects_have_dotted_names(tmp_path) -> None:
+    rows = [
+        {
+            "id": q,
+            "usage": {"completion_tokens": t},
+            "scores": {"judge": {"right": c}},
+            "meta": {"cost": t / 2},
+        }
+        for q, _, t, c, _ in SAMPLES
+    ]
+    path = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    columns = {"tokens": "usage.completion_tokens", "correct": "scores.judge.right"}
+    found = read_samples([path], columns=columns, numbers=["meta.cost"]).samples
+    assert [(s.tokens, s.correct, s.numbers["meta.cost"]) for s in found] == [
+        (t, c, t / 2) for _, _, t, c, _ in SAMPLES
+    ]
+    with pytest.raises(ValueError, match=r"must have a column of tokens, got .*'usage.completion_tokens'"):
+        read_samples([path])
+
+
+def test_failed_requests_of_a_batch_are_named_wherever_they_stand(tmp_path) -> None:
+    failed = [
+        {"custom_id": "q9", "response": None, "error": {"code": "batch_expired", "message": "too late"}},
+        {"custom_id": "q8", "response": {"status_code": 429, "body": {"error": {"message": "slow"}}}},
+    ]
+    reading = read_samples([str(write_jsonl(tmp_path / "out.jsonl", [*failed, *batch_rows()]))])
+    assert (len(reading.samples), reading.n_faults) == (4, 2)
+    assert "line 1: the request failed: {'code': 'batch_expired'" in reading.faults[0]
+
+
+@pytest.mark.parametrize(
+    ("reason", "ended"),
+    [("content_filter", True), ("tool_use", True), ("MAX_TOKENS", False), ("abort", False)],
+)
+def test_the_ends_that_servers_name_are_known(reason, ended) -> None:
+    assert read_finished(reason) == ended
 
 
 @pytest.mark.parametrize("lines", [1, 2])

@@ -11,8 +11,8 @@ inspect_ai = pytest.importorskip("inspect_ai", reason="needs the extra `inspect`
 from inspect_ai import Task  # noqa: E402
 from inspect_ai.dataset import Sample as Asked  # noqa: E402
 from inspect_ai.model import ModelOutput, ModelUsage, get_model  # noqa: E402
-from inspect_ai.scorer import choice, match  # noqa: E402
-from inspect_ai.solver import generate, multiple_choice  # noqa: E402
+from inspect_ai.scorer import Score, Scorer, Target, choice, includes, match, scorer  # noqa: E402
+from inspect_ai.solver import TaskState, generate, multiple_choice  # noqa: E402
 
 from ps_eval.logs.prepare import prepare  # noqa: E402
 from ps_eval.logs.read import read_samples  # noqa: E402
@@ -44,7 +44,7 @@ def test_epochs_tokens_scores_and_cuts_come_back(kind: str, tmp_path: Path) -> N
     path = run(task, outputs, tmp_path, kind)
     reading = read_samples([path])
     assert reading.n_faults == 0
-    assert "Inspect log; 8 samples" in reading.said[0]
+    assert "Inspect log, scored by 'match'; 8 samples" in reading.said[0]
     assert sorted(sample.tokens for sample in reading.samples) == list(range(100, 108))
     by_tokens = {sample.tokens: sample for sample in reading.samples}
     for place in range(8):
@@ -58,6 +58,22 @@ def test_epochs_tokens_scores_and_cuts_come_back(kind: str, tmp_path: Path) -> N
     table = to_table(samples)
     assert len(table) == 4
     assert table.n_traces.tolist() == [2] * 4
+
+
+def test_of_several_scorers_the_first_that_grades_counts(tmp_path: Path) -> None:
+    @scorer(metrics=[])
+    def why() -> Scorer:
+        async def score(state: TaskState, target: Target) -> Score:
+            return Score(value="because so")
+
+        return score
+
+    asked = [Asked(id=i, input=f"Say {i}", target="4") for i in range(4)]
+    task = Task(dataset=asked, solver=generate(), scorer=[why(), match(), includes()], name="sums")
+    outputs = [output("4" if i % 2 else "4 or 5", 10 * (i + 1)) for i in range(4)]
+    reading = read_samples([run(task, outputs, tmp_path, "json")])
+    assert "Inspect log, scored by 'match'" in reading.said[0]
+    assert [sample.correct for sample in reading.samples] == [0.0, 1.0, 0.0, 1.0]
 
 
 def test_choices_stand_below_the_question(tmp_path: Path) -> None:

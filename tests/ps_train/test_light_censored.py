@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from ps_train.light.censored import NO_CAP, Completed, complete, expected, hazard_survival
+from ps_train.light.censored import NO_CAP, WORST, Completed, complete, expected, hazard_survival
 from ps_train.light.training_inputs import TrainingInputs
 from tests.ps_train.light_tables import EASY, FILLER, HARD
 
@@ -44,8 +44,10 @@ class Traffic:
         )
 
 
-def traffic(n: int = 800, *, seed: int = 0, explore: float = 0.03) -> Traffic:
-    """Hard questions take longer; budgets follow the question, as a predictor's would."""
+def traffic(n: int = 800, *, seed: int = 0, explore: float = 0.03, place: int = 3) -> Traffic:
+    """Hard questions take longer; budgets follow the question, as a predictor's would, from a place on the
+    grid on.
+    """
     rng = np.random.default_rng(seed)
     questions, hard = [], []
     for number in range(n):
@@ -54,7 +56,7 @@ def traffic(n: int = 800, *, seed: int = 0, explore: float = 0.03) -> Traffic:
         questions.append(" ".join([*words, *rng.choice(FILLER, 6), str(number)]))
     hardness = np.array(hard)
     lengths = np.exp(rng.normal(5.2 + 2.2 * hardness, 0.6)).astype(np.int64) + 1
-    caps = GRID[np.clip((3 + 5 * hardness + rng.integers(-1, 2, n)).astype(int), 0, 10)]
+    caps = GRID[np.clip((place + 5 * hardness + rng.integers(-1, 2, n)).astype(int), 0, 10)]
     caps = np.where(rng.random(n) < explore, GRID[-1], caps)
     return Traffic(questions, hardness, lengths, caps)
 
@@ -89,6 +91,16 @@ def test_they_are_so_for_easy_and_for_hard_questions(logged: Traffic, found: Com
         finished, use = logged.truth(rows)
         assert np.abs(found.finished[rows].mean(axis=0) - finished).max() < 0.06
         assert np.abs((found.use[rows].mean(axis=0) - use) / GRID).max() < 0.04
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("place", "least", "most"), [(3, 0.0, 0.02), (1, 0.02, 0.06), (0, 0.04, 0.12)])
+def test_doubt_says_where_estimates_cease_to_be_trusted(place, least, most, seed) -> None:
+    logged = traffic(seed=seed, place=place)
+    found = logged.completed()
+    off = np.abs(found.finished.mean(axis=0) - logged.truth()[0]).max()
+    assert least < found.doubt.max() < most
+    assert off < max(0.035, WORST * found.doubt.max())
 
 
 def test_what_was_seen_stays_as_it_is(logged: Traffic, found: Completed) -> None:
@@ -126,10 +138,10 @@ def test_hazards_of_one_score_are_the_kaplan_meier_estimate() -> None:
 
 def test_a_cut_answer_is_expected_to_go_on_as_those_that_were_let() -> None:
     survival = np.array([[0.8, 0.4, 0.2]])
-    found = expected(survival, np.array([100]), np.array([False]), np.array([100, 200, 400]))
-    np.testing.assert_allclose(found.finished[0], [0, 0.5, 0.75])
+    within, use, _ = expected(survival, np.array([100]), np.array([False]), np.array([100, 200, 400]))
+    np.testing.assert_allclose(within[0], [0, 0.5, 0.75])
     # 100, then 100 tokens of which on average three quarters are used, then 200 of which 3/8 are.
-    np.testing.assert_allclose(found.use[0], [100, 175, 250])
+    np.testing.assert_allclose(use[0], [100, 175, 250])
 
 
 def test_answers_to_one_question_share_its_score() -> None:

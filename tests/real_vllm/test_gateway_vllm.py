@@ -211,7 +211,7 @@ def test_chats_in_two_phases_are_those_of_native_budgets(
 def test_no_answer_is_empty_because_thinking_took_all_of_max_tokens(
     vllm_server: VLLMServer, gateway: GatewayProcess
 ) -> None:
-    questions = [problem.question for problem in make_problems(100, seed=77)]
+    questions = [problem.question for problem in make_problems(300, seed=77)]
     bodies = [completion(vllm_server.model, q, max_tokens=m) for m in (32, 48, 64) for q in questions]
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda body: post(gateway.url, "/v1/completions", body), bodies))

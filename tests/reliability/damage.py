@@ -40,6 +40,7 @@ from ps_eval.logs.read import read_samples
 from ps_eval.measuring.trace_file import read_traces
 from ps_eval.reporting.summary import load_summary
 from ps_eval.serve.bodies import read_body_fields
+from ps_eval.serve.pacer_state import StateFile
 from ps_eval.spending.response_file import ResponseFile
 from ps_train.budget.budgets import load_budgets
 from ps_train.curve_table import CurveTable
@@ -253,6 +254,15 @@ def _pacer_goes_on(path: Path) -> None:
     assert 0 <= int(pacer.decide(CURVES[0])) <= 16 * CURVES.shape[1]
 
 
+def _gateway_goes_on(path: Path) -> None:
+    file = StateFile(path)
+    try:
+        for name in (None, "a"):
+            assert file.restore(Pacer(48, window=16), name).price > 0
+    finally:
+        file.close()
+
+
 TRACE = {
     "id": "q1",
     "lengths": [20],
@@ -334,6 +344,9 @@ def readers(light: Path, network: Path) -> Iterator[Reader]:
     conformal = BudgetCalibrator.fit(np.arange(20.0, 60.0), np.arange(25.0, 65.0))
     yield Reader("budget calibrator", _saved(conformal, "b.json"), BudgetCalibrator.load)
     yield Reader("pacer's state", _json(_pacer_state()), _pacer_goes_on)
+    yield Reader(
+        "gateway's state", _json(_pacer_state() | {"others": {"a": _pacer_state()}}), _gateway_goes_on
+    )
     yield Reader("light predictor's config", _copied(light, "config.json"), _light)
     yield Reader("light predictor's weights", _copied(light, "model.safetensors"), _light, 0.2)
     yield Reader("predictor's config", _copied(network, "config.json"), lambda p: read_config(p.parent), 0.2)

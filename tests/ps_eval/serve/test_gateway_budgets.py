@@ -44,6 +44,9 @@ def sent_budget(upstream: UpstreamProcess) -> int | None:
         ({"max_tokens": 0}, 0),
         ({"max_tokens": None}, 128),
         ({"max_tokens": "many"}, 128),  # the upstream's to refuse
+        ({"max_tokens": 10**400}, 128),
+        ({"thinking_budget": 10**400}, 128),
+        ({FIELD: 10**400}, 128),
         ({FIELD: 500}, 128),
         ({FIELD: 100}, 100),
         ({FIELD: 0}, 0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,8 @@ from ps_alloc import Pacer
 from ps_eval.serve.budgets import Budgets
 from ps_eval.serve.lanes import KeyRule, Lanes, one_lane
 from ps_eval.serve.pacing import MAX_MOVE
+from ps_eval.serve.prediction import MicroBatcher
+from ps_train.common.prompts import PromptTooLongError
 
 Start = Callable[..., RunningGateway]
 
@@ -109,6 +112,131 @@ def test_while_a_batch_is_overdue_nobody_waits_behind_it(
     assert time.monotonic() - begin < 0.2  # it did not wait
     assert b"ps_gateway_predictor_overdue 1.0" in gateway.post(b"", "/metrics", method="GET")[2]
     assert eventually(lambda: gateway.post({"prompt": "hard"})[1]["x-ps-budget"] == "128")
+
+
+def test_long_questions_are_predicted_apart_and_after_the_short_ones() -> None:
+    batches: list[list[str]] = []
+    long, longer = "l" * 600, "L" * 5000
+
+    def predict(questions: list[str]) -> list[str]:
+        batches.append(questions)
+        return [question[:1] for question in questions]
+
+    async def ask() -> list[list[str]]:
+        batcher = MicroBatcher(predict, max_batch=3)
+        asked = [asyncio.ensure_future(batcher.ask([q])) for q in (longer, long, "a", "b", long, "c", "d")]
+        await asyncio.sleep(0)
+        batcher.start()
+        try:
+            return await asyncio.gather(*asked)
+        finally:
+            await batcher.stop()
+
+    assert asyncio.run(ask()) == [["L"], ["l"], ["a"], ["b"], ["l"], ["c"], ["d"]]
+    assert batches == [["a", "b", "c"], ["d"], [long, long], [longer]]
+
+
+def threads_of(questions: list[list[str]], cost: float, **settings: float) -> list[str]:
+    """Which thread predicted each of these, one after the other, at so many seconds of work a question."""
+    names: list[str] = []
+
+    def predict(asked: list[str]) -> list[str]:
+        names.append(threading.current_thread().name.partition("_")[0])
+        end = time.thread_time() + cost * len(asked)
+        while time.thread_time() < end:
+            pass
+        return asked
+
+    async def ask() -> None:
+        batcher = MicroBatcher(predict, **settings)  # type: ignore[arg-type]
+        batcher.start()
+        for body in questions:
+            assert await batcher.ask(body) == body
+            while batcher.working:
+                await asyncio.sleep(0.001)
+        await batcher.stop()
+
+    asyncio.run(ask())
+    return names
+
+
+def test_what_takes_little_is_predicted_on_the_event_loop_once_its_cost_is_known() -> None:
+    loop = threading.current_thread().name
+    short, long = ["short"], ["l" * 600]
+    assert threads_of([short, short, long, long, short], 0.0001) == ["predict", loop, "predict", loop, loop]
+    # The first eight take more than was thought; then it is four and four.
+    assert threads_of([short, short, short * 8, short * 8], 0.002) == ["predict", loop, loop, loop, loop]
+    assert threads_of([short * 8, short * 2], 0.001) == ["predict", loop]  # it is less than what is known
+    assert threads_of([short] * 3, 0.02) == ["predict"] * 3
+    assert threads_of([short] * 3, 0.0001, inline_seconds=0) == ["predict"] * 3
+
+
+def test_a_predictor_that_sleeps_holds_up_the_event_loop_a_few_times_at_most() -> None:
+    naps: list[bool] = []
+
+    def predict(asked: list[str]) -> list[str]:
+        naps.append(threading.current_thread() is threading.main_thread())
+        if len(naps) > 2:
+            time.sleep(0.3)
+        return asked
+
+    async def ask() -> None:
+        batcher = MicroBatcher(predict)
+        batcher.start()
+        for _ in range(8):
+            await batcher.ask(["short"])
+            while batcher.working:
+                await asyncio.sleep(0.001)
+        await batcher.stop()
+
+    asyncio.run(ask())
+    assert naps == [False, True, True, True, True, False, False, False]
+
+
+def test_a_predictor_that_answers_too_few_is_an_error_of_each_question() -> None:
+    async def ask() -> list[object]:
+        batcher = MicroBatcher(lambda questions: questions[1:])
+        batcher.start()
+        found = await asyncio.gather(*(batcher.ask([q]) for q in "ab"), return_exceptions=True)
+        await batcher.stop()
+        return list(found)
+
+    errors = asyncio.run(ask())
+    assert all("must answer 1 questions, got 0" in str(error) for error in errors)
+
+
+def test_questions_that_nobody_waits_for_take_no_place_in_the_queue() -> None:
+    async def ask() -> list[str]:
+        batcher: MicroBatcher[str] = MicroBatcher(lambda questions: questions, max_queue=2)
+        for task in [asyncio.ensure_future(batcher.ask(["x" * 9000])) for _ in range(2)]:
+            await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(batcher.ask(["a", "b"]))
+        await asyncio.sleep(0)
+        with pytest.raises(asyncio.QueueFull):
+            await batcher.ask(["c"])
+        batcher.start()
+        found = await waiting
+        await batcher.stop()
+        return found
+
+    assert asyncio.run(ask()) == ["a", "b"]
+
+
+def test_a_question_beyond_the_models_positions_is_too_long(
+    upstream: UpstreamProcess, start_gateway: Start
+) -> None:
+    def predict(questions: list[str]) -> np.ndarray:
+        if any(len(question) > 100 for question in questions):
+            raise PromptTooLongError("a prompt must fit the model's 10 positions, got 11 tokens in row 0")
+        return flat_curves(questions)
+
+    mean = flat_curves(["hard"])[0]
+    gateway = start_gateway(upstream.url, predict=predict, budgets={"mean": mean})
+    _, headers, _ = gateway.post({"prompt": "hard " * 50})
+    assert (headers["x-ps-budget"], headers["x-ps-fallback"]) == ("128", "too_long")
+    assert "x-ps-fallback" not in gateway.post({"prompt": "hard"})[1]
 
 
 def test_of_many_prompts_a_few_are_predicted(upstream: UpstreamProcess, start_gateway: Start) -> None:

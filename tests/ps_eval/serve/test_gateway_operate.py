@@ -15,8 +15,9 @@ from running import RunningGateway, UpstreamProcess, eventually, flat_curves
 
 from ps_alloc import Pacer
 from ps_eval.serve.adapters import Field, fields_of, server_of
-from ps_eval.serve.budgets import AnswerReserve, Budgets
+from ps_eval.serve.budgets import Budgets
 from ps_eval.serve.decision_log import DecisionLog
+from ps_eval.serve.grant import AnswerReserve
 from ps_eval.serve.lanes import Lane, Lanes, one_lane
 from ps_eval.serve.logs import JsonLines, OnceInAWhile
 from ps_eval.serve.pacer_state import StateFile
@@ -82,6 +83,17 @@ def test_a_state_file_that_is_none_is_said_in_one_sentence(
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         StateFile(path).restore(Pacer(48))
+
+
+def test_a_state_file_that_was_refused_can_be_mended_and_taken(tmp_path: Path) -> None:
+    path = tmp_path / "pacer.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"pacer\.json"):
+        StateFile(path)
+    path.write_text(saved(n_requests=3))
+    file = StateFile(path)
+    assert file.restore(Pacer(48)).n_requests == 3
+    file.close()
 
 
 def test_a_state_that_cannot_be_written_is_noticed_at_once(tmp_path: Path) -> None:
@@ -193,6 +205,14 @@ def test_invocations_and_batches_get_their_budget(upstream: UpstreamProcess, sta
     assert gateway.pacer.n_requests == 4
 
 
+def of_llama(first: int, second: int | None = None) -> dict[str, int]:
+    """llama.cpp's two names of one budget."""
+    return {
+        "reasoning_budget_tokens": first,
+        "thinking_budget_tokens": first if second is None else second,
+    }
+
+
 @pytest.mark.parametrize(
     ("server", "route", "body", "sent"),
     [
@@ -210,8 +230,12 @@ def test_invocations_and_batches_get_their_budget(upstream: UpstreamProcess, sta
             {"custom_params": {"thinking_budget": 9}},
             {"custom_params": {"thinking_budget": 9}},
         ),
-        ("llama.cpp", "chat", {}, {"thinking_budget_tokens": 128}),
-        ("llama.cpp", "responses", {}, {"thinking_budget_tokens": 128}),
+        ("llama.cpp", "chat", {}, of_llama(128)),
+        ("llama.cpp", "responses", {}, of_llama(128)),
+        # The server prefers the first: whoever sends the second, or both, is held to the lower.
+        ("llama.cpp", "chat", of_llama(4096, -1), of_llama(128)),
+        ("llama.cpp", "chat", of_llama(-1, 9), of_llama(9)),
+        ("llama.cpp", "chat", {"reasoning_budget_tokens": 7}, of_llama(7)),
         ("nim", "chat", {"nvext": {}}, {"nvext": {"max_thinking_tokens": 128}}),
         ("llama.cpp", "messages", {}, {"thinking": {"type": "enabled", "budget_tokens": 128}}),
         (

@@ -98,7 +98,7 @@ def test_headers_of_the_message_pass_and_those_of_the_connection_do_not(
     sent = {
         "Authorization": "Bearer secret",
         "X-Twice": "caf\u00e9",
-        "Accept-Encoding": "br",
+        "Accept-Encoding": "gzip",
         "User-Agent": "me/1.0",
         "Proxy-Authorization": "Basic eA==",
         "TE": "trailers",
@@ -110,7 +110,7 @@ def test_headers_of_the_message_pass_and_those_of_the_connection_do_not(
     response.read()
     seen = dict(upstream.last()["headers"])
     assert seen["authorization"] == "Bearer secret"
-    assert (seen["accept-encoding"], seen["user-agent"]) == ("br", "me/1.0")
+    assert (seen["accept-encoding"], seen["user-agent"]) == ("gzip", "me/1.0")
     assert seen["host"] == upstream.url.removeprefix("http://")
     assert "content-type" not in seen  # the client sent none
     assert "accept" not in seen

@@ -69,7 +69,14 @@ STREAM = (
 @pytest.mark.parametrize("size", [1, 9, 1000])
 @pytest.mark.parametrize(
     ("encoding", "encode"),
-    [("", bytes), ("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)],
+    [
+        ("", bytes),
+        ("gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", lambda content: zlib.compress(content, wbits=-zlib.MAX_WBITS)),  # as some servers do
+        ("gzip", lambda content: gzip.compress(content[:100]) + gzip.compress(content[100:])),
+        ("identity", bytes),
+    ],
 )
 def test_a_stream_is_read_however_it_is_cut_or_compressed(
     size: int, encoding: str, encode: Callable[[bytes], bytes]
@@ -81,6 +88,26 @@ def test_a_stream_is_read_however_it_is_cut_or_compressed(
     seen = watch.streamed()
     assert reasoning_tokens(seen.usage) == 7
     assert (seen.finish_reason, seen.empty) == ("stop", False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ("gzip, deflate, br, zstd", "gzip, deflate"),
+        ("BR;q=1.0, GZip;q=0.5, *;q=0", "gzip;q=0.5"),
+        ("br", "identity"),
+        ("", "identity"),
+        ("br, identity;q=0", "br, identity;q=0"),
+        ("br, identity;q=0.5", "identity;q=0.5"),
+    ],
+)
+def test_the_server_is_asked_for_answers_that_can_be_read(
+    upstream: UpstreamProcess, start_gateway: Start, asked: str, sent: str
+) -> None:
+    gateway = start_gateway(upstream.url)
+    for path, expected in (("/v1/completions", sent), ("/v1/embeddings", asked)):
+        gateway.post({"prompt": "hard"}, path, headers={"Accept-Encoding": asked})
+        assert dict(upstream.last()["headers"])["accept-encoding"] == expected
 
 
 def test_an_unknown_or_broken_encoding_is_no_mistake() -> None:

@@ -103,7 +103,7 @@ def check(url: str, **settings: Any) -> tuple[str, bool, float | None]:
         ({"shows": False}, ("vllm", True, -1), "shows too little reasoning to see"),
         ({"key": True}, ("vllm", True, -1), "the upstream wants a key"),
         ({"owner": "sglang"}, ("sglang", True, 0), "takes custom_params.thinking_budget but does not obey"),
-        ({"owner": "llamacpp", "field": "thinking_budget_tokens"}, ("llama.cpp", True, 1), "(llama.cpp)"),
+        ({"owner": "llamacpp", "field": "reasoning_budget_tokens"}, ("llama.cpp", True, 1), "(llama.cpp)"),
     ],
 )
 def test_what_is_found_is_said(

@@ -181,11 +181,12 @@ def test_a_chats_reasoning_ends_within_its_budget_and_is_answered(
         assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"]
 
 
+@pytest.mark.parametrize("answer", ["none", "empty"])
 def test_a_chat_without_tokenize_needs_the_served_models_tokenizer(
-    upstream: UpstreamProcess, start_gateway: Start
+    upstream: UpstreamProcess, start_gateway: Start, answer: str
 ) -> None:
     gateway = start_gateway(upstream.url, two_phase=True)
-    status, _, content = gateway.post(chat(6), CHAT, {**COUNT, "X-Tokenize": "none"})
+    status, _, content = gateway.post(chat(6), CHAT, {**COUNT, "X-Tokenize": answer})
     assert status == 400
     assert "need the upstream's /tokenize, or the served model's tokenizer" in content.decode()
     assert gateway.pacer.n_requests == 0

@@ -102,8 +102,10 @@ async def respond(scope: dict[str, Any], asked: dict[str, str], body: bytes, sen
     if mode == "count" and scope["path"] == "/tokenize":
         asked_for = json.loads(body)
         text = asked_for.get("prompt") or asked_for["messages"][-1]["content"] + "<think>"
-        ids = [] if asked.get("x-tokenize") == "none" else {"tokens": list(map(ord, text))}
-        await answer(send, 200, json.dumps(ids).encode(), [])
+        # llama.cpp's has another field for the text, and finds none.
+        ids = {"none": [], "empty": {"tokens": []}}.get(asked.get("x-tokenize", ""))
+        found = {"tokens": list(map(ord, text))} if ids is None else ids
+        await answer(send, 200, json.dumps(found).encode(), [])
         return
     if mode == "count":
         asked_for = json.loads(body)
