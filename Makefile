@@ -52,10 +52,10 @@ test-slow: $(VENV)/.installed  ## the tests marked slow
 test-vllm: $(VENV_VLLM)/.installed $(VENV_CLIENTS)/.installed  ## the tests on the real vLLM engine and its server, CPU build
 	$(BIN_VLLM)/python -m pytest tests/real_vllm --timeout=600
 
-# A clean environment: what an older system brings. scipy is the tests' referee, on whatever version fits.
+# A clean environment: what an older system brings. scipy and scikit-learn are the tests' referees, of any version that fits.
 test-lowest:  ## the allocator's tests on the lowest versions of numpy and numba that are supported
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet --constraint constraints-lowest.txt . pytest pytest-timeout hypothesis scipy
+	.venv-lowest/bin/pip install --quiet --constraint constraints-lowest.txt . pytest pytest-timeout hypothesis scipy scikit-learn
 	.venv-lowest/bin/python -m pytest tests/ps_alloc
 
 # Killed, filled, cut and fuzzed; an hour where other work runs beside it. Returns 1 where anything is lost or wrong.

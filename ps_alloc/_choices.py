@@ -38,10 +38,17 @@ class Choices(NamedTuple):
         return int(np.argmax(surplus))
 
     def within(self, limit: int) -> Choices:
-        """Those within a client's limit in tokens; of the first beyond it, the part within."""
+        """Those within a client's limit in tokens; of the first beyond it, the part within.
+
+        That part is worth what lies on the straight line from the choice before: a limit just above a dip
+        does not buy what a whole window more would.
+        """
         number = int(np.searchsorted(self.tokens, limit)) + 1
         tokens, use = np.minimum(self.tokens[:number], limit), np.minimum(self.use[:number], limit)
-        return Choices(self.windows[:number], tokens, use, self.value[:number])
+        value = self.value[:number].copy()
+        if 1 < number <= len(self.tokens):
+            value[-1] = np.interp(limit, self.tokens[number - 2 : number], value[-2:])
+        return Choices(self.windows[:number], tokens, use, value)
 
     def is_more_possible(self, choice: int) -> bool:
         """Whether a lower price could make the request take another choice."""

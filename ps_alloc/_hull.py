@@ -105,6 +105,8 @@ def allocate_hull(
         return HullResult(windows.astype(np.int64), cost, value, solution.price, solution.gap)
     for widening in (1.0, 4.0, 16.0):
         rest, decided = _narrow(rows, limits, settings, windows, widening * MARGIN)
+        if decided.low > decided.high:  # no price is right for all rows
+            continue
         cost, value, solution = 0, 0.0, Solution(NO_ROWS, 0.0, 0.0, np.inf)
         if len(rest.curves):
             left = limits.budget - decided.cost
@@ -155,9 +157,13 @@ def _narrow(
                 ties = ties._replace(span=ties.span // 8)
             if ties.found is not None and (ties.span == 0 or ties.found.in_masses()):
                 rest, tied = _settle_ties(rows, settings, budget, ties.found, windows)
-                gap = decided.gap + tied.gap
-                cost, value = decided.cost + tied.cost, decided.value + tied.value
-                return rest, _Decided(cost, value, gap, tied.low, tied.high)
+                return rest, _Decided(
+                    decided.cost + tied.cost,
+                    decided.value + tied.value,
+                    decided.gap + tied.gap,
+                    max(decided.low, tied.low),
+                    min(decided.high, tied.high),
+                )
             continue
         if count > room:
             room = count

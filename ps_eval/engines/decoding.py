@@ -13,8 +13,9 @@ from ps_eval.engines.reading import Rows
 from ps_eval.engines.sampling import Choose
 from ps_eval.engines.token_engine import Stops
 
-Halt = Callable[[np.ndarray, int], np.ndarray]
-"""(R,) numbers of the rows that run, the tokens each has → (R,) bool, those that end here."""
+Halt = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+"""(R,) numbers of the rows that run, (R,) their places in the batch just read, the tokens each has → (R,)
+bool, those that end here."""
 COMPACT_BELOW = 0.8
 """Rows that are done leave the batch when the rest is less than this share of it: leaving costs a copy."""
 MARKER_TOKENS = 8
@@ -57,7 +58,8 @@ def decode(
         choose: From logits to tokens.
         generated: `generated[n]` gets the tokens of the row with number n.
         progress: Called with the number of rows that just ended.
-        halt: Asked after every step which rows end here; their memory stays where it is meanwhile.
+        halt: Asked after every step which rows end here, once their last token is read; their memory stays
+            where it is meanwhile.
     """
     device = logits.device
     stop_ids = torch.tensor(until.stops.ids, device=device)
@@ -74,10 +76,6 @@ def decode(
         if until.stops.text is not None:
             reached = [until.reached(generated[number]) for number in numbers]
             done |= active & torch.tensor(reached, device=device)
-        if halt is not None:
-            running = (active & ~done).nonzero().flatten()
-            halted = halt(numbers[running.cpu().numpy()], step)
-            done[running[torch.from_numpy(halted).to(device)]] = True
         if progress and (num_done := int(done.sum())):
             progress(num_done)
         active = active & ~done
@@ -90,3 +88,12 @@ def decode(
             tokens, limit, active = tokens[kept], limit[kept], active[kept]
             numbers = numbers[kept.cpu().numpy()]
         logits = rows.read(tokens[:, None])
+        if halt is not None:  # their last token is read by now, as it must be for whatever follows
+            running = active.nonzero().flatten()
+            places = running.cpu().numpy()
+            halted = running[torch.from_numpy(halt(numbers[places], places, step)).to(device)]
+            active[halted] = False
+            if progress and len(halted):
+                progress(len(halted))
+            if not bool(active.any()):
+                return

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ps_eval.engines.base import Engine, Failure, Progress, Reasoning, Request, Sampling
 from ps_eval.engines.reading import Rows
+from ps_eval.engines.watch import Watch
 from ps_train.common.blocks import text_decoder, transformer_blocks
 from ps_train.common.features import Features
 
@@ -40,7 +42,8 @@ class Prefill:
     features: Features
     """`layer_<n>` to float32 (N, D), as `ps_train.common.features.extract_features` gives them."""
     batches: list[PrefilledBatch]
-    """All that could be read: not the questions that have no tokens or no room."""
+    """All that could be read: not the questions that have no tokens or no room. None where the engine keeps
+    what it read itself, as vLLM in its prefix cache."""
 
     def places(self, questions: Sequence[str]) -> dict[int, list[tuple[int, int]]]:
         """Where questions were read: batch → (place among `questions`, row of the batch) of its own."""
@@ -55,6 +58,30 @@ class Prefill:
                 batch, row = where[question]
                 found.setdefault(batch, []).append((place, row))
         return found
+
+
+class PrefillEngine(Engine, Protocol):
+    """An engine that reads prompts for a predictor, too, and whose reasonings can be watched."""
+
+    prefill_dtype: torch.dtype | None
+    """Of the states; None where it has none to give as it was loaded."""
+    prefilled: Prefill | None
+    """What `reason` goes on from where it is given nothing else."""
+
+    def prefill(self, questions: Sequence[str], layers: Sequence[int] = ()) -> Prefill:
+        """Read N prompts once, for a predictor and for the reasoning that follows."""
+        ...
+
+    def reason(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        progress: Progress | None = None,
+        prefilled: Prefill | None = None,
+        watch: Watch | None = None,
+    ) -> Sequence[Reasoning | Failure]:
+        """See `Engine.reason`; goes on from what was read, and lets `watch` end reasonings."""
+        ...
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from ps_eval.engines.base import Engine
 from ps_eval.engines.pool import EnginePool, OneEngine
+from ps_eval.engines.prefill import PrefillEngine
 from ps_train.common.feature_predictor import FeaturePredictor
 from ps_train.common.features import TEXT, Features, layers_by_model
 from ps_train.common.prompts import PromptFormat
@@ -32,14 +33,11 @@ def shared_prefill(
         The features that the predictor asks for; None where it does not read this engine's model, in this
         type of numbers, after these prompts, or the questions are too many to keep.
     """
-    engine = pool.engine if isinstance(pool, OneEngine) else None
-    layers = _shared_layers(predictor, engine)
+    engine = _prefilling(pool)
+    layers = [] if engine is None else _shared_layers(predictor, engine)
     if engine is None or not layers or not 0 < len(questions) <= KEPT_BATCHES * engine.batch_size:
         yield None
         return
-    from ps_eval.engines.transformers import TransformersEngine
-
-    assert isinstance(engine, TransformersEngine)
     try:
         engine.prefilled = engine.prefill(questions, layers)
         yield engine.prefilled.features
@@ -47,20 +45,23 @@ def shared_prefill(
         engine.prefilled = None  # the cache is large
 
 
-def _shared_layers(predictor: CurvePredictor, engine: Engine | None) -> list[int]:
-    """The layers of the engine's model that are all that the predictor reads; none where that is not so."""
-    if engine is None or engine.kind != "transformers" or not isinstance(predictor, FeaturePredictor):
-        return []
-    from ps_eval.engines.transformers import TransformersEngine
+def _prefilling(pool: EnginePool) -> PrefillEngine | None:
+    """The pool's engine where it is one in this process that gives states."""
+    engine: Any = pool.engine if isinstance(pool, OneEngine) else None
+    return None if getattr(engine, "prefill_dtype", None) is None else engine
 
-    assert isinstance(engine, TransformersEngine)
+
+def _shared_layers(predictor: CurvePredictor, engine: PrefillEngine) -> list[int]:
+    """The layers of the engine's model that are all that the predictor reads; none where that is not so."""
+    if not isinstance(predictor, FeaturePredictor):
+        return []
     wanted = layers_by_model(predictor.schema.features)
     same = (
         set(wanted) == {"backbone"}
         and TEXT not in predictor.schema.features
         and _same_model(predictor.schema.backbone, engine.name)
         and engine.prompt == PromptFormat()
-        and engine.model.dtype == predictor.language_dtype
+        and engine.prefill_dtype == predictor.language_dtype
     )
     return wanted["backbone"] if same else []
 

@@ -10,12 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ps_eval.engines.base import Answer, Failure, Progress, Reasoning, Request, Sampling
 from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.engines.tokenizer import end_of_sequence_ids, knows_marker, load_engine_tokenizer, marker_ids
 from ps_train.common.prompts import PromptFormat, encode_prompts
+
+if TYPE_CHECKING:
+    import torch
+
+    from ps_eval.engines.prefill import Prefill
 
 GREEDY = Sampling(temperature=0, top_p=1)
 
@@ -40,6 +45,10 @@ class TokenEngine(ABC):
     batch_size: int
     room: int | None = None
     """Tokens that a prompt and all that follows may have together; None where nothing is known."""
+    prefill_dtype: torch.dtype | None = None
+    """Of the states that its `prefill` gives; None where it has none."""
+    prefilled: Prefill | None = None
+    """What `reason` goes on from where it is given nothing else."""
 
     def __init__(
         self,

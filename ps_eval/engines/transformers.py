@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,7 @@ class TransformersEngine(TokenEngine):
         self.room = max_positions(self.model)
         self._pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         self._ways = check_reading(self.model, self.name)
-        self.prefilled: Prefill | None = None
-        """What `reason` goes on from where it is given nothing else."""
+        self.prefill_dtype = self.model.dtype
 
     def _numerics(self) -> dict[str, Any]:
         model = self.model
@@ -180,7 +180,6 @@ class TransformersEngine(TokenEngine):
         checked = self._checked(self._encode([request.question for request, _ in asked]), limits)
         choose = chooser(sampling, [uniforms(sampling, r.stream, r.max_tokens) for r, _ in asked])
         choose = choose if watch is None else watch.seeing(choose)
-        halt = None if watch is None else watch.halt
         stops = self._reasoning_stops
         generated: list[list[int]] = [[] for _ in asked]
         going = [n for n, limit in enumerate(limits) if limit > 0 and not isinstance(checked[n], Failure)]
@@ -193,7 +192,9 @@ class TransformersEngine(TokenEngine):
             rows.keep(chosen)
             allowed = np.array(limits)[numbers]
             until = Until(stops, self._text)
-            decode(rows, batch.logits[chosen], numbers, allowed, until, choose, generated, progress, halt)
+            with last_states(self.model, [] if watch is None else watch.layers) as states:
+                halt = None if watch is None else partial(_halt, watch, states)
+                decode(rows, batch.logits[chosen], numbers, allowed, until, choose, generated, progress, halt)
         reasonings = [
             c if isinstance(c, Failure) else self._as_reasoning(ids, stops)
             for c, ids in zip(checked, generated, strict=True)
@@ -327,3 +328,10 @@ class TransformersEngine(TokenEngine):
 
     def _index(self, values: Sequence[Any]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.model.device)
+
+
+def _halt(
+    watch: Watch, states: Mapping[int, torch.Tensor], rows: np.ndarray, places: np.ndarray, step: int
+) -> np.ndarray:
+    """Which rows end here, as `watch` says, which may want the states that their last tokens left."""
+    return watch.halt(rows, step, lambda layer: states[layer][places].float().cpu().numpy())

@@ -5,17 +5,33 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ps_eval.engines.base import Failure, Progress, Sampling, request_seed
+import numpy as np
+
+from ps_eval.engines.base import (
+    Failure,
+    Progress,
+    Reasoning,
+    Request,
+    Sampling,
+    request_seed,
+    stream_of,
+)
 from ps_eval.engines.formats import ReasoningFormat
-from ps_eval.engines.token_engine import Stops, TokenEngine
+from ps_eval.engines.token_engine import GREEDY, Stops, TokenEngine
+from ps_eval.engines.vllm_states import can_hook, request_states
+from ps_train.common.features import layer_name
 from ps_train.common.prompts import PromptFormat
 
 if TYPE_CHECKING:
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, RequestOutput, SamplingParams
+
+    from ps_eval.engines.prefill import Prefill
+    from ps_eval.engines.watch import Watch
 
 CPU_ARGUMENTS: dict[str, Any] = {
     "enforce_eager": True,  # seconds to load instead of minutes
@@ -30,6 +46,11 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 """What the process' environment gets where it says nothing else."""
+
+
+SEEN = 20
+"""Most probable tokens of which vLLM is asked the probabilities where a reasoning is watched: its default
+limit. The others count as one token in an entropy."""
 
 
 class VLLMEngine(TokenEngine):
@@ -73,6 +94,7 @@ class VLLMEngine(TokenEngine):
         self.llm = load_llm(model, **{"max_num_seqs": batch_size, **llm_arguments})
         self.batch_size = batch_size
         self.room = int(self.llm.llm_engine.model_config.max_model_len)
+        self.prefill_dtype = self.llm.llm_engine.model_config.dtype if can_hook(self.llm) else None
 
     def _numerics(self) -> dict[str, Any]:
         config = self.llm.llm_engine.model_config
@@ -100,6 +122,133 @@ class VLLMEngine(TokenEngine):
             progress(len(generated))
         return generated
 
+    def prefill(self, questions: Sequence[str], layers: Sequence[int] = ()) -> Prefill:
+        """Read N prompts once, for a predictor and for the reasoning that follows from the prefix cache.
+
+        Args:
+            questions: N question texts.
+            layers: Blocks whose states at each prompt's last token are wanted, from 1.
+
+        Raises:
+            ValueError: If a layer is out of range, a prompt cannot be read whose states are wanted, or vLLM
+                was not loaded so that states can be had.
+        """
+        from ps_eval.engines.prefill import Prefill
+
+        if not layers:
+            return Prefill(tuple(questions), {}, [])
+        if self.prefill_dtype is None:
+            raise ValueError(
+                "engine vllm must be loaded with enforce_eager, in one process, to give hidden states"
+            )
+        prompts = self._checked(self._encode(questions), [0] * len(questions))
+        readable = [prompt for prompt in prompts if not isinstance(prompt, Failure)]
+        if unread := [prompt for prompt in prompts if isinstance(prompt, Failure)]:
+            raise ValueError(f"a prompt must be readable to have states, but: {unread[0].reason}")
+        parameters = [self._parameters(1, Stops(()), GREEDY, 0)] * len(readable)
+        with request_states(self.llm, layers) as states:
+            outputs = self._outputs(readable, parameters)
+        features = {layer_name(n): np.stack(_by_output(mine, outputs)) for n, mine in states.items()}
+        return Prefill(tuple(questions), features, [])
+
+    def reason(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        progress: Progress | None = None,
+        prefilled: Prefill | None = None,
+        watch: Watch | None = None,
+    ) -> Sequence[Reasoning | Failure]:
+        """Reason about each question within its own budget; see `Engine.reason`.
+
+        What `prefilled` has read is in the prefix cache. Where reasonings are watched, they stop together at
+        each checkpoint and continue from the prefix cache; every piece has a random stream of its own, so
+        that a watched reasoning is that of other checkpoints only where it is greedy.
+        """
+        if watch is None:
+            return super().reason(requests, sampling, progress)
+        limits, stops = [r.max_tokens for r in requests], self._reasoning_stops
+        prompts = self._checked(self._encode([r.question for r in requests]), limits)
+        found: list[list[int]] = [[] for _ in requests]
+        watch.begin(requests, self._text)
+        watch.places = list(range(len(requests)))
+        going = [n for n, prompt in enumerate(prompts) if limits[n] and not isinstance(prompt, Failure)]
+        longest = max(limits, default=0)
+        pieces = [c for c in watch.checkpoints if c < longest]
+        for number, until in enumerate([*pieces, longest]):
+            states: Mapping[int, Mapping[int, Any]] = {}
+            if going:
+                states = self._reason_on(prompts, requests, found, going, until, number, sampling, watch)
+            # Whoever has more than `until` tokens has not ended before them: the state after them is known.
+            going = [n for n in going if len(found[n]) > until]
+            where = partial(_rows_of, states, going)
+            halted = watch.halt(np.array(going, int), until, where)
+            for n, ends in zip(going, halted, strict=True):
+                found[n] = found[n][:until] if ends else found[n]
+            going = [
+                n for n, ends in zip(going, halted, strict=True) if not ends and not self._ended(found[n])
+            ]
+            going = [n for n in going if len(found[n]) < limits[n]]
+        if progress:
+            progress(len(requests))
+        reasonings = [
+            prompt if isinstance(prompt, Failure) else self._as_reasoning(ids, stops)
+            for prompt, ids in zip(prompts, found, strict=True)
+        ]
+        watch.end([0 if isinstance(r, Failure) else len(r.token_ids) for r in reasonings])
+        return reasonings
+
+    def _reason_on(
+        self,
+        prompts: Sequence[Any],
+        requests: Sequence[Request],
+        found: list[list[int]],
+        going: Sequence[int],
+        until: int,
+        number: int,
+        sampling: Sampling,
+        watch: Watch,
+    ) -> dict[int, dict[int, Any]]:
+        """Piece `number` of the reasonings that go on, each up to one token more than `until` or its limit.
+
+        Returns:
+            Watched layer to reasoning to the state from which its last token was drawn.
+        """
+        parameters = [
+            self._parameters(
+                min(until + 1, requests[n].max_tokens) - len(found[n]),
+                self._reasoning_stops,
+                sampling,
+                requests[n].stream if number == 0 else stream_of(str(requests[n].stream), number),
+                logprobs=SEEN,
+            )
+            for n in going
+        ]
+        whole = [[*prompts[n], *found[n]] for n in going]
+        with ExitStack() as stack:
+            states = stack.enter_context(request_states(self.llm, watch.layers)) if watch.layers else {}
+            outputs = self._outputs(whole, parameters)
+        for n, output in zip(going, outputs, strict=True):
+            (piece,) = output.outputs
+            assert piece.logprobs is not None
+            scores = [_score(t, known) for t, known in zip(piece.token_ids, piece.logprobs, strict=True)]
+            watch.saw(n, piece.token_ids, scores)
+            found[n] = self._to_marker([*found[n], *piece.token_ids], len(found[n]))
+        return {
+            layer: dict(zip(going, _by_output(mine, outputs), strict=True)) for layer, mine in states.items()
+        }
+
+    def _to_marker(self, ids: list[int], seen: int) -> list[int]:
+        """The tokens up to an end marker of several: vLLM does not see one that began in an earlier piece."""
+        marker = self._reasoning_stops.text
+        if marker is None or marker not in self._text(ids):
+            return ids
+        return next(ids[:n] for n in range(seen + 1, len(ids) + 1) if marker in self._text(ids[:n]))
+
+    def _ended(self, ids: list[int]) -> bool:
+        """Whether a reasoning has ended by itself."""
+        return self._as_reasoning(ids, self._reasoning_stops).finished
+
     def _parameters(
         self, limit: int, stops: Stops, sampling: Sampling, stream: int, **more: Any
     ) -> SamplingParams:
@@ -123,9 +272,33 @@ class VLLMEngine(TokenEngine):
         )
 
     def _run(self, prompts: Sequence[list[int]], parameters: Sequence[SamplingParams]) -> list[list[int]]:
+        return [list(output.outputs[0].token_ids) for output in self._outputs(prompts, parameters)]
+
+    def _outputs(
+        self, prompts: Sequence[list[int]], parameters: Sequence[SamplingParams]
+    ) -> list[RequestOutput]:
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs = self.llm.generate(requests, list(parameters), use_tqdm=False)
-        return [list(output.outputs[0].token_ids) for output in outputs]
+        return self.llm.generate(requests, list(parameters), use_tqdm=False)
+
+
+def _by_output(states: Mapping[str, Any], outputs: Sequence[RequestOutput]) -> list[Any]:
+    """Each output's state; vLLM adds a suffix to a request's id while it runs."""
+    known = {name.partition("-")[0]: state.numpy() for name, state in states.items()}
+    return [known[output.request_id] for output in outputs]
+
+
+def _rows_of(states: Mapping[int, Mapping[int, Any]], rows: Sequence[int], layer: int) -> Any:
+    """(R, D) a layer's states of some reasonings."""
+    return np.stack([states[layer][row] for row in rows])
+
+
+def _score(token: int, known: Mapping[int, Any]) -> tuple[float, float]:
+    """A drawn token's log-probability, and the entropy of its distribution as far as it is known."""
+    log_p = np.array([entry.logprob for entry in known.values()])
+    p = np.exp(log_p)
+    rest = max(0.0, 1.0 - float(p.sum()))
+    entropy = -float(p @ log_p) - (rest * float(np.log(rest)) if rest > 0 else 0.0)
+    return float(known[token].logprob), entropy
 
 
 def load_llm(model: str | Path, **llm_arguments: Any) -> LLM:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ps_eval.engines.base import Request
 from ps_eval.engines.sampling import Choose, scored
+
+Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Underway:
     """Each token's log-probability, in nats, at temperature 1."""
     entropies: tuple[float, ...]
     """Of the distribution each token was drawn from, likewise."""
+    token_ids: tuple[int, ...] = ()
+    state: Float32 | None = None
+    """(D,) of the watched block after the last token; None where none is watched."""
 
 
 Decide = Callable[[list[Underway]], npt.NDArray[np.bool_]]
@@ -37,14 +42,16 @@ class Watch:
     end there, unfinished, as under a budget. The others continue from the cache they have.
     """
 
-    def __init__(self, checkpoints: Sequence[int] = (), decide: Decide | None = None) -> None:
+    def __init__(self, checkpoints: Sequence[int] = (), decide: Decide | None = None, layer: int = 0) -> None:
         """Set up.
 
         Args:
             checkpoints: Tokens after which `decide` is asked, rising.
             decide: Who goes on; all where it is not given.
+            layer: Block whose state after the last token is shown, too, from 1; 0 for none.
         """
-        self._checkpoints, self._decide = frozenset(checkpoints), decide
+        self.layers = [layer] if layer else []
+        self.checkpoints, self._decide = sorted(set(checkpoints)), decide
         self.places: list[int] = []
         """Request of each row of the batch that is being decoded; set by the engine."""
         self.underway: dict[int, Underway] = {}
@@ -56,7 +63,7 @@ class Watch:
 
     def begin(self, requests: Sequence[Request], text_of: Callable[[Sequence[int]], str]) -> None:
         """Forget what was seen; called by the engine before anything is drawn."""
-        self.underway, self._text = {}, text_of
+        self.underway, self._text, self._drawn, self._seen = {}, text_of, {}, {}
 
     def seeing(self, choose: Choose) -> Choose:
         """The engine's choice of tokens, seen by this."""
@@ -72,11 +79,25 @@ class Watch:
 
         return seen
 
-    def halt(self, rows: np.ndarray, step: int) -> np.ndarray:
-        """Which of the rows that run end after `step` tokens."""
-        if self._decide is None or step not in self._checkpoints or not len(rows):
+    def saw(self, row: int, tokens: Sequence[int], scores: Sequence[tuple[float, float]]) -> None:
+        """Tokens that an engine drew by itself, each with its log-probability and entropy."""
+        self._drawn.setdefault(row, []).extend(tokens)
+        self._seen.setdefault(row, []).extend(scores)
+
+    def halt(self, rows: np.ndarray, step: int, states: Callable[[int], Float32]) -> np.ndarray:
+        """Which of the rows that run end after `step` tokens.
+
+        Args:
+            rows: R of them.
+            step: Tokens.
+            states: A watched layer to the (R, D) states after them.
+        """
+        if self._decide is None or step not in self.checkpoints or not len(rows):
             return np.zeros(len(rows), bool)
-        return ~self._decide([self.of(int(row), step) for row in rows])
+        underway = [self.of(int(row), step) for row in rows]
+        for layer in self.layers:
+            underway = [replace(u, state=s) for u, s in zip(underway, states(layer), strict=True)]
+        return ~self._decide(underway)
 
     def of(self, row: int, length: int) -> Underway:
         """The first tokens of a row of the batch that is being decoded."""
@@ -90,6 +111,7 @@ class Watch:
             tuple(self._pieces[token] for token in ids),
             tuple(lp for lp, _ in seen),
             tuple(entropy for _, entropy in seen),
+            tuple(ids),
         )
 
     def end(self, lengths: Sequence[int]) -> None:

@@ -11,21 +11,36 @@ from matplotlib.figure import Figure
 
 from ps_eval.demo import REASONER, TEMPERATURE, TOP_P
 from ps_eval.experiments import stopping_rules as rules
-from ps_eval.experiments.forecast_world import Seen, World, fit_both, keep_traces, look
+from ps_eval.experiments.forecast_world import Seen, World, fit_one, fit_predictor, keep_traces, look
 from ps_eval.reporting.frontier import EqualUse, Point, equal_use
 from ps_eval.reporting.record import Claim, Outcome, curve_plot
-from ps_eval.reporting.tables import DASH, Cell, ResultTable, beside, interval, percent
+from ps_eval.reporting.tables import DASH, Cell, ResultTable, beside, interval, number, percent
+from ps_eval.spending.replay_inputs import predict_table
 from ps_train.embedded.problem_families import DIARY, DOUBTS
+from ps_train.forecast import probes
 from ps_train.forecast.along import Foreseen, learn_rule
 from ps_train.forecast.fit import ForecastSettings
+from ps_train.forecast.kept_traces import load_kept_traces
+from ps_train.forecast.trace_features import TraceFeatures
 from ps_train.shipped import FOLDER
 
 DOUBTING = FOLDER / "tiny-reasoner-doubts"
 """The embedded reasoner that thinks on after its answer is known."""
+LAYER = 6
+"""The reasoners' last block."""
 WORLDS = {
-    DOUBTS: World(DOUBTS, DOUBTING, DOUBTS, TEMPERATURE, TOP_P, 32, 10, (3,)),
-    DIARY: World(DIARY, REASONER, DIARY, TEMPERATURE, TOP_P, 32, 8, (3,)),
+    DOUBTS: World(DOUBTS, DOUBTING, DOUBTS, TEMPERATURE, TOP_P, 8, 40, (3,), LAYER),
+    DIARY: World(DIARY, REASONER, DIARY, TEMPERATURE, TOP_P, 8, 32, (3,), LAYER),
 }
+INPUTS = {
+    "probabilities": TraceFeatures(words=False),
+    "probabilities, words": TraceFeatures(),
+    "probabilities, probes": TraceFeatures(words=False, probing=probes.DOUBTS),
+    "probabilities, states": TraceFeatures(words=False, layer=LAYER),
+    "probabilities, probes, states": TraceFeatures(words=False, probing=probes.DOUBTS, layer=LAYER),
+    "probabilities, words, probes, states": TraceFeatures(probing=probes.DOUBTS, layer=LAYER),
+}
+"""What a forecaster may read off a trace, beside the prompt and how far the trace is."""
 BEFORE, UNIFORM, STEP, FITTED, BATCH = (
     "priced before",
     "uniform",
@@ -34,10 +49,6 @@ BEFORE, UNIFORM, STEP, FITTED, BATCH = (
     "batch",
 )
 AGREE, SURE, EXTEND, LIMIT = "agreement", "confidence", "one window more", "clairvoyant"
-
-
-PROBE_TOKENS = 2.0
-"""Tokens that a forced answer decodes: a number and the end of the sequence."""
 
 
 class Compared(NamedTuple):
@@ -51,19 +62,23 @@ class Compared(NamedTuple):
     """Share of tokens after the answer stood."""
     full: Point
     """Everything run to its end."""
+    others: list[EqualUse]
+    """The one-step rule on forecasters of other inputs, at the levels of accuracy."""
 
 
 def forecast(
     *,
     scratch: Path,
-    worlds: list[str],
+    worlds: dict[str, float],
     train_problems: int,
     train_traces: int,
     tune_problems: int,
+    tune_traces: int,
     test_problems: int,
     test_traces: int,
     every: int,
     epochs: int,
+    inputs: list[str],
     prices: list[float],
     levels: list[float],
     thresholds: list[float],
@@ -76,14 +91,18 @@ def forecast(
 
     Args:
         scratch: Where traces and what was learned from them are kept.
-        worlds: doubts (the reasoner that thinks on after its answer is known), diary (the one that does not).
+        worlds: doubts (the reasoner that thinks on after its answer is known), diary (the one that does not),
+            each to the share of the problems that it is given.
         train_problems: Questions the forecaster and the pre-run predictor learn from.
         train_traces: Traces of each.
         tune_problems: Questions that choose settings and teach the stopping rule.
+        tune_traces: Traces of each.
         test_problems: Questions that everything is compared on.
-        test_traces: Traces of each, and of the tuning questions.
+        test_traces: Traces of each.
         every: Windows from one checkpoint to the next.
-        epochs: Of the forecaster's training.
+        epochs: Of the forecasters' training.
+        inputs: What forecasters read off a trace, names of `INPUTS`: the rules ask the first; the others show
+            what each input is worth.
         prices: Correct answers a token must buy: one point of a line each.
         levels: Accuracies at which tokens are compared, as shares of what allocation before the run reaches.
         thresholds: Probabilities at which the confidence rule stops.
@@ -95,19 +114,35 @@ def forecast(
     if unknown := sorted(set(worlds) - set(WORLDS)):
         raise ValueError(f"worlds must be among {sorted(WORLDS)}, got {unknown[0]!r}")
     tables, findings, figures, claims = [], [], {}, []
-    for name in worlds:
+    for name, share in worlds.items():
         world = WORLDS[name]
-        train = keep_traces(world, scratch, "train", train_problems, train_traces, seed + 1)
-        tune = keep_traces(world, scratch, "tune", tune_problems, test_traces, seed + 2)
-        test = keep_traces(world, scratch, "test", test_problems, test_traces, seed + 3)
-        learning = ForecastSettings(epochs=epochs, every=every, seed=seed)
-        forecaster, predictor = fit_both(train, scratch, world, learning)
-        seen = look([tune, test], forecaster, predictor, every)
-        compared = compare(seen[0], seen[1], prices, levels, thresholds, seed)
-        tables += [_accuracy_table(name, compared), _use_table(name, compared)]
+        sizes = [int(share * n) for n in (train_problems, tune_problems, test_problems)]
+        train, tune, test = (
+            keep_traces(world, scratch, split, size, num_traces, seed + 1 + number)
+            for number, (split, size, num_traces) in enumerate(
+                zip(("train", "tune", "test"), sizes, (train_traces, tune_traces, test_traces), strict=True)
+            )
+        )
+        predictor = fit_predictor(train, scratch, world, seed)
+        kept = [load_kept_traces(folder) for folder in (tune, test)]
+        seen, losses = {}, {}
+        for which in inputs:
+            learning = ForecastSettings(epochs=epochs, every=every, seed=seed, trace=INPUTS[which])
+            forecaster = fit_one(train, scratch, which, learning)
+            seen[which] = look(kept, forecaster, every)
+            losses[which] = forecaster.settings["learned"]["held_out_loss"]
+        before = [predict_table(predictor, folder)[0] for folder in (tune, test)]
+        tuning, testing = (Seen(seen[inputs[0]][i], before[i]) for i in (0, 1))
+        others = {which: seen[which][1] for which in inputs[1:]}
+        compared = compare(tuning, testing, prices, levels, thresholds, others, seed)
+        tables += [
+            _accuracy_table(name, compared),
+            _use_table(name, compared),
+            _inputs_table(name, compared, losses, inputs[0]),
+        ]
         findings.append(_finding(name, compared))
         figures[f"forecast_{name}"] = _figure(compared)
-        claims.append(_claim(name, compared))
+        claims += _claims(name, compared)
     return Outcome(tables, " ".join(findings), figures, claims)
 
 
@@ -117,21 +152,22 @@ def compare(
     prices: Sequence[float],
     levels: Sequence[float],
     thresholds: Sequence[float],
+    others: Mapping[str, Foreseen] | None = None,
     seed: int = 0,
 ) -> Compared:
-    """Every rule on the test traces, tuned on the tuning traces."""
-    tune, test, cost = tuning.along, testing.along, PROBE_TOKENS
+    """Every rule on the test traces, tuned on the tuning traces; of `others` the one-step rule alone."""
+    tune, test, cost = tuning.along, testing.along, rules.PROBE_TOKENS
     own = _better_before(tuning, prices)
     before = rules.priced(test, prices, testing.before if own else None)
     lines: dict[str, list[Point]] = {
         BEFORE: [rules.spent(test, stop) for stop in before],
         UNIFORM: rules.uniform(test),
-        STEP: [rules.spent(test, rules.one_step(test, p)) for p in prices],
-        FITTED: [rules.spent(test, rules.by_rule(test, learn_rule(tune, p))) for p in prices],
+        STEP: _one_step(test, prices),
+        FITTED: _fitted(tune, test, prices),
         LIMIT: [rules.spent(test, rules.clairvoyant(test, p)) for p in prices],
     }
     spread = np.linspace(0.1, 1, 10) * np.minimum(test.traces.lengths, test.grid[-1]).sum()
-    lines[BATCH] = [rules.spent(test, rules.rolling_batch(test, int(total))) for total in spread]
+    lines[BATCH] = [rules.probed(test, rules.rolling_batch(test, int(total))) for total in spread]
     extend = {
         h: [
             rules.spent(tune, rules.extended(tune, s, h))
@@ -164,8 +200,25 @@ def compare(
         references=references,
         seed=seed,
     )
+    more = {name: _one_step(other, prices) for name, other in (others or {}).items()}
+    asked = {
+        name: [Point(p.used, p.scores) for p in line]
+        for name, line in {**{n: lines[n] for n in (BEFORE, SURE, STEP)}, **more}.items()
+    }
+    ablated = equal_use(asked, chosen, mode="replay", references=(BEFORE, SURE), seed=seed)
     full = rules.spent(test, np.full(len(test.traces.question), len(test.grid) - 1))
-    return Compared(lines, at_accuracy, at_use, wasted_share(test), full)
+    return Compared(lines, at_accuracy, at_use, wasted_share(test), full, ablated)
+
+
+def _one_step(test: Foreseen, prices: Sequence[float]) -> list[Point]:
+    """The rule that looks at the best budget ahead, at each price."""
+    return [rules.probed(test, rules.one_step(test, price)) for price in prices]
+
+
+def _fitted(tune: Foreseen, test: Foreseen, prices: Sequence[float]) -> list[Point]:
+    """The rule of fitted value iteration, learned on the tuning traces at each price."""
+    learned = [learn_rule(tune, price, rules.PROBE_TOKENS) for price in prices]
+    return [rules.probed(test, rules.by_rule(test, rule)) for rule in learned]
 
 
 def wasted_share(seen: Foreseen) -> float:
@@ -226,16 +279,36 @@ def _grid(
     ]
 
 
-def _tokens(row: EqualUse) -> Cell:
-    """Tokens used, and how much less that is than before the run, in % with its interval."""
+def _tokens(row: EqualUse, reference: str = BEFORE) -> Cell:
+    """Tokens used, and how much less that is than a reference's, in % with its interval."""
     tokens = Cell(f"{row.accuracy:.1f}", tokens=row.accuracy)
-    if BEFORE not in row.gains:
+    if reference not in row.gains:
         return tokens
-    more, low, high = row.gains[BEFORE]
-    reference = row.accuracy - more
-    saved, least, most = (100 * value / reference for value in (-more, -high, -low))
+    more, low, high = row.gains[reference]
+    compared = row.accuracy - more
+    saved, least, most = (100 * value / compared for value in (-more, -high, -low))
     text = f"{saved:+.0f} [{least:+.0f}, {most:+.0f}]"
     return beside(tokens, Cell(text, saved=saved, saved_low=least, saved_high=most))
+
+
+def _inputs_table(name: str, compared: Compared, losses: Mapping[str, float], main: str) -> ResultTable:
+    """What a forecaster's inputs are worth: its loss, and the tokens that the one-step rule then uses."""
+    levels = sorted({row.used for row in compared.others})
+    cells = {(row.policy, row.used): _tokens(row, SURE) for row in compared.others}
+    rows = [
+        [
+            which,
+            number(loss, ".3f", "loss"),
+            *(cells.get((STEP if which == main else which, level), DASH) for level in levels),
+        ]
+        for which, loss in losses.items()
+    ]
+    return ResultTable(
+        f"{name}: the one-step rule by what its forecaster reads: its loss on questions held out, tokens "
+        f"used at equal accuracy; saved against {SURE}, in %, with 95% intervals",
+        ["inputs", "loss", *(f"{percent(level)}%" for level in levels)],
+        rows,
+    )
 
 
 def _use_table(name: str, compared: Compared) -> ResultTable:
@@ -270,27 +343,39 @@ def _finding(name: str, compared: Compared) -> str:
         f"{compared.full.used.mean():.0f} tokens, "
         f"{percent(compared.wasted, 0)}% of them after the answer stands."
     ]
-    for policy in (STEP, FITTED, AGREE, SURE):
-        saved = _savings(compared, policy, BEFORE)
+    for policy, reference in (
+        (STEP, BEFORE),
+        (STEP, AGREE),
+        (STEP, SURE),
+        (FITTED, BEFORE),
+        (SURE, BEFORE),
+    ):
+        saved = _savings(compared, policy, reference)
         if saved:
             least, most = 100 * min(saved.values()), 100 * max(saved.values())
             parts.append(
-                f"{policy} saves {least:+.0f} to {most:+.0f}% of the tokens of {BEFORE} at equal accuracy."
+                f"{policy} saves {least:+.0f} to {most:+.0f}% of the tokens of {reference} at equal accuracy."
             )
     return " ".join(parts)
 
 
-def _claim(name: str, compared: Compared) -> Claim:
-    saved = [_savings(compared, policy, BEFORE) for policy in (STEP, FITTED)]
-    best = max((max(s.values()) for s in saved if s), default=0.0)
-    wanted = 0.25 if name == DOUBTS else 0.0
-    rule = "at least 25% fewer tokens" if name == DOUBTS else "no loss"
-    return Claim(
-        f"In the world {name}, forecasts under way bring {rule} at equal accuracy against {BEFORE}",
-        "Goal set before measuring",
-        f"at best {100 * best:.0f}% fewer tokens",
-        "holds" if best >= wanted else "does not hold",
-    )
+def _claims(name: str, compared: Compared) -> list[Claim]:
+    """The goals, each held to its worst level of accuracy."""
+    goals = [(BEFORE, 0.25), (AGREE, 0.1), (SURE, 0.1)] if name == DOUBTS else [(BEFORE, 0.0)]
+    found = []
+    for reference, wanted in goals:
+        saved = _savings(compared, STEP, reference).values()
+        least, most = min(saved, default=0.0), max(saved, default=0.0)
+        rule = f"at least {100 * wanted:.0f}% fewer tokens" if wanted else "no more tokens"
+        found.append(
+            Claim(
+                f"In the world {name}, forecasts under way bring {rule} than {reference} at equal accuracy",
+                "Goal set before measuring",
+                f"{100 * least:.0f} to {100 * most:.0f}% fewer tokens",
+                "holds" if least >= wanted else "does not hold",
+            )
+        )
+    return found
 
 
 def _figure(compared: Compared) -> Figure:

@@ -13,14 +13,14 @@ from ps_eval.engines.pool import OneEngine
 from ps_eval.fitting import fit_quietly
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.measuring.table_features import language_model, write_features
+from ps_eval.measuring.trace_states import write_trace_states
 from ps_eval.progress import show_progress
-from ps_eval.spending.replay_inputs import predict_table
 from ps_train.embedded.problem_families import make_problems
 from ps_train.feature_file import feature_names
 from ps_train.forecast.along import Foreseen, foresee
 from ps_train.forecast.fit import ForecastSettings, fit_forecaster
 from ps_train.forecast.forecaster import Forecaster
-from ps_train.forecast.kept_traces import load_kept_traces
+from ps_train.forecast.kept_traces import KeptTraces, load_kept_traces
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class World:
     window: int
     num_windows: int
     layers: tuple[int, ...]
+    """Blocks whose states at the prompt's end predictors read."""
+    trace_layer: int
+    """The block whose states along the traces forecasters read."""
 
 
 def keep_traces(
@@ -69,28 +72,33 @@ def keep_traces(
             lambda: language_model(OneEngine(engine), str(world.reasoner), "auto", "auto"),
             model=str(world.reasoner),
         )
+    write_trace_states(
+        folder,
+        [world.trace_layer],
+        lambda: language_model(OneEngine(engine), str(world.reasoner), "auto", "auto"),
+    )
     return folder
 
 
-def fit_both(
-    folder: Path, scratch: Path, world: World, settings: ForecastSettings
-) -> tuple[Forecaster, Path]:
-    """A forecaster and a pre-run predictor learned from the same table, kept in `scratch`.
+def fit_one(folder: Path, scratch: Path, name: str, settings: ForecastSettings) -> Forecaster:
+    """A forecaster learned from a table's traces, kept in `scratch` under a name."""
+    home = scratch / f"{folder.name}-learned" / name.replace(", ", "-").replace(" ", "_")
+    if not (home / "config.json").is_file():
+        fit_forecaster(load_kept_traces(folder), settings).save(home)
+    return Forecaster.load(home)
 
-    Returns:
-        The forecaster, and the predictor's folder.
-    """
+
+def fit_predictor(folder: Path, scratch: Path, world: World, seed: int) -> Path:
+    """The folder of a pre-run predictor learned from the same table, kept in `scratch`."""
     home = scratch / f"{folder.name}-learned"
-    if not (home / "forecaster" / "config.json").is_file():
-        fit_forecaster(load_kept_traces(folder), settings).save(home / "forecaster")
     if not (home / "predictor" / "config.json").is_file():
         features = [f"layer_{n}" for n in world.layers]
-        arguments = ["--config", "tiny_curve_mlp", "--seed_everything", str(settings.seed)]
+        arguments = ["--config", "tiny_curve_mlp", "--seed_everything", str(seed)]
         arguments += ["--trainer.default_root_dir", str(home), "--data.init_args.train", str(folder)]
         arguments += ["--data.init_args.features", f"[{', '.join(features)}]"]
         arguments += ["--data.init_args.backbone", str(world.reasoner)]
         fit_quietly(arguments, "the pre-run predictor's fit")
-    return Forecaster.load(home / "forecaster"), home / "predictor"
+    return home / "predictor"
 
 
 @dataclass(frozen=True)
@@ -103,11 +111,7 @@ class Seen:
     """Of the N questions, before any is answered: accuracy and use, by a predictor of its own."""
 
 
-def look(folders: Sequence[Path], forecaster: Forecaster, predictor: Path, every: int) -> list[Seen]:
-    """Forecast along every kept trace, at every `every`-th point that some trace of each folder reaches."""
-    kept = [load_kept_traces(folder) for folder in folders]
+def look(kept: Sequence[KeptTraces], forecaster: Forecaster, every: int) -> list[Foreseen]:
+    """Forecast along every kept trace, at every `every`-th point that some trace of each set reaches."""
     reached = [p for p in range(0, len(kept[0].budgets), every) if all(k.running[:, p].any() for k in kept)]
-    return [
-        Seen(foresee(traces, forecaster, reached), predict_table(predictor, folder)[0])
-        for folder, traces in zip(folders, kept, strict=True)
-    ]
+    return [foresee(traces, forecaster, reached) for traces in kept]

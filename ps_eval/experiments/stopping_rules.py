@@ -1,7 +1,8 @@
 """Where each rule stops each kept trace, and what that brought: every rule on the same traces.
 
 A rule stops a trace at a point of the grid, 0 … W, or lets it run (W: its own end, or the grid's). What it
-used are the trace's own tokens until then, and the tokens that its probes decoded.
+used are the trace's own tokens until then, and the tokens that its probes decoded. The confidence rule asks
+where a word of doubt was just written, as DEER does (arXiv:2504.15895).
 """
 
 from __future__ import annotations
@@ -17,14 +18,12 @@ from ps_eval.reporting.frontier import Point
 from ps_train.forecast.along import Foreseen
 from ps_train.forecast.forecaster import Forecast
 from ps_train.forecast.kept_traces import KeptTraces
+from ps_train.forecast.probes import DOUBTS
 from ps_train.forecast.states import stopping_states
 
 Float = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-TRANSITIONS = ("wait", "alternatively", "hmm")
-"""Words at which a confidence rule probes, as DEER does (arXiv:2504.15895)."""
 
 
 def by_question(traces: KeptTraces, values: npt.ArrayLike) -> Float:
@@ -32,6 +31,18 @@ def by_question(traces: KeptTraces, values: npt.ArrayLike) -> Float:
     counts = np.bincount(traces.question, minlength=len(traces.table))
     sums = np.bincount(traces.question, np.asarray(values, float), minlength=len(traces.table))
     return np.asarray(sums / counts)
+
+
+PROBE_TOKENS = 2.0
+"""Tokens that a forced answer decodes: a number and the end of the sequence."""
+
+
+def probed(seen: Foreseen, stop: Ints) -> Point:
+    """What stopping each trace brought and used where a forecaster asked for answers on the way.
+
+    The answer asked for where a trace stops is its answer.
+    """
+    return spent(seen, stop, PROBE_TOKENS * seen.probes_before[np.arange(len(stop)), stop])
 
 
 def spent(seen: Foreseen, stop: Ints, probing: npt.ArrayLike = 0.0) -> Point:
@@ -122,13 +133,8 @@ def agreement(seen: Foreseen, spacing: int, patience: int, cost: float) -> Point
 
 def confidence(seen: Foreseen, threshold: float, cost: float) -> Point:
     """Probe where a word of doubt was just written, stop where the answer's probability is high."""
-    traces = seen.traces
-    points = np.arange(1, len(seen.grid))
-    asked = np.zeros((len(traces.question), len(points)), bool)
-    for row, trace in enumerate(traces.tokens):
-        doubts = [i for i, piece in enumerate(trace.pieces) if piece.strip().lower() in TRANSITIONS]
-        places = np.searchsorted(traces.budgets, np.array(doubts, int) + 1)
-        asked[row, places[places < len(points)]] = True
+    traces, points = seen.traces, np.arange(1, len(seen.grid))
+    asked = traces.asked(DOUBTS, range(len(seen.grid)))[:, 1:]
     return _probed(seen, points, asked, asked & (traces.confidences >= threshold), cost)
 
 
@@ -146,11 +152,12 @@ def _probed(seen: Foreseen, points: Ints, asked: Any, fires: Any, cost: float) -
 
 
 def rolling_batch(seen: Foreseen, total_tokens: int) -> Ints:
-    """`reallocate` at every checkpoint over all traces that run, within one budget for all."""
+    """`reallocate` at every checkpoint over all traces that run, within one budget, probes included."""
     traces = seen.traces
     stops = np.full(len(traces.question), len(seen.grid) - 1)
     open_ = np.ones(len(stops), bool)
     followed = [*seen.points[1:], len(seen.grid) - 1]
+    probing = PROBE_TOKENS * seen.asked.any()
     for point, following, rows, forecast in zip(
         seen.points, followed, seen.rows, seen.forecasts, strict=True
     ):
@@ -158,7 +165,10 @@ def rolling_batch(seen: Foreseen, total_tokens: int) -> Ints:
         here = rows[inside]
         if not here.size:
             break
-        used = np.minimum(traces.lengths, seen.grid[np.minimum(stops, point)]).sum()
+        reached = np.minimum(stops, point)
+        used = np.minimum(traces.lengths, seen.grid[reached]).sum() + probing * (
+            seen.probes_before[np.arange(len(stops)), reached].sum() + len(here)
+        )
         found = reallocate(
             forecast.curves[inside],
             max(0, total_tokens - int(used)),
@@ -166,7 +176,7 @@ def rolling_batch(seen: Foreseen, total_tokens: int) -> Ints:
             now=forecast.now[inside],
             budgets=forecast.budgets,
             use=forecast.use[inside],
-            segment=int(seen.grid[following] - seen.grid[point]),
+            segment=int(seen.grid[following] - seen.grid[point] + probing),
         )
         stopped = here[~found.goes_on]
         stops[stopped], open_[stopped] = point, False

@@ -202,6 +202,7 @@ def _trace_chunk(
             seen = [watch.underway[row] for row in range(mine.start, mine.stop)]
             one = replace(
                 one,
+                token_ids=[list(u.token_ids) for u in seen],
                 pieces=[list(u.pieces) for u in seen],
                 logprobs=[_rounded(u.logprobs) for u in seen],
                 entropies=[_rounded(u.entropies) for u in seen],

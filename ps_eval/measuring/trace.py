@@ -16,6 +16,7 @@ from ps_eval.measuring.table_features import check_layers_of, language_model, wr
 from ps_eval.measuring.token_grid import parse_grid
 from ps_eval.measuring.trace_file import TRACES_FILE, read_traces
 from ps_eval.measuring.trace_screen import as_json, next_command, show_after, show_before
+from ps_eval.measuring.trace_states import write_trace_states
 from ps_eval.progress import show_progress
 from ps_eval.run_folder import FAILURES_FILE
 
@@ -39,6 +40,7 @@ def trace_command(
     questions_per_chunk: int = 64,
     skip_failed: bool = False,
     keep_tokens: bool = False,
+    trace_layers: list[int] | None = None,
     json: bool = False,
 ) -> None:
     """Sample chains of thought and probe them for answers: questions to a curve table.
@@ -66,6 +68,8 @@ def trace_command(
         skip_failed: Write the table although some questions failed, without them.
         keep_tokens: Also keep every trace's tokens with their log-probabilities and entropies, from which
             `ps-train forecast` learns; some 20 bytes a token. Engine transformers alone.
+        trace_layers: Of kept tokens also store these blocks' states at each budget, such as 16, for
+            `ps-train forecast --layer`: the traces are read once more.
         json: Print the curve and the shares as JSON.
 
     Raises:
@@ -75,8 +79,10 @@ def trace_command(
     budgets = uniform_budgets(window, num_windows) if grid is None else parse_grid(grid)
     asked = source.load()
     reader = feature_model or str(runner.arguments.get("tokenizer", model))
-    if layers:
-        check_layers_of(reader, layers)
+    if trace_layers and not keep_tokens:
+        raise ValueError("trace_layers must come with keep_tokens")
+    if wanted := [*(layers or []), *(trace_layers or [])]:
+        check_layers_of(reader, wanted)
     pool = runner.load(model)
     console, kept = Console(stderr=json), _kept(output)
     if kept:
@@ -114,6 +120,15 @@ def trace_command(
                     layers,
                     lambda: language_model(pool, reader, feature_dtype, feature_device),
                     model=reader,
+                    prompt=runner.prompt,
+                    progress=progress,
+                )
+        if trace_layers:
+            with show_progress("traces read for states", num_traces * len(table)) as progress:
+                write_trace_states(
+                    output,
+                    trace_layers,
+                    lambda: language_model(pool, reader, feature_dtype, feature_device),
                     prompt=runner.prompt,
                     progress=progress,
                 )

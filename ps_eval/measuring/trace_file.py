@@ -12,7 +12,7 @@ from ps_eval.run_settings import RunSettings
 
 TRACES_FILE = "traces.jsonl"
 SETTINGS_FILE = "trace_settings.json"
-KEPT_TOKENS = ("pieces", "logprobs", "entropies", "confidences")
+KEPT_TOKENS = ("token_ids", "pieces", "logprobs", "entropies", "confidences")
 """What `ps-eval trace --keep-tokens` adds to a traced question."""
 
 
@@ -43,6 +43,8 @@ class TracedQuestion:
     """(T, L) of the distribution each token was drawn from, likewise."""
     confidences: list[list[float | None]] = field(default_factory=list)
     """(T, W) how sure the model was of each forced answer (`Answer.confidence`)."""
+    token_ids: list[list[int]] = field(default_factory=list)
+    """(T, L) the tokens themselves."""
 
     def take(self, traces: Sequence[int]) -> TracedQuestion:
         """The question with only some of its traces."""
@@ -56,6 +58,7 @@ class TracedQuestion:
             pieces=[self.pieces[t] for t in traces] if self.pieces else [],
             logprobs=[self.logprobs[t] for t in traces] if self.logprobs else [],
             entropies=[self.entropies[t] for t in traces] if self.entropies else [],
+            token_ids=[self.token_ids[t] for t in traces] if self.token_ids else [],
             confidences=[self.confidences[t] for t in traces] if self.confidences else [],
         )
 

@@ -21,6 +21,9 @@ from ps_eval.run_settings import RunSettings, predictor_identity
 from ps_eval.spending.answer_file import STDOUT, AnswerFile, beside
 from ps_eval.spending.asked import questions_identity
 
+WATCHED = ("transformers", "vllm")
+"""Engines that tell each token's probability, and stop at checkpoints."""
+
 
 def roll_command(
     *,
@@ -42,8 +45,8 @@ def roll_command(
     """Answer questions, forecasting again at every checkpoint who should think on.
 
     All questions of a batch think at once, their caches resident; at each checkpoint the forecaster looks at
-    what every trace has shown, and the policy lets it go on or makes it answer. Engine transformers. Stop it
-    at any moment and run it again: it ends in the same answers.
+    what every trace has shown, and the policy lets it go on or makes it answer. Engine transformers or vllm,
+    which continues from its prefix cache. Stop it at any moment and run it again: the answers are the same.
 
     Args:
         source: The questions; references are graded where there are any.
@@ -60,7 +63,7 @@ def roll_command(
             budgets.
         grader: Reads answers off texts, and grades where there are references.
         sampling: How chains of thought are drawn.
-        runner: What runs the model: transformers.
+        runner: What runs the model: transformers or vllm.
         omit_reasoning: Leave the reasoning's text out of the output.
         skip_failed: End well although some questions failed.
         json: Print the summary as JSON.
@@ -72,9 +75,8 @@ def roll_command(
         raise ValueError(f"give one of price and budget, got {price} and {budget}")
     if rule is not None and price is None:
         raise ValueError("rule must come with its price, got none")
-    if runner.engine != "transformers":
-        raise ValueError(f"engine must be transformers to be asked at checkpoints, got {runner.engine!r}")
-    from ps_eval.engines.transformers import TransformersEngine
+    if runner.engine not in WATCHED:
+        raise ValueError(f"engine must be one of {', '.join(WATCHED)} to roll, got {runner.engine!r}")
     from ps_eval.spending.rolling import Budgeted, Policy, Priced, Roller
     from ps_train.forecast.forecaster import Forecaster
 
@@ -87,9 +89,8 @@ def roll_command(
         assert price is not None
         policy = Priced(price, None if rule is None else _rule(rule, price, len(chosen) + 1))
     judge, asked = load_grader(grader), source.load(need_answers=False)
-    engine = load_engine(runner.engine, model, **runner.arguments)
-    assert isinstance(engine, TransformersEngine)
-    roller = Roller(engine, learnt, policy, chosen, sampling)
+    engine: Any = load_engine(runner.engine, model, **runner.arguments)  # one that can be watched
+    roller = Roller(engine, learnt, policy, chosen, sampling, judge)
     more = {
         "questions": questions_identity(asked),
         "price": price,
@@ -103,7 +104,7 @@ def roll_command(
         AnswerFile.opened(output, settings) as file,
         show_progress("questions answered", len(asked)) as progress,
     ):
-        failures = roller.answer(asked, file, judge, keep_reasoning=not omit_reasoning, progress=progress)
+        failures = roller.answer(asked, file, keep_reasoning=not omit_reasoning, progress=progress)
         if output != STDOUT:
             report_failures(beside(output, "failed.jsonl"), failures, len(asked), skip=skip_failed)
         answers = file.put_in_order([q.id for q in asked])
@@ -112,7 +113,9 @@ def roll_command(
         "questions": len(answers),
         "mean_used": sum(a.reasoning_tokens for a in answers) / max(1, len(answers)),
         "accuracy": sum(graded) / len(graded) if graded else None,
+        "probe_tokens": roller.probe_tokens,
         "checkpoint_seconds": roller.seconds["checkpoints"],
+        "probe_seconds": roller.seconds["probes"],
         "reasoning_seconds": roller.seconds["reasoning"],
     }
     if json and output != STDOUT:
@@ -122,7 +125,8 @@ def roll_command(
     said = f"{output}: {len(answers)} answers, {summary['mean_used']:.1f} reasoning tokens each{right}."
     if summary["reasoning_seconds"]:
         said += (
-            f" Checkpoints took {summary['checkpoint_seconds']:.2f} s beside "
+            f" Checkpoints took {summary['checkpoint_seconds']:.2f} s and probes "
+            f"{summary['probe_seconds']:.2f} s ({summary['probe_tokens']} tokens) beside "
             f"{summary['reasoning_seconds']:.1f} s of reasoning."
         )
     Console(stderr=output == STDOUT).print(said, highlight=False, soft_wrap=True)

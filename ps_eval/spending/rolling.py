@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from ps_alloc import StoppingRule, reallocate, worth_going_on
 from ps_eval.engines.base import Answer, Failure, Reasoning, Request, Sampling, stream_of
-from ps_eval.engines.transformers import TransformersEngine
+from ps_eval.engines.prefill import PrefillEngine
 from ps_eval.engines.watch import Underway, Watch
-from ps_eval.grading import Grader
+from ps_eval.grading import Grader, load_grader
 from ps_eval.spending.answer_file import Answered, AnswerFile
+from ps_train.common.features import layer_name
 from ps_train.forecast.forecaster import Forecast, Forecaster
+from ps_train.forecast.probes import Probe, asks
 from ps_train.forecast.states import stopping_states
 from ps_train.forecast.trace_features import TokenTrace
 from ps_train.questions import Question
@@ -91,14 +93,20 @@ class Budgeted:
 class Roller:
     """One engine, one forecaster, one policy."""
 
-    engine: TransformersEngine
+    engine: PrefillEngine
     forecaster: Forecaster
     policy: Policy
     checkpoints: Sequence[int]
     """Tokens, among the forecaster's budgets and without its last; 0 is one always."""
     sampling: Sampling
-    seconds: dict[str, float] = field(default_factory=lambda: {"checkpoints": 0.0, "reasoning": 0.0})
-    """Spent on forecasts and decisions, and on reasoning without them."""
+    grader: Grader = field(default_factory=load_grader)
+    """Reads answers, those of probes, too, and grades."""
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"checkpoints": 0.0, "probes": 0.0, "reasoning": 0.0}
+    )
+    """Spent on forecasts and decisions, on answers that the forecaster asks for, and on reasoning alone."""
+    probe_tokens: int = 0
+    """Decoded for the answers that the forecaster asked for."""
 
     def __post_init__(self) -> None:
         grid = self.forecaster.schema.budgets
@@ -116,21 +124,30 @@ class Roller:
         texts = [q.question for q in questions]
         layers = [int(name.removeprefix("layer_")) for name in self.forecaster.schema.prompt]
         started = time.perf_counter()
-        prefilled = self.engine.prefill(texts, layers)
+        watched = self.forecaster.schema.trace.layer
+        prefilled = self.engine.prefill(texts, sorted({*layers, *([watched] if watched else [])}))
         prompts = self.forecaster.prompts(texts, prefilled.features)
-        deciding = 0.0
+        seconds = dict.fromkeys(self.seconds, 0.0)
         self.policy.begin(len(questions))
         ended: dict[int, int] = {}
+        heard: list[list[Probe]] = [[] for _ in questions]
 
         def decide(underway: list[Underway]) -> Bools:
-            nonlocal deciding
             since = time.perf_counter()
             elapsed = len(underway[0].pieces)
             checkpoint = points.index(elapsed)
             places = [u.place for u in underway]
             following = points[checkpoint + 1] if checkpoint + 1 < len(points) else grid[-1]
+            self._listen(texts, underway, points[checkpoint - 1], heard)
+            probed = time.perf_counter()
             traces = [
-                TokenTrace(u.pieces, np.array(u.logprobs, np.float32), np.array(u.entropies, np.float32))
+                TokenTrace(
+                    u.pieces,
+                    np.array(u.logprobs, np.float32),
+                    np.array(u.entropies, np.float32),
+                    heard[u.place],
+                    {} if u.state is None else {elapsed: u.state},
+                )
                 for u in underway
             ]
             seen = self.forecaster.forecast(prompts[places], traces, grid.index(elapsed))
@@ -138,25 +155,57 @@ class Roller:
             gone = np.asarray(self.policy.goes_on(seen, checkpoint, following - elapsed, used))
             # Whoever is not seen at the next checkpoint has used all of this segment at most.
             ended.update({place: following if g else elapsed for place, g in zip(places, gone, strict=True)})
-            deciding += time.perf_counter() - since
+            seconds["probes"] += probed - since
+            seconds["checkpoints"] += time.perf_counter() - probed
             return gone
 
-        first = decide([Underway(place, (), (), ()) for place in range(len(questions))])
+        states = prefilled.features.get(layer_name(watched), [None] * len(texts))
+        first = decide([Underway(place, (), (), (), (), state) for place, state in enumerate(states)])
         limits = [grid[-1] if on else 0 for on in first]
         requests = [
             Request(q.question, limit, stream_of(q.id)) for q, limit in zip(questions, limits, strict=True)
         ]
-        watch = Watch(self.checkpoints, decide)
+        watch = Watch(self.checkpoints, decide, watched)
         found = list(self.engine.reason(requests, self.sampling, prefilled=prefilled, watch=watch))
-        self.seconds["checkpoints"] += deciding
-        self.seconds["reasoning"] += time.perf_counter() - started - deciding
+        seconds["reasoning"] = time.perf_counter() - started - sum(seconds.values())
+        self.seconds = {name: spent + seconds[name] for name, spent in self.seconds.items()}
         return found
+
+    def _listen(
+        self, texts: Sequence[str], underway: Sequence[Underway], since: int, heard: Sequence[list[Probe]]
+    ) -> None:
+        """Ask for the answers that the forecaster wants of reasonings at one checkpoint.
+
+        Args:
+            texts: The batch's questions.
+            underway: Reasonings that stand at the checkpoint.
+            since: Tokens of the checkpoint before.
+            heard: Of each of the batch's reasonings, its answers so far; the new ones are added.
+        """
+        probing = self.forecaster.schema.trace.probing
+        asked = [u for u in underway if asks(probing, u.pieces, since, len(u.pieces))]
+        if not asked:
+            return
+        cut = [Reasoning(u.token_ids, finished=False) for u in asked]
+        at = len(asked[0].pieces)
+        for u, found in zip(
+            asked, self.engine.probe([texts[u.place] for u in asked], cut, [at]), strict=True
+        ):
+            if isinstance(found, Failure):
+                continue  # its reasoning will fail likewise when it answers
+            (answer,) = found
+            if answer.confidence is None:
+                raise ValueError(
+                    "the forecaster asks for answers with their probabilities, which the engine "
+                    f"{self.engine.kind} does not tell"
+                )
+            heard[u.place].append(Probe(at, self.grader.extract(answer.text), answer.confidence))
+            self.probe_tokens += answer.num_generated
 
     def answer(
         self,
         questions: Sequence[Question],
         file: AnswerFile,
-        grader: Grader,
         *,
         keep_reasoning: bool = True,
         progress: Callable[[int], None] | None = None,
@@ -186,7 +235,7 @@ class Roller:
                 }
                 file.append(
                     [
-                        self._answered(q, r, a, grader, keep_reasoning)
+                        self._answered(q, r, a, keep_reasoning)
                         for q, r, a in rows
                         if isinstance(r, Reasoning) and isinstance(a, Answer) and q.id in missing
                     ]
@@ -196,7 +245,7 @@ class Roller:
         return failures
 
     def _answered(
-        self, question: Question, reasoning: Reasoning, answer: Answer, grader: Grader, keep_reasoning: bool
+        self, question: Question, reasoning: Reasoning, answer: Answer, keep_reasoning: bool
     ) -> Answered:
         marker = self.engine.format.think_end
         graded = bool(question.answer)
@@ -205,11 +254,11 @@ class Roller:
             question=question.question,
             text=answer.text.rpartition(marker)[2].strip() if marker else answer.text,
             reasoning=self.engine.text_of(reasoning) if keep_reasoning else None,
-            answer=grader.extract(answer.text),
+            answer=self.grader.extract(answer.text),
             budget=self.forecaster.schema.budgets[-1] if reasoning.finished else len(reasoning.token_ids),
             reasoning_tokens=len(reasoning.token_ids),
             answer_tokens=answer.num_tokens,
             forced=answer.forced,
             reference=question.answer if graded else None,
-            correct=grader(answer.text, question.answer) if graded else None,
+            correct=self.grader(answer.text, question.answer) if graded else None,
         )

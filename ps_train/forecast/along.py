@@ -27,6 +27,13 @@ class Foreseen:
     """C arrays: the traces that still think at each of them."""
     forecasts: list[Forecast]
     """C forecasts, each of those traces."""
+    asked: npt.NDArray[np.bool_]
+    """(R, W + 1): where the forecaster asks each trace for its answer, while it thinks."""
+
+    @property
+    def probes_before(self) -> npt.NDArray[np.int64]:
+        """(R, W + 1): how often a trace was asked before each point of the grid."""
+        return np.cumsum(self.asked, axis=1) - self.asked
 
 
 def foresee(traces: KeptTraces, forecaster: Forecaster, points: Sequence[int]) -> Foreseen:
@@ -47,22 +54,27 @@ def foresee(traces: KeptTraces, forecaster: Forecaster, points: Sequence[int]) -
             f"got {traces.budgets.tolist()!s:.60}"
         )
     prompts = forecaster.prompts(traces.table.questions, traces.table.features)[traces.question]
+    probing = forecaster.schema.trace.probing
+    traces, asked = traces.probed(probing, points), traces.asked(probing, points)
+    shown = traces.shown(forecaster.schema.trace.layer)
     rows = [np.flatnonzero(traces.running[:, point]) for point in points]
     if empty := [point for point, here in zip(points, rows, strict=True) if not here.size]:
         raise ValueError(f"points must be where some trace still thinks, got {grid[empty[0]]} tokens")
     forecasts = [
-        forecaster.forecast(prompts[here], [traces.tokens[r] for r in here], point)
+        forecaster.forecast(prompts[here], [shown[r] for r in here], point)
         for point, here in zip(points, rows, strict=True)
     ]
-    return Foreseen(traces, grid, list(points), rows, forecasts)
+    return Foreseen(traces, grid, list(points), rows, forecasts, asked)
 
 
-def learn_rule(seen: Foreseen, price: float) -> StoppingRule:
+def learn_rule(seen: Foreseen, price: float, probe_tokens: float = 0.0) -> StoppingRule:
     """Fitted value iteration on traces that the forecaster has not learned from.
 
     Args:
         seen: Forecasts along them.
         price: Correct answers a token must buy.
+        probe_tokens: What each answer that the forecaster asks for costs; one at which a trace stops is its
+            answer, and costs nothing more.
     """
     n, traces = len(seen.traces.question), seen.traces
     states = np.zeros((n, len(seen.points), NUM_STATES))
@@ -74,8 +86,8 @@ def learn_rule(seen: Foreseen, price: float) -> StoppingRule:
         states,
         running,
         traces.correct[:, seen.points],
-        np.broadcast_to(seen.grid[seen.points], (n, len(seen.points))),
+        seen.grid[seen.points] + probe_tokens * seen.probes_before[:, seen.points],
         price,
         end_value=traces.correct[:, -1],
-        end_used=np.minimum(traces.lengths, seen.grid[-1]),
+        end_used=np.minimum(traces.lengths, seen.grid[-1]) + probe_tokens * seen.probes_before[:, -1],
     )

@@ -8,6 +8,8 @@ from ps_train.forecast.along import foresee, learn_rule
 from ps_train.forecast.fit import ForecastSettings, fit_forecaster
 from ps_train.forecast.forecaster import Forecaster
 from ps_train.forecast.kept_traces import load_kept_traces
+from ps_train.forecast.probes import NONE, Probing
+from ps_train.forecast.trace_features import TraceFeatures
 
 
 def forecast_command(
@@ -15,14 +17,17 @@ def forecast_command(
     table: str,
     output: str,
     features: list[str] | None = None,
-    epochs: int = 40,
+    epochs: int = 8,
     every: int = 1,
+    words: bool = True,
+    probing: Probing = NONE,
+    layer: int = 0,
     hidden_sizes: list[int] | None = None,
     num_members: int = 2,
-    dropout: float = 0.2,
+    dropout: float = 0.15,
     learning_rate: float = 2e-3,
-    weight_decay: float = 0.05,
-    batch_size: int = 64,
+    weight_decay: float = 0.5,
+    batch_size: int = 256,
     seed: int = 0,
 ) -> None:
     """Learn from kept traces what becomes of a trace under way: accuracy and use for every later budget.
@@ -34,7 +39,13 @@ def forecast_command(
             has none the questions' words.
         epochs: Passes over the rows; the one with the least loss on a tenth of the questions is kept.
         every: Budgets of the grid from one row of a trace to the next.
-        hidden_sizes: Widths of the hidden layers; by default 128, 64.
+        words: Read what the traces say, too: without many traces to learn from, too much to tell apart.
+        probing: Where it asks a trace for its answer, to read how sure that is: none, doubts (at checkpoints
+            before which a word of doubt such as "wait" was just written), every (at each). Each answer costs
+            its tokens.
+        layer: Block of the model whose state after a trace's last token is read, one of those that
+            `ps-eval trace --trace-layers` kept; 0 for none.
+        hidden_sizes: Widths of the hidden layers; by default 256, 128.
         num_members: Networks whose forecasts are averaged.
         dropout: Share of inputs and hidden units dropped in training.
         learning_rate: Peak AdamW learning rate.
@@ -52,6 +63,7 @@ def forecast_command(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         every=every,
+        trace=TraceFeatures(words=words, probing=probing, layer=layer),
         seed=seed,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ps_train.forecast.forecaster import (
     prompt_features,
 )
 from ps_train.forecast.kept_traces import KeptTraces
+from ps_train.forecast.trace_features import TraceFeatures
 
 MIN_QUESTIONS = 20
 
@@ -27,18 +28,20 @@ MIN_QUESTIONS = 20
 class ForecastSettings:
     """How a forecaster learns."""
 
-    hidden_sizes: tuple[int, ...] = (128, 64)
+    hidden_sizes: tuple[int, ...] = (256, 128)
     """Widths of the hidden layers."""
     num_members: int = 2
     """Networks whose forecasts are averaged."""
-    dropout: float = 0.2
+    dropout: float = 0.15
     """Share of inputs and hidden units dropped in training."""
-    epochs: int = 40
-    batch_size: int = 64
+    epochs: int = 8
+    batch_size: int = 256
     learning_rate: float = 2e-3
-    weight_decay: float = 0.05
+    weight_decay: float = 0.5
     every: int = 1
     """Points of the grid from one row of a trace to the next."""
+    trace: TraceFeatures = field(default_factory=TraceFeatures)
+    """What it reads off a trace."""
     held_out: float = 0.1
     """Share of the questions that choose the epoch."""
     seed: int = 0
@@ -78,14 +81,16 @@ def fit_forecaster(
         progress: Called after each epoch with its number and the held-out loss.
 
     Raises:
-        ValueError: If there are too few questions.
+        ValueError: If there are too few questions, or the states to be read are not there.
     """
     settings = settings or ForecastSettings()
     asked = np.unique(traces.question)
     if len(asked) < MIN_QUESTIONS:
         raise ValueError(f"traces must be of at least {MIN_QUESTIONS} questions, got {len(asked)}")
     features = traces.table.features
-    schema = ForecastSchema(traces.budgets.tolist(), {n: v.shape[1] for n, v in features.items()})
+    widths = {name: values.shape[1] for name, values in features.items()}
+    reads = replace(settings.trace, width=traces.state_width(settings.trace.layer))
+    schema = ForecastSchema(traces.budgets.tolist(), widths, reads)
     rows = _rows(traces, schema, settings.every)
     rng = np.random.default_rng(settings.seed)
     chosen = rng.permutation(asked)[: max(1, int(settings.held_out * len(asked)))]
@@ -134,6 +139,7 @@ def _rows(traces: KeptTraces, schema: ForecastSchema, every: int) -> _Rows:
     """A row for each trace at each point of the grid where it still thinks."""
     grid = np.array([0, *schema.budgets])
     n_budgets = len(schema.budgets)
+    traces = traces.probed(schema.trace.probing, range(0, n_budgets, every))
     prompts = (
         prompt_features(schema.prompt, traces.table.features)
         if schema.prompt
@@ -142,8 +148,9 @@ def _rows(traces: KeptTraces, schema: ForecastSchema, every: int) -> _Rows:
     running = traces.running[:, :-1]
     running[:, np.arange(n_budgets) % every != 0] = False
     trace, passed = np.nonzero(running)
+    tokens = traces.shown(schema.trace.layer)
     shown = schema.trace(
-        [(traces.tokens[t], int(grid[p])) for t, p in zip(trace, passed, strict=True)], int(grid[-1])
+        [(tokens[t], int(grid[p])) for t, p in zip(trace, passed, strict=True)], int(grid[-1])
     )
     # What lies `o` steps ahead of point p is column p + o; the grid's end is repeated and masked.
     column = np.minimum(passed[:, None] + np.arange(n_budgets + 1), n_budgets)

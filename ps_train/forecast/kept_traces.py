@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from ps_train.curve_table import AT_ZERO, CurveTable
 from ps_train.feature_file import feature_names
+from ps_train.forecast.probes import Probe, Probing, where_asked
 from ps_train.forecast.trace_features import TokenTrace
 
-TRACES_FILE = "traces.jsonl"
+TRACES_FILE, STATES_FILE = "traces.jsonl", "trace_states.npz"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class KeptTraces:
     """(R, W): answers as numbers, equal where the texts are; 0 where there is none."""
     confidences: npt.NDArray[np.float32]
     """(R, W): how sure the model was of each forced answer; 1 where it ended by itself."""
+    states: Mapping[int, npt.NDArray[np.float16]] = field(default_factory=dict)
+    """Block to (R, W + 1, D), its state after 0 tokens and each budget; 0 where the trace had ended."""
 
     @property
     def budgets(self) -> npt.NDArray[np.int64]:
@@ -53,6 +56,62 @@ class KeptTraces:
         ends = np.where(self.finished, self.lengths + 1, np.iinfo(np.int64).max)
         return np.column_stack([np.ones(len(ends), bool), ends[:, None] > self.budgets])
 
+    def asked(self, probing: Probing, points: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """(R, W + 1): where each trace is asked for its answer while it thinks (`ps_train.forecast.probes`).
+
+        Args:
+            probing: Where it is asked at all.
+            points: Numbers of the grid's points at which it may be, rising; 0 is before the first token.
+        """
+        found = np.zeros((len(self.tokens), len(self.budgets) + 1), bool)
+        places = np.array([point for point in points if point], int)
+        for row, trace in enumerate(self.tokens):
+            found[row, places] = where_asked(probing, trace.pieces, self.budgets[places - 1])
+        return found & self.running
+
+    def probed(self, probing: Probing, points: Sequence[int]) -> KeptTraces:
+        """The same traces with the answers that they are asked for; see `asked`."""
+        tokens = [
+            replace(
+                trace,
+                probes=[
+                    Probe(int(self.budgets[k]), int(answers[k]) or None, float(sure[k]))
+                    for k in np.flatnonzero(asked[1:])
+                ],
+            )
+            for trace, asked, answers, sure in zip(
+                self.tokens, self.asked(probing, points), self.answers, self.confidences, strict=True
+            )
+        ]
+        return replace(self, tokens=tokens)
+
+    def state_width(self, layer: int) -> int:
+        """D of a block's states; 0 for block 0, which is none.
+
+        Raises:
+            ValueError: If they were not kept.
+        """
+        if layer and layer not in self.states:
+            raise ValueError(
+                f"layer must be one whose states were kept along the traces ({sorted(self.states)}), as "
+                f"ps-eval trace --keep-tokens --trace-layers does, got {layer}"
+            )
+        return self.states[layer].shape[2] if layer else 0
+
+    def shown(self, layer: int) -> list[TokenTrace]:
+        """The traces' tokens with a block's states; block 0 is none.
+
+        Raises:
+            ValueError: As `state_width`.
+        """
+        if not self.state_width(layer):
+            return self.tokens
+        grid = [0, *self.budgets.tolist()]
+        return [
+            replace(trace, states=dict(zip(grid, mine.astype(np.float32), strict=True)))
+            for trace, mine in zip(self.tokens, self.states[layer], strict=True)
+        ]
+
     def take(self, questions: npt.NDArray[np.integer]) -> KeptTraces:
         """The traces of some questions, by their rows of the table; the table stays whole."""
         rows = np.flatnonzero(np.isin(self.question, questions))
@@ -65,6 +124,7 @@ class KeptTraces:
             self.correct[rows],
             self.answers[rows],
             self.confidences[rows],
+            {layer: states[rows] for layer, states in self.states.items()},
         )
 
 
@@ -117,4 +177,29 @@ def load_kept_traces(folder: str | Path, features: Sequence[str] | None = None) 
         confidences=np.array(
             [[1.0 if c is None else c for c in traced["confidences"][t]] for _, traced, t in each], np.float32
         ),
+        states=load_trace_states(folder, [(traced["id"], t) for _, traced, t in each]),
     )
+
+
+def load_trace_states(
+    folder: str | Path, traces: Sequence[tuple[str, int]]
+) -> dict[int, npt.NDArray[np.float16]]:
+    """Blocks' states along traces, where `ps-eval trace --trace-layers` wrote them; else none.
+
+    Args:
+        folder: The curve table's.
+        traces: R question ids, each with a trace's number.
+
+    Raises:
+        ValueError: If the file does not hold one of the traces.
+    """
+    path = Path(folder) / STATES_FILE
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        rows = {name: row for row, name in enumerate(file["traces"].tolist())}
+        names = [f"{question}#{trace}" for question, trace in traces]
+        if missing := [name for name in names if name not in rows]:
+            raise ValueError(f"{path} must hold the states of every trace, but {missing[0]!r} is not there")
+        chosen = [rows[name] for name in names]
+        return {int(k.removeprefix("layer_")): file[k][chosen] for k in file.files if k.startswith("layer_")}

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from ps_train.common.ensemble import MemberLinear
 from ps_train.common.heads import Standardise
 
+NOW_WEIGHT = 3.0
+"""Weight of the accuracy of answering now beside the mean over all steps: every decision compares with it."""
+
 
 class ForecastNet(nn.Module):
     """M MLPs side by side.
@@ -44,7 +47,7 @@ class ForecastNet(nn.Module):
         return outputs[..., : self.steps + 1], outputs[..., self.steps + 1 :]
 
     def loss(self, inputs: Tensor, right: Tensor, shares: Tensor, ahead: Tensor) -> Tensor:
-        """Mean negative log-likelihood of what became of the traces.
+        """Mean negative log-likelihood of what became of the traces; see `NOW_WEIGHT`.
 
         Args:
             inputs: (B, D).
@@ -60,6 +63,9 @@ class ForecastNet(nn.Module):
         went_on, ended = shares, (came - shares).clamp(min=0.0)
         ends = -(went_on * F.logsigmoid(-hazards) + ended * F.logsigmoid(hazards))
         within = there[:, 1:]
-        return (errors * there).sum() / (there.sum() * len(errors)) + (ends * within).sum() / (
-            within.sum().clamp(min=1) * len(ends)
+        steps = (errors * there).sum() / (there.sum() * len(errors))
+        return (
+            steps
+            + NOW_WEIGHT * errors[..., 0].mean()
+            + (ends * within).sum() / (within.sum().clamp(min=1) * len(ends))
         )

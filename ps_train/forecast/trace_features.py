@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from ps_train.forecast.probes import NONE, NUM_PROBED, Probe, Probing, probe_numbers
 from ps_train.light.hashing import HashedText, TextHasher
 
 Float32 = npt.NDArray[np.float32]
@@ -32,11 +33,26 @@ class TokenTrace:
     """(L,) each token's log-probability, in nats, at temperature 1."""
     entropies: npt.NDArray[np.float32]
     """(L,) of the distribution each token was drawn from."""
+    probes: Sequence[Probe] = ()
+    """Forced answers that were asked for, in their order."""
+    states: Mapping[int, Float32] = field(default_factory=dict)
+    """(D,) the model's state after so many of the tokens, where a block is read."""
 
 
 @dataclass(frozen=True)
 class TraceFeatures:
-    """Which numbers are read off a trace."""
+    """Which numbers are read off a trace: how far it is always, the rest as wanted."""
+
+    probabilities: bool = True
+    """How sure its tokens were."""
+    words: bool = True
+    """What it says."""
+    probing: Probing = NONE
+    """Where it is asked for its answer (`ps_train.forecast.probes`), and what the answers tell."""
+    layer: int = 0
+    """Block of the model whose state after the last token is read, from 1; 0 for none."""
+    width: int = 0
+    """Of that state."""
 
     all_bits: int = 9
     """Half of 2**bits counts of words of the whole trace, hashed."""
@@ -48,7 +64,14 @@ class TraceFeatures:
     @property
     def size(self) -> int:
         """D, how many numbers there are."""
-        return 5 * len(SPANS) + 5 + 2 ** (self.all_bits - 1) + 2 ** (self.tail_bits - 1)
+        said = 1 + 2 ** (self.all_bits - 1) + 2 ** (self.tail_bits - 1)
+        return (
+            2
+            + self.probabilities * (5 * len(SPANS) + 2)
+            + (self.probing != NONE) * NUM_PROBED
+            + self.words * said
+            + self.width
+        )
 
     def __call__(self, traces: Sequence[tuple[TokenTrace, int]], longest: int) -> Float32:
         """Features of N traces, each after some of its tokens.
@@ -60,22 +83,31 @@ class TraceFeatures:
         Returns:
             (N, D).
         """
-        numbers = np.array([_numbers(trace, length, longest) for trace, length in traces], np.float32)
-        hashers = (
-            TextHasher(bits=self.all_bits, words=1, letters=(0, 0)),
-            TextHasher(bits=self.tail_bits, words=2, letters=(0, 0)),
-        )
-        whole = hashers[0](["".join(trace.pieces[:length]) for trace, length in traces])
-        last = hashers[1](
-            ["".join(trace.pieces[max(0, length - self.tail) : length]) for trace, length in traces]
-        )
-        return np.hstack(
-            [
-                numbers.reshape(len(traces), -1),
-                dense_counts(whole, self.all_bits),
-                dense_counts(last, self.tail_bits),
-            ]
-        )
+        numbers = np.array([self._numbers(trace, length, longest) for trace, length in traces], np.float32)
+        parts = [numbers.reshape(len(traces), -1)]
+        if self.words:
+            hashers = (
+                TextHasher(bits=self.all_bits, words=1, letters=(0, 0)),
+                TextHasher(bits=self.tail_bits, words=2, letters=(0, 0)),
+            )
+            whole = hashers[0](["".join(trace.pieces[:length]) for trace, length in traces])
+            last = hashers[1](
+                ["".join(trace.pieces[max(0, length - self.tail) : length]) for trace, length in traces]
+            )
+            parts += [dense_counts(whole, self.all_bits), dense_counts(last, self.tail_bits)]
+        if self.layer:
+            parts.append(np.array([trace.states[length] for trace, length in traces], np.float32))
+        return np.hstack(parts)
+
+    def _numbers(self, trace: TokenTrace, length: int, longest: int) -> list[float]:
+        found = [length / longest, float(np.log1p(length))]
+        if self.probabilities:
+            found += _sureness(trace, length)
+        if self.words:
+            found.append(repeated(trace.pieces[:length]))
+        if self.probing != NONE:
+            found += probe_numbers(trace.probes, length, longest)
+        return found
 
 
 def dense_counts(text: HashedText, bits: int) -> Float32:
@@ -87,9 +119,9 @@ def dense_counts(text: HashedText, bits: int) -> Float32:
     return np.log1p(dense)
 
 
-def _numbers(trace: TokenTrace, length: int, longest: int) -> list[float]:
-    """How far it is, how sure it was lately and in all, how much of it repeats what it said."""
-    found = [length / longest, float(np.log1p(length))]
+def _sureness(trace: TokenTrace, length: int) -> list[float]:
+    """How sure its tokens were lately and in all, how many doubtful ones there were and how long ago."""
+    found = []
     logprobs, entropies = trace.logprobs[:length], trace.entropies[:length]
     for span in SPANS:
         start = 0 if span is None else max(0, length - span)
@@ -100,7 +132,7 @@ def _numbers(trace: TokenTrace, length: int, longest: int) -> list[float]:
             found += [0.0] * 5
     doubtful = np.flatnonzero(logprobs < UNSURE)
     since = length - int(doubtful[-1]) if doubtful.size else length + 1
-    return [*found, np.log1p(doubtful.size), float(np.log1p(since)), repeated(trace.pieces[:length])]
+    return [*found, float(np.log1p(doubtful.size)), float(np.log1p(since))]
 
 
 def repeated(pieces: Sequence[str]) -> float:

@@ -112,6 +112,7 @@ def test_bad_values_are_named_in_sampled_batches_too(monkeypatch):
 
 
 def test_the_command_writes_points_a_table_and_a_picture(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="draws the picture")
     curves = make_curves("logistic", 50, 8, np.random.default_rng(2))
     np.save(tmp_path / "p.npy", curves)
     files = ["--predictions", str(tmp_path / "p.npy"), "--output", str(tmp_path / "f.json")]

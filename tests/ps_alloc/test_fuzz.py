@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from naive import KINDS, make_curves
 from referee import bound, optimum, relaxation, tied_spending
@@ -104,6 +104,7 @@ def draw_problem(rng):
 
 
 @given(st.integers(0, 2**32 - 1))
+@example(4737)  # what ties settled at a price at which the rows decided before were not: no gap was claimed
 @settings(max_examples=100)
 def test_the_referee_finds_nothing(seed):
     check(seed)

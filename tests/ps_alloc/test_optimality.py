@@ -68,6 +68,7 @@ def test_a_thousand_queries_are_within_the_gap_bound_of_highs(kind):
 
 @pytest.mark.parametrize("mean_tokens", [32, 96, 200])
 def test_real_curves_are_solved_exactly(gsm8k_tables, mean_tokens):
+    pytest.importorskip("pyarrow", reason="reads the real tables")
     from ps_train.curve_table import CurveTable
 
     curves = CurveTable.load(gsm8k_tables / "test", features=[]).curves

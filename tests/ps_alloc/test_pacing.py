@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from naive import make_curves
 from pacing import RATE, N, W, stream
@@ -113,6 +113,7 @@ def test_limits_are_kept_and_zero_windows_are_possible():
 
 
 @given(st.integers(0, 200), st.integers(0, 2**32), st.integers(0, 2))
+@example(81, 11703, 0)  # a limit just above a dip, below a peak
 def test_a_client_s_limit_is_never_exceeded_and_binds_only_where_it_is_too_low(limit, seed, least):
     curve = np.random.default_rng(seed).random(8)
     free = Pacer(64, min_windows=least, initial_price=0.003, step=0.0).decide(curve)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +15,16 @@ import torch
 
 from ps_alloc import StoppingRule
 from ps_eval.cli import main
+from ps_eval.demo import REASONER
 from ps_eval.engines.base import Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.spending.rolling import Budgeted, Priced, Roller
+from ps_train.embedded.problem_families import make_problems
 from ps_train.forecast.forecaster import Forecaster, ForecastSchema, new_net
 from ps_train.forecast.kept_traces import load_kept_traces
 from ps_train.forecast.states import NUM_STATES
+from ps_train.forecast.trace_features import TraceFeatures
 from ps_train.questions import Question, save_questions
 
 GRID = [4, 8, 16, 24]
@@ -118,7 +125,7 @@ def test_the_command_says_what_was_used_and_refuses_other_settings(
         (["--price", "0.002", "--checkpoints", "4,8"], "checkpoints was"),
         (["--price", "0.002", "--checkpoints", "5"], "checkpoints must be among the forecaster's budgets"),
         ([], "give one of price and budget, got None and None"),
-        (["--price", "0.002", "--engine", "vllm"], "engine must be transformers to be asked at checkpoints"),
+        (["--price", "0.002", "--engine", "openai"], "engine must be one of transformers, vllm to roll"),
         (["--budget", "9", "--rule", "r.npz"], "rule must come with its price"),
     ):
         assert main([*flags, *wrong]) == 2
@@ -154,3 +161,32 @@ def test_what_trace_keeps_is_what_a_forecaster_reads(
     assert [len(t.pieces) for t in kept.tokens] == kept.lengths.tolist()
     ended = [len(t.logprobs) < GRID[-1] for t in kept.tokens]
     assert (kept.running[:, -1] == ~np.array(ended) | ~kept.finished).all()
+
+
+@pytest.mark.slow
+def test_a_rolling_run_killed_at_any_moment_ends_in_the_same_answers(tmp_path: Path) -> None:
+    """The embedded reasoner, `kill -9` while it reasons; answers to probes are asked anew, too."""
+    torch.manual_seed(2)
+    settings = {"hidden_sizes": [16], "num_members": 2, "dropout": 0.0}
+    schema = ForecastSchema([16, 32, 48, 96, 160], {"layer_3": 128}, TraceFeatures(probing="every"))
+    Forecaster(schema, new_net(schema, settings), settings).save(tmp_path / "f")
+    save_questions(tmp_path / "q.jsonl", [p.as_question(f"q{i}") for i, p in enumerate(make_problems(64, 8))])
+    flags = ["roll", "--questions", str(tmp_path / "q.jsonl"), "--model", str(REASONER)]
+    flags += ["--forecaster", str(tmp_path / "f"), "--batch-size", "8", "--budget", "40", "--output"]
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    assert main([*flags, str(whole)]) == 0
+    kept = []
+    while True:
+        before = len(killed.read_bytes().splitlines()) if killed.exists() else 0
+        command = [sys.executable, "-m", "ps_eval.cli", *flags, str(killed)]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                if killed.exists() and len(killed.read_bytes().splitlines()) > before + 16:
+                    process.send_signal(signal.SIGKILL)
+                time.sleep(0.01)
+        kept.append(len(killed.read_bytes().splitlines()))
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+    assert len(kept) > 2
+    assert killed.read_bytes() == whole.read_bytes()

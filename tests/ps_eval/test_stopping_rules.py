@@ -60,8 +60,9 @@ def drawn(seed: int, num_questions: int = 12, num_traces: int = 3) -> Seen:
         )
     curves = np.sort(rng.random((num_questions, W)), axis=1).astype(np.float32)
     use = np.minimum.accumulate(rng.random((num_questions, W)), axis=1).cumsum(1).astype(np.float32) * 8
+    asked = np.column_stack([np.zeros(r, bool), rng.random((r, W)) < 0.3]) & traces.running
     return Seen(
-        Foreseen(traces, GRID, list(range(W)), rows, forecasts), Predictions(curves, GRID[1:], use=use)
+        Foreseen(traces, GRID, list(range(W)), rows, forecasts, asked), Predictions(curves, GRID[1:], use=use)
     )
 
 
@@ -187,7 +188,7 @@ def test_wasted_tokens_come_after_the_answer_stands() -> None:
         seen.along.traces.table, np.zeros(2, int), seen.along.traces.tokens, np.array([32, 30]),
         np.array([False, True]), correct, np.zeros((2, 4), int), np.ones((2, 4), np.float32),
     )  # fmt: skip
-    along = Foreseen(traces, GRID, [], [], [])
+    along = Foreseen(traces, GRID, [], [], [], np.zeros((2, W + 1), bool))
     assert wasted_share(along) == pytest.approx(16 / 62)  # the second never stands
 
 

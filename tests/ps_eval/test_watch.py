@@ -14,7 +14,10 @@ from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.engines.watch import Underway, Watch
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.measuring.trace_file import TRACES_FILE, read_traces
+from ps_eval.measuring.trace_states import write_trace_states
+from ps_train.common.blocks import text_decoder
 from ps_train.common.prompts import encode_prompts
+from ps_train.forecast.kept_traces import STATES_FILE, load_kept_traces
 from ps_train.questions import Question
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=3)
@@ -66,6 +69,57 @@ def test_a_reasoning_ended_at_a_checkpoint_is_what_a_budget_would_have_cut(
     assert len(shown) == len(set(shown))
 
 
+def test_the_state_after_the_last_token_is_that_of_a_separate_forward_pass(
+    engine: TransformersEngine, questions: list[Question]
+) -> None:
+    shown: dict[tuple[int, int], np.ndarray] = {}
+
+    def decide(underway: list[Underway]) -> np.ndarray:
+        for u in underway:
+            assert u.state is not None
+            shown[u.place, len(u.pieces)] = u.state
+        return np.array([u.place % 2 == 0 or len(u.pieces) < 12 for u in underway])
+
+    engine.reason(asked(questions, 24), SAMPLING, watch=Watch([1, 4, 12, 20], decide, layer=2))
+    whole = engine.reason(asked(questions, 24), SAMPLING)
+    assert {length for _, length in shown} == {1, 4, 12, 20}
+    for (place, length), state in shown.items():
+        (prompt,) = encode_prompts(engine.tokenizer, [questions[place].question])
+        ids = torch.tensor([[*prompt, *whole[place].token_ids[:length]]])
+        with torch.inference_mode():
+            expected = engine.model(ids, output_hidden_states=True).hidden_states[2][0, -1]
+        np.testing.assert_allclose(state, expected.float().numpy(), rtol=1e-2, atol=1e-3)
+
+
+def test_states_along_kept_traces_are_those_seen_while_they_ran(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    grid = [4, 8, 16]
+    measure_curves(
+        questions, engine, tmp_path, num_traces=2, budgets=grid, sampling=SAMPLING, keep_tokens=True
+    )
+    write_trace_states(tmp_path, [2], lambda: (text_decoder(engine.model), engine.tokenizer), batch_size=5)
+    kept = load_kept_traces(tmp_path)
+    shown: dict[tuple[int, int], np.ndarray | None] = {}
+
+    def decide(underway: list[Underway]) -> np.ndarray:
+        shown.update({(u.place, len(u.pieces)): u.state for u in underway})
+        return np.ones(len(underway), bool)
+
+    requests = [Request(q.question, 16, stream_of(q.id, t)) for q in questions for t in range(2)]
+    engine.reason(requests, SAMPLING, watch=Watch(grid[:-1], decide, layer=2))
+    assert len(shown) > 24
+    for (place, length), state in shown.items():
+        np.testing.assert_allclose(kept.states[2][place, 1 + grid.index(length)], state, rtol=1e-2, atol=1e-2)
+    prefilled = engine.prefill([q.question for q in questions], [2]).features["layer_2"]
+    np.testing.assert_allclose(kept.states[2][::2, 0], prefilled, rtol=1e-2, atol=1e-2)
+    lines = [json.loads(line) for line in (tmp_path / TRACES_FILE).read_text().splitlines()]
+    (tmp_path / TRACES_FILE).write_text("".join(json.dumps({**r, "token_ids": []}) + "\n" for r in lines))
+    (tmp_path / STATES_FILE).unlink()
+    with pytest.raises(ValueError, match="must hold the traces' token ids"):
+        write_trace_states(tmp_path, [2], lambda: (engine.model, engine.tokenizer))
+
+
 def test_kept_tokens_stand_beside_each_trace_and_change_nothing_else(
     engine: TransformersEngine, questions: list[Question], tmp_path: Path
 ) -> None:
@@ -74,7 +128,7 @@ def test_kept_tokens_stand_beside_each_trace_and_change_nothing_else(
     plain = measure_curves(questions, engine, tmp_path / "plain", **settings)  # type: ignore[arg-type]
     np.testing.assert_array_equal(kept.curves, plain.curves)
     for traced in read_traces(tmp_path / "kept" / TRACES_FILE):
-        for tokens in (traced.pieces, traced.logprobs, traced.entropies):
+        for tokens in (traced.pieces, traced.logprobs, traced.entropies, traced.token_ids):
             assert [len(t) for t in tokens] == traced.lengths
         assert np.shape(traced.confidences) == (2, 3)
         forced = [c for trace in traced.confidences for c in trace if c is not None]

@@ -1,0 +1,83 @@
+"""Forced answers along a trace: where they are asked for, and what they tell of where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+TRANSITIONS = ("wait", "alternatively", "hmm")
+"""Words of doubt after which a trace is asked for its answer, as DEER does (arXiv:2504.15895)."""
+Probing = Literal["none", "doubts", "every"]
+NONE: Probing = "none"
+DOUBTS: Probing = "doubts"
+EVERY: Probing = "every"
+"""Where a trace is asked: nowhere; at checkpoints before which a word of doubt was just written; at each."""
+NUM_PROBED = 8
+"""Numbers that `probe_numbers` gives."""
+_CERTAIN = 1e-3
+
+
+class Probe(NamedTuple):
+    """One forced answer."""
+
+    at: int
+    """Tokens of reasoning before it."""
+    answer: Hashable
+    """Equal where the answers are; None where it states none."""
+    confidence: float
+    """Geometric mean of its tokens' probabilities."""
+
+
+def asks(probing: Probing, pieces: Sequence[str], since: int, point: int) -> bool:
+    """Whether a trace is asked for its answer at a checkpoint.
+
+    Args:
+        probing: Where it is asked at all.
+        pieces: The trace's tokens.
+        since: Tokens of the checkpoint before.
+        point: Tokens of this one.
+    """
+    if probing == DOUBTS:
+        return any(piece.strip().lower() in TRANSITIONS for piece in pieces[since:point])
+    return probing == EVERY and point > 0
+
+
+def where_asked(
+    probing: Probing, pieces: Sequence[str], checkpoints: npt.NDArray[np.integer]
+) -> npt.NDArray[np.bool_]:
+    """(C,) whether a trace is asked at each of C checkpoints, in tokens, rising."""
+    if probing != DOUBTS:
+        return np.full(len(checkpoints), probing == EVERY)
+    asked = np.zeros(len(checkpoints), bool)
+    doubts = [i for i, piece in enumerate(pieces) if piece.strip().lower() in TRANSITIONS]
+    places = np.searchsorted(checkpoints, np.array(doubts, int) + 1)
+    asked[places[places < len(checkpoints)]] = True
+    return asked
+
+
+def probe_numbers(probes: Sequence[Probe], length: int, longest: int) -> list[float]:
+    """What the probes of a trace tell after `length` of its tokens.
+
+    Whether it was asked; how sure the last answer was, also on a scale that tells 0.99 from 0.999; how long
+    ago that was; whether it is the answer before; for how many probes and tokens it stood; the surest so far.
+    """
+    seen = [probe for probe in probes if probe.at <= length]
+    if not seen:
+        return [0.0] * NUM_PROBED
+    last = seen[-1]
+    stood = 1
+    while stood < len(seen) and last.answer is not None and seen[-1 - stood].answer == last.answer:
+        stood += 1
+    return [
+        1.0,
+        last.confidence,
+        -float(np.log(1 - last.confidence + _CERTAIN)),
+        float(np.log1p(length - last.at)),
+        float(stood > 1),
+        float(np.log1p(stood)),
+        (length - seen[-stood].at) / longest,
+        max(probe.confidence for probe in seen),
+    ]
