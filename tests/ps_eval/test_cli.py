@@ -98,6 +98,7 @@ def test_a_replay_of_ready_predictions_imports_no_torch() -> None:
         (["--budgets", "[32, 48]"], "budgets", (32, 48)),
         (["--budgets", "32"], "budgets", (32,)),
         (["--layers", "8,16"], "layers", [8, 16]),
+        (["--layers", "8,16", "--layers=24"], "layers", [8, 16, 24]),
         (["--policies", "hull,uniform"], "policies", ["hull", "uniform"]),
         (["--min-windows", "2"], "min_windows", 2),
         (["--min-windows=2"], "min_windows", 2),
