@@ -73,7 +73,7 @@ def delimiter_trial(model: DiffusionModel) -> dict[str, Schedule]:
     """Sliding blocks, with and without ends at sentences, by confidence and by the learned head."""
     assert model.tokenizer is not None
     ends = tuple(i for text in SENTENCE_ENDS for i in model.tokenizer.encode(text, add_special_tokens=False))
-    names = ("slide-b16-a0.9", "slide-b16-a0.95", "slide-b16-t0.9", "slide-b32-a0.9", "slide-b32-t0.9")
+    names = ("slide-b16-a0.9", "slide-b16-t0.9", "slide-b32-a0.9")
     grid = {name: schedule_named(name) for name in names}
     for name in names:
         for sure in (0.5, 0.9):
@@ -86,14 +86,9 @@ def delimiter_trial(model: DiffusionModel) -> dict[str, Schedule]:
 def revisit_trial(model: DiffusionModel) -> dict[str, Schedule]:
     """Learned acceptance, stricter or with doubted tokens examined again."""
     grid = {}
-    looks: list[tuple[float, Correction, float]] = [
-        (0.8, "end", 0.9),
-        (0.9, "end", 0.9),
-        (0.9, "end", 0.97),
-        (0.9, "step", 0.9),
-    ]
+    looks: list[tuple[float, Correction, float]] = [(0.8, "end", 0.9), (0.9, "end", 0.97), (0.9, "step", 0.9)]
     for base in ("lean-b16-a", "slide-b16-a"):
-        for threshold in (0.8, 0.9, 0.95, 0.98):
+        for threshold in (0.9, 0.95):
             grid[f"{base}{threshold}"] = schedule_named(f"{base}{threshold}")
         for threshold, when, trust in looks:
             grid[f"{base}{threshold} {when} {trust}"] = replace(

@@ -7,21 +7,28 @@
 Closed loop, `--concurrency` clients, every answer `--tokens` long in every arm, every prompt new. (Then all
 clients come at once, each time the server has ended a batch; `--vary` draws lengths, the same in every arm.)
 Arms are interleaved, round by round: `direct` (the budget in the client's body), `gateway` (no predictor:
-proxying alone) and one a predictor. Ratios are of the same round; medians over rounds. On one machine server,
+proxying alone) and one a predictor. Every arm has the same budgets (three windows of 16 tokens) and lengths,
+so that the server does equal work. Ratios are of the same round; medians over rounds. On one machine server,
 gateway and clients share its cores, so that throughput falls with whatever the gateway computes: its CPU
-milliseconds a request are given too.
+milliseconds a request are given too, those that its threads waited for a core (/proc/*/schedstat), and how
+many sequences the server worked on at once. `--first` lets clients (`clients`), or gateways too (`all`), run
+before others (SCHED_RR, as root): clients are elsewhere in truth. `--beside TREE` has every arm twice, once
+with another checkout's code.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,6 +37,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
+import numpy.typing as npt
 import psutil
 from gateway_process import running_gateway
 
@@ -47,6 +55,10 @@ class Round:
     errors: int
     cpu_ms: float
     """The gateway's CPU time a request; 0 without one."""
+    wait_ms: float = 0.0
+    """What its threads waited for a core, a request."""
+    together: float = 0.0
+    """Tokens that a step of the server made; 0 where it does not say."""
 
 
 async def load(url: str, bodies: list[dict[str, Any]], concurrency: int) -> tuple[float, list[float], int]:
@@ -73,16 +85,34 @@ async def load(url: str, bodies: list[dict[str, Any]], concurrency: int) -> tupl
         return time.perf_counter() - begin, latencies, errors
 
 
+def scheduled(process: psutil.Process | None) -> npt.NDArray[np.float64]:
+    """(2,) seconds that a process's threads had a core, and waited for one."""
+    threads = [] if process is None else process.threads()
+    lines = [Path(f"/proc/{process.pid}/task/{one.id}/schedstat").read_text() for one in threads]  # type: ignore[union-attr]
+    return np.array([line.split()[:2] for line in lines] or [[0, 0]], np.float64).sum(axis=0) / 1e9
+
+
+def made(server: str) -> npt.NDArray[np.float64]:
+    """(2,) tokens that vLLM has made, and in how many steps."""
+    with urllib.request.urlopen(f"{server}/metrics", timeout=30) as response:
+        text = response.read().decode()
+    names = ("generation_tokens_total", "iteration_tokens_total_count")
+    found = [re.findall(rf"^vllm:{name}{{.*}} (\S+)$", text, re.MULTILINE) for name in names]
+    return np.array([sum(map(float, values)) for values in found])
+
+
 def one_round(
-    url: str, process: psutil.Process | None, bodies: list[dict[str, Any]], concurrency: int
+    url: str,
+    process: psutil.Process | None,
+    bodies: list[dict[str, Any]],
+    concurrency: int,
+    server: str | None,
 ) -> Round:
-    before = process.cpu_times() if process else None
+    before, tokens = scheduled(process), made(server) if server else np.zeros(2)
     seconds, latencies, errors = asyncio.run(load(url, bodies, concurrency))
-    cpu_ms = 0.0
-    if process and before:
-        after = process.cpu_times()
-        cpu_ms = 1000 * (after.user + after.system - before.user - before.system) / len(bodies)
-    return Round(seconds, latencies, errors, cpu_ms)
+    ran, waited = 1000 * (scheduled(process) - before) / len(bodies)
+    tokens = (made(server) if server else np.ones(2)) - tokens
+    return Round(seconds, latencies, errors, ran, waited, tokens[0] / max(1, tokens[1]) if server else 0.0)
 
 
 def make_bodies(
@@ -112,7 +142,6 @@ def synthetic_server(tokens: int) -> Iterator[str]:
     """An upstream that answers at once, in a process of its own."""
     import socket
     import subprocess
-    import urllib.request
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -187,9 +216,10 @@ def report(name: str, rounds: dict[str, list[Round]]) -> None:
     direct = rounds["direct"]
     print(f"\n{name}: {sum(len(r.latencies) for r in direct)} requests an arm in {len(direct)} rounds")
     print(
-        "| arm | requests/s | throughput loss | p50 ms | p99 ms | added p50 | added p99 | CPU ms | errors |"
+        "| arm | requests/s | throughput loss | p50 ms | p99 ms | added p50 | added p99 | CPU ms | waits ms "
+        "| at once | errors |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for arm, found in rounds.items():
         rate = statistics.median(len(r.latencies) / r.seconds for r in found)
         loss = statistics.median(1 - d.seconds / r.seconds for d, r in zip(direct, found, strict=True))
@@ -198,11 +228,13 @@ def report(name: str, rounds: dict[str, list[Round]]) -> None:
         added = {
             q: statistics.median(a - b for a, b in zip(quantiles[q], base[q], strict=True)) for q in quantiles
         }
-        cpu = statistics.median(r.cpu_ms for r in found)
+        cpu, waits, together = (
+            statistics.median(getattr(r, name) for r in found) for name in ("cpu_ms", "wait_ms", "together")
+        )
         print(
             f"| {arm} | {rate:.1f} | {100 * loss:.1f}% | {statistics.median(quantiles[0.5]):.1f} "
             f"| {statistics.median(quantiles[0.99]):.1f} | {added[0.5]:+.1f} | {added[0.99]:+.1f} "
-            f"| {cpu:.2f} | {sum(r.errors for r in found)} |"
+            f"| {cpu:.2f} | {waits:.2f} | {together:.1f} | {sum(r.errors for r in found)} |"
         )
 
 
@@ -225,6 +257,8 @@ def main() -> None:
     parser.add_argument(
         "--vary", action="store_true", help="answers of half to one and a half times --tokens, no lockstep"
     )
+    parser.add_argument("--beside", type=Path, help="a checkout whose code has arms of its own")
+    parser.add_argument("--first", choices=("clients", "all"), help="who runs before all others (SCHED_RR)")
     parser.add_argument("--pin", action="store_true", help="server on core 0, gateways and clients on 1")
     parser.add_argument("--stream", action="store_true", help="streamed answers alone; by default both")
     parser.add_argument("--whole", action="store_true", help="whole answers alone; by default both")
@@ -253,22 +287,30 @@ def main() -> None:
             url = stack.enter_context(synthetic_server(arguments.tokens))
         if arguments.pin:
             os.sched_setaffinity(0, {1})
-        flags = ("--upstream", url, "--tokens-per-request", str(BUDGET), "--predict-timeout", "30")
+        flags = ("--upstream", url, "--tokens-per-request", str(BUDGET), "--predict-timeout", "30", "--trust")
         arms: dict[str, tuple[str, psutil.Process | None, int | None]] = {"direct": (url, None, BUDGET)}
         gateways = []
-        for name in ["", *arguments.predictors]:
+        checkouts = [None] if arguments.beside is None else [None, arguments.beside.resolve()]
+        for name, code in itertools.product(["", *arguments.predictors], checkouts):
             path, _, dtype = name.partition(":")
             if path.startswith("layer_"):
                 path = untrained(path, folder)
             if path == "light":
                 path = light(folder)
-            own = ["--predictor", path, "--initial-price", "0.0076"] if name else []
+            own = ["--predictor", path, "--min-windows", "3", "--max-windows", "3"] if name else []
             own += ["--max-batch", str(arguments.max_batch)] if name else []
             own += ["--predictor-dtype", dtype] if dtype else []
             arm = f"{Path(path).name} {dtype}".strip() if name else "gateway"
-            gateway = stack.enter_context(running_gateway(folder / f"{arm}.log", *flags, *own))
+            arm += "" if code is None else f", {code.name}"
+            gateway = stack.enter_context(running_gateway(folder / f"{arm}.log", *flags, *own, code=code))
             arms[arm] = (gateway.url, psutil.Process(gateway.process.pid), None)
             gateways.append(gateway)
+            if arguments.first == "all":
+                for thread in arms[arm][1].threads():  # type: ignore[union-attr]
+                    os.sched_setscheduler(thread.id, os.SCHED_RR, os.sched_param(1))
+        if arguments.first:
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(2))
+        server = url if arguments.vllm or arguments.upstream else None
         each, seed = arguments.requests // arguments.rounds, 1000
         for stream in [False] * (not arguments.stream) + [True] * (not arguments.whole):
             rounds: dict[str, list[Round]] = {arm: [] for arm in arms}
@@ -279,7 +321,7 @@ def main() -> None:
                     seed += 1  # new prompts: the server's prefix cache must help no arm
                     size = each if number >= 0 else arguments.concurrency
                     bodies = make_bodies(size, seed, model, arguments.tokens, arguments.vary, stream, budget)
-                    found = one_round(target, process, bodies, arguments.concurrency)
+                    found = one_round(target, process, bodies, arguments.concurrency, server)
                     rate = size / found.seconds
                     print(f"round {number}, {arm}: {rate:.1f} requests/s", file=sys.stderr, flush=True)
                     if number >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -33,15 +34,26 @@ class GatewayProcess:
 
 
 @contextmanager
-def running_gateway(log: Path, *flags: str) -> Iterator[GatewayProcess]:
+def running_gateway(log: Path, *flags: str, code: Path | None = None) -> Iterator[GatewayProcess]:
     """Run `ps-eval serve` with these flags, on a free port unless they name one, until the block ends.
+
+    Args:
+        log: Where its log goes.
+        flags: Its flags.
+        code: A checkout whose code runs, instead of what is imported here.
 
     Raises:
         RuntimeError: If it does not start; the message has its log.
     """
     command = [sys.executable, "-c", "from ps_eval.cli import main; raise SystemExit(main())", "serve"]
     with log.open("w") as output:
-        process = subprocess.Popen([*command, "--port=0", *flags], stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*command, "--port=0", *flags],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=code,
+            env={**os.environ, **({} if code is None else {"PYTHONPATH": str(code)})},
+        )
     try:
         yield GatewayProcess(_url_when_ready(process, log), process, log)
     finally:

@@ -238,9 +238,11 @@ def check_limits(
             _refuse_broken_use(costs, least)
         smallest = costs.of(limits.fewest())
     if limits.budget < smallest:
+        least_tokens = -(-smallest // costs.unit)
         raise ValueError(
-            f"total_tokens must pay for every query's min_windows, which takes {-(-smallest // costs.unit)} "
-            f"tokens, got {total_tokens}"
+            f"total_tokens must pay for every query's min_windows, which takes {least_tokens} tokens "
+            f"({least_tokens / n_queries:.4g} a query), got {total_tokens} "
+            f"({total_tokens / n_queries:.4g} a query)"
         )
     return limits
 

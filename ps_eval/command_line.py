@@ -1,8 +1,9 @@
 """A function's signature as a command's flags, and its docstring as their help: argparse, nothing else.
 
-`min_windows: int = 1` is `--min-windows 1`; a list is `--budgets 32,48`; a bool is `--quick` or `--no-quick`;
-a dict is `--engine-options.dtype bfloat16`; a dataclass (`ps_eval.flag_groups`) is a flag a field; what may
-be given by position (`NAME`, `RUNS …`) is. `--config FILE.yaml` brings any of them, and flags win over it.
+`min_windows: int = 1` is `--min-windows 1`; a list is `--budgets 32,48`, or given in parts; a bool is
+`--quick` or `--no-quick`; a dict is `--engine-options.dtype bfloat16`; a dataclass (`ps_eval.flag_groups`) is
+a flag a field; what may be given by position (`NAME`, `RUNS …`) is. `--config FILE.yaml` brings any of them,
+and flags win over it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
@@ -110,7 +112,10 @@ class CommandParser(argparse.ArgumentParser):
         elif plain_type(hint) is bool:
             section.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
         else:
-            section.add_argument(_flag(name), metavar=_metavar(hint), help=text)
+            # A list may be given in parts: `--columns a=b --columns c=d`.
+            plain = is_list(hint) and not is_dataclass(get_args(plain_type(hint))[0])
+            parts: dict[str, Any] = {"action": "append", "default": None} if plain else {}
+            section.add_argument(_flag(name), metavar=_metavar(hint), help=text, **parts)
         self.usage = f"{self.usage}{' ' + _usage(name, parameter, hint) if required else ''}"
 
     def settings(self, args: Sequence[str]) -> dict[str, Any]:
@@ -126,7 +131,7 @@ class CommandParser(argparse.ArgumentParser):
         if path := found.pop("config", None):
             settings |= self._from_file(path)
         for name, value in found.items():
-            settings[name] = self._converted(name, value)
+            settings[name] = self._converted(name, "null" if value == ["null"] else value)
         for name, value in given.items():
             settings[name] = self._converted(name, {**(settings.get(name) or {}), **value})
         missing = [n for n, p in self._parameters.items() if p.default is ABSENT and n not in settings]
@@ -187,9 +192,9 @@ class CommandParser(argparse.ArgumentParser):
 
     def _from_file(self, path: str) -> dict[str, Any]:
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, "rb") as file:  # YAML finds out by itself whether it is UTF-8 or UTF-16
                 content = yaml.safe_load(file)
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             self.error(f"--config must be a readable YAML file, got {path}: {' '.join(str(error).split())}")
         if not isinstance(content, Mapping):
             self.error(f"--config must hold settings by name, got {path}")

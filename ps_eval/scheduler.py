@@ -21,7 +21,7 @@ from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.run_folder import report_failures
 from ps_eval.run_settings import RunSettings, predictor_identity
 from ps_eval.spending.answer_file import Answered, AnswerFile, Decided, beside, decided_for
-from ps_eval.spending.asked import as_questions, questions_identity
+from ps_eval.spending.asked import as_questions, check_spend, questions_identity
 from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.policies import PolicyInputs, allocate_policy, default_policy
 from ps_eval.spending.response_file import Job
@@ -159,6 +159,7 @@ class Scheduler:
         """
         asked = as_questions(questions)
         spend = {"mean_tokens": mean_tokens, "total_tokens": total_tokens, "accuracy": accuracy}
+        check_spend(**spend)  # type: ignore[arg-type]
         return self._decide(asked, self._inputs(asked), policy, **spend)  # type: ignore[arg-type]
 
     def _inputs(self, asked: Sequence[Question], features: Features | None = None) -> PolicyInputs:
@@ -174,10 +175,6 @@ class Scheduler:
         total_tokens: int | None,
         accuracy: float | None,
     ) -> Allocation:
-        given = {"mean_tokens": mean_tokens, "total_tokens": total_tokens, "accuracy": accuracy}
-        named = {name: value for name, value in given.items() if value is not None}
-        if len(named) != 1:
-            raise ValueError(f"give one of {', '.join(given)}, got {named or 'none'}")
         policy = self.policy_or_default(policy)
         if accuracy is not None:
             total = tokens_for_accuracy(inputs, accuracy, policy=policy, min_windows=self._min_windows)
@@ -235,6 +232,7 @@ class Scheduler:
         """
         asked = as_questions(questions)
         spend = {"mean_tokens": mean_tokens, "total_tokens": total_tokens, "accuracy": accuracy}
+        check_spend(**spend)  # type: ignore[arg-type]
         settings = self.run_settings(
             {
                 "questions": questions_identity(asked),
@@ -327,6 +325,7 @@ class Scheduler:
         policy = self.policy_or_default(policy)
         if policy not in TARGETED:
             raise ValueError(f"a stream is decided by one of the policies {TARGETED}, got {policy!r}")
+        check_spend(mean_tokens=mean_tokens)
         price = None
         if past_questions:
             price = self.budgets(past_questions, mean_tokens=mean_tokens, policy=policy).price

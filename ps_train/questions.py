@@ -143,7 +143,10 @@ def _text(row: Mapping[str, Any], names: tuple[str, ...], where: str, needed: bo
     if value is None or _is_nan(value) or (isinstance(value, str) and not value.strip()):
         if not needed:
             return ""
-        raise ValueError(f"{where} must have a non-empty {name!r}, got the fields {sorted(map(str, row))}")
+        hint = "" if there else "; where the column has another name, say which (--answer-field and the like)"
+        raise ValueError(
+            f"{where} must have a non-empty {name!r}, got the fields {sorted(map(str, row))}{hint}"
+        )
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = "a list, as chats are" if isinstance(value, list) else f"a {type(value).__name__}"
         raise ValueError(f"{where}: {name} must be text or a number, got {kind}")

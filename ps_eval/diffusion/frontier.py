@@ -238,7 +238,7 @@ def _print(rows: Sequence[FrontierRow], n: int, agreed: dict[str, float]) -> Non
             *(f"{ms:.3f}" for ms in row.ms_per_token.values()),
             *(_interval(gain) for gain in (row.at_equal_rows, row.at_equal_passes)),
         )
-    console = Console(width=max(Console().width, 120))
+    console = Console(width=max(Console().width, 150))
     console.print(
         f"{n} questions; gains in points above the best static schedules at the same rows or passes a token, "
         "two of them mixed by lot where that is better",

@@ -31,6 +31,7 @@ from ps_eval.serve.page import Page
 from ps_eval.serve.reload import reload
 from ps_eval.serve.routes import RouteTable
 from ps_eval.serve.settings import ServeSettings
+from ps_eval.serve.short_slices import ask_for_short_slices
 from ps_eval.serve.start_check import check_later, checked_server
 from ps_eval.serve.tracing import tracing_to
 from ps_eval.serve.upstream import Upstream
@@ -117,6 +118,7 @@ def _serve(settings: ServeSettings) -> None:
     _say_what_serves(settings, upstream, lanes)
     if state is not None:
         state.save(lanes)
+    ask_for_short_slices()
     gc.collect()
     gc.freeze()  # what is loaded now stays: no later collection looks through it
     try:

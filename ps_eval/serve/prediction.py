@@ -25,12 +25,15 @@ Batch = list[tuple[str, "asyncio.Future[T]"]]
 SHORT_CHARACTERS = 512
 """Up to which questions count as of one length; above it, up to each doubling."""
 INLINE_SECONDS = 0.01
-"""A batch of short questions that takes no more of a core is predicted on the event loop itself: about what a
-server takes for a token, so that no stream stutters."""
-MOST_INLINE_SECONDS = 0.25
-"""One that takes longer by the clock is the last: it waits for something that is no work of a core."""
-REMEMBERED = 0.9
-"""Weight of what was known of a question's cost when another batch is measured."""
+"""A batch that takes no more of a core is predicted on the event loop itself: about what a server takes for a
+token, so that no stream stutters."""
+MOST_INLINE_SECONDS, MOST_SLOW = 0.25, 3
+"""After so many in a row that took longer by the clock, none is any more: the predictor waits for something
+that is no work of a core."""
+PASS = 2
+"""Questions that cost as much as a batch by itself: about so for all predictors of this project."""
+RISE = 1.1
+"""Factor by which a batch's known cost rises at most when it is measured anew."""
 
 
 class PredictorOverdueError(Exception):
@@ -83,10 +86,11 @@ class MicroBatcher(Generic[T]):
         self._heap: list[tuple[int, int, str, asyncio.Future[T]]] = []  # by length, then as they came
         self._numbers = itertools.count()
         self._planned = self._running = False
+        self._slow = 0
         self.working = False
         """Whether the worker's thread predicts: then it takes what comes."""
-        self._costs: dict[int, float] = {}
-        """Seconds of a core that a batch of so many short questions takes, of the sizes seen."""
+        self._costs: dict[int, dict[int, float]] = {}
+        """Length of questions to size of batch to the seconds of a core that it takes, of those seen."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -154,13 +158,15 @@ class MicroBatcher(Generic[T]):
         if self.working or not self._running or not self._heap:
             return
         size = min(len(self._heap), self._max_batch)
-        short = self._heap[0][0] == 0
-        if short and not self._wait_seconds and self._cost(size) <= self._inline_seconds:
+        while size and self._cost(self._heap[0][0], size) > self._inline_seconds:
+            size //= 2
+        if size and not self._wait_seconds:
             with self._lock:
-                batch = self._next_batch()
+                batch = self._next_batch(size)
             if batch:
                 results, seconds = self._measured(batch)
-                if seconds > MOST_INLINE_SECONDS:
+                self._slow = self._slow + 1 if seconds > MOST_INLINE_SECONDS else 0
+                if self._slow == MOST_SLOW:
                     self._inline_seconds = 0.0
                 self._ended(batch, results, seconds)
             self._plan()  # others go between two batches
@@ -175,7 +181,7 @@ class MicroBatcher(Generic[T]):
             if self._wait_seconds and len(self._heap) < self._max_batch:
                 time.sleep(self._wait_seconds)
             with self._lock:
-                batch = self._next_batch() if self._running else []
+                batch = self._next_batch(self._max_batch) if self._running else []
                 self.working = bool(batch)
             if not batch:
                 return
@@ -187,11 +193,11 @@ class MicroBatcher(Generic[T]):
             except RuntimeError:  # the loop has ended
                 return
 
-    def _next_batch(self) -> Batch[T]:
+    def _next_batch(self, size: int) -> Batch[T]:
         """The next questions of one length; those that nobody waits for any more are dropped."""
         batch: Batch[T] = []
         length = None
-        while self._heap and len(batch) < self._max_batch and length in (None, self._heap[0][0]):
+        while self._heap and len(batch) < size and length in (None, self._heap[0][0]):
             length_of_one, _, question, future = heapq.heappop(self._heap)
             if not future.done():
                 length = length_of_one
@@ -202,15 +208,19 @@ class MicroBatcher(Generic[T]):
         """What is predicted of a batch, and in how many seconds."""
         begin, of_core = time.monotonic(), time.thread_time()
         results = self._predict_each([question for question, _ in batch])
-        if not _length(batch[0][0]):
-            cost, size = time.thread_time() - of_core, len(batch)
-            self._costs[size] = REMEMBERED * self._costs.get(size, cost) + (1 - REMEMBERED) * cost
+        cost, size = time.thread_time() - of_core, len(batch)
+        # The first call loads much, and others may be disturbed: it falls at once and rises slowly.
+        costs = self._costs.setdefault(_length(batch[0][0]), {})
+        costs[size] = min(cost, RISE * costs.get(size, cost))
         return results, time.monotonic() - begin
 
-    def _cost(self, size: int) -> float:
-        """At most so many seconds, as far as is known: a larger batch takes more, but less a question."""
-        known = self._costs.copy().items()
-        return min((s if n >= size else s * size / n for n, s in known), default=math.inf)
+    def _cost(self, length: int, size: int) -> float:
+        """Seconds that a batch takes: as seen, or by the nearest size, a pass being worth a few questions."""
+        known = self._costs.get(length, {}).copy()
+        if not known:
+            return math.inf
+        nearest = min(known, key=lambda n: abs(n - size))
+        return known[nearest] * (size + PASS) / (nearest + PASS)
 
     def _ended(self, batch: Batch[T], results: list[T | Exception], seconds: float) -> None:
         self._on_batch(len(batch), seconds)
@@ -226,7 +236,10 @@ class MicroBatcher(Generic[T]):
     def _predict_each(self, questions: list[str]) -> list[T | Exception]:
         """Predict together; where that fails, one by one, so that a question harms nobody but itself."""
         try:
-            return list(self._predict(questions))
+            results = list(self._predict(questions))
+            if len(results) != len(questions):
+                raise ValueError(f"a predictor must answer {len(questions)} questions, got {len(results)}")
+            return results
         except Exception as error:
             if len(questions) == 1:
                 return [error]

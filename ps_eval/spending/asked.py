@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 from ps_eval.run_settings import HASH_BYTES
 from ps_train.questions import Question
@@ -26,6 +28,23 @@ def as_questions(questions: Sequence[str | Question]) -> list[Question]:
     if len({q.id for q in asked}) < len(asked):
         raise ValueError("questions must have ids that differ from each other")
     return asked
+
+
+def check_spend(
+    *, mean_tokens: float | None, total_tokens: int | None = None, accuracy: float | None = None
+) -> None:
+    """Refuse what is no budget, before anything is loaded or read for it.
+
+    Raises:
+        ValueError: If not exactly one of them is given, or it is no number above 0.
+    """
+    given = {"mean_tokens": mean_tokens, "total_tokens": total_tokens, "accuracy": accuracy}
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) != 1:
+        raise ValueError(f"give one of {', '.join(given)}, got {named or 'none'}")
+    ((name, value),) = named.items()
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 
 def questions_identity(questions: Sequence[Question]) -> str:

@@ -76,7 +76,9 @@ def answer_command(folder: Path, schema: CurveSchema) -> str:
     """What to do with a predictor that was just exported to `folder`."""
     model = "MODEL" if schema.served_model == "unknown" else schema.served_model
     budget = schema.budgets[(len(schema.budgets) - 1) // 2]
+    unnamed = schema.backbone is None and any(name.startswith("layer_") for name in schema.features)
+    reader = f"--backbone {model} " if unnamed else ""  # trained on ready states: whose, nobody said
     return (
-        f"ps-eval answer --questions QUESTIONS.jsonl --model {model} --predictor {folder} "
+        f"ps-eval answer --questions QUESTIONS.jsonl --model {model} --predictor {folder} {reader}"
         f"--budget {budget} --output answers.jsonl"
     )

@@ -150,9 +150,10 @@ class FeaturePredictor(CurvePredictor):
         if source not in self._models:
             path = getattr(self.schema, source)
             if path is None:
+                flag = " or --backbone" if source == "backbone" else ""
                 raise ValueError(
                     f"questions need the predictor's {source}, but its config names none: "
-                    f"pass load_predictor(…, {source}=PATH), or ready features"
+                    f"pass load_predictor(…, {source}=PATH){flag}, or ready features"
                 )
             device = self.mean_curve.device
             self._models[source] = load_backbone(path, dtype=self._language_dtype, device=device)

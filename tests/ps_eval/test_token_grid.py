@@ -29,8 +29,10 @@ def test_a_grid_is_numbers_or_a_spacing_or_a_preset(text: str, budgets: list[int
     ("text", "message"),
     [
         ("512,256", r"grid '512,256': budgets must rise"),
-        ("a,b", r"grid 'a,b': invalid literal"),
-        ("", r"grid '': invalid literal"),
+        ("a,b", r"grid must be tokens such as 256,512,1024, or .*, got 'a,b'"),
+        ("", r"grid must be tokens such as .*, got ''"),
+        ("linear:1:9:x", r"grid must be tokens such as .*, got 'linear:1:9:x'"),
+        ("linear:1:9:1000000000", r"NUMBER must lie in \[1, 4096\], got 1000000000"),
         ("geometric:1:4:9", r"grid 'geometric:1:4:9': budgets must rise"),
         ("geometric:0:4:3", r"grid 'geometric:0:4:3': "),
         ("linear:16:64", r"grid must be tokens such as 256,512,1024, or .*, got 'linear:16:64'"),

@@ -81,7 +81,9 @@ def test_bad_features_are_refused_with_one_sentence(net):
     with pytest.raises(ValueError, match="got one string"):
         net.predict_curves("how many eggs ?")
     bare = CurveNet(CurveSchema({"layer_2": 32}, num_windows=8, window=16), [8])
-    with pytest.raises(ValueError, match=r"config names none: pass load_predictor\(…, backbone=PATH\)"):
+    with pytest.raises(
+        ValueError, match=r"config names none: pass load_predictor\(…, backbone=PATH\) or --backbone"
+    ):
         bare.predict_curves(["how many eggs ?"])
 
 

@@ -36,7 +36,10 @@ def test_lines_without_an_id_are_named_after_file_and_line(tmp_path: Path) -> No
         ('{"id": 7, "question": "a", "answer": "1"}\n' * 2, r"line 2: id must be unique, got '7' again"),
         ('{"question": "a", "answer": null}', r"line 1 must have a non-empty 'answer', got the fields"),
         ('{"question": "a", "answer": NaN}', r"line 1 must have a non-empty 'answer', got the fields"),
-        ('{"question": "a"}', r"line 1 must have a non-empty 'answer', got the fields \['question'\]"),
+        (
+            '{"question": "a"}',
+            r"line 1 must have a non-empty 'answer', got the fields \['question'\]; where the column",
+        ),
         ('{"question": "a", "answer": ["17"]}', r"line 1: answer must be text or a number, got a list"),
         ('{"question": "a", "answer": true}', r"line 1: answer must be text or a number, got a bool"),
         (

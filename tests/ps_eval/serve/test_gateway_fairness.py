@@ -160,17 +160,18 @@ def threads_of(questions: list[list[str]], cost: float, **settings: float) -> li
     return names
 
 
-def test_what_is_short_is_predicted_on_the_event_loop_once_its_cost_is_known() -> None:
+def test_what_takes_little_is_predicted_on_the_event_loop_once_its_cost_is_known() -> None:
     loop = threading.current_thread().name
     short, long = ["short"], ["l" * 600]
-    assert threads_of([short, short, long, short], 0.0001) == ["predict", loop, "predict", loop]
-    assert threads_of([short, short, short * 8], 0.002) == ["predict", loop, "predict"]
+    assert threads_of([short, short, long, long, short], 0.0001) == ["predict", loop, "predict", loop, loop]
+    # The first eight take more than was thought; then it is four and four.
+    assert threads_of([short, short, short * 8, short * 8], 0.002) == ["predict", loop, loop, loop, loop]
     assert threads_of([short * 8, short * 2], 0.001) == ["predict", loop]  # it is less than what is known
     assert threads_of([short] * 3, 0.02) == ["predict"] * 3
     assert threads_of([short] * 3, 0.0001, inline_seconds=0) == ["predict"] * 3
 
 
-def test_a_predictor_that_sleeps_holds_up_the_event_loop_once_at_most() -> None:
+def test_a_predictor_that_sleeps_holds_up_the_event_loop_a_few_times_at_most() -> None:
     naps: list[bool] = []
 
     def predict(asked: list[str]) -> list[str]:
@@ -182,14 +183,26 @@ def test_a_predictor_that_sleeps_holds_up_the_event_loop_once_at_most() -> None:
     async def ask() -> None:
         batcher = MicroBatcher(predict)
         batcher.start()
-        for _ in range(6):
+        for _ in range(8):
             await batcher.ask(["short"])
             while batcher.working:
                 await asyncio.sleep(0.001)
         await batcher.stop()
 
     asyncio.run(ask())
-    assert naps == [False, True, True, False, False, False]
+    assert naps == [False, True, True, True, True, False, False, False]
+
+
+def test_a_predictor_that_answers_too_few_is_an_error_of_each_question() -> None:
+    async def ask() -> list[object]:
+        batcher = MicroBatcher(lambda questions: questions[1:])
+        batcher.start()
+        found = await asyncio.gather(*(batcher.ask([q]) for q in "ab"), return_exceptions=True)
+        await batcher.stop()
+        return list(found)
+
+    errors = asyncio.run(ask())
+    assert all("must answer 1 questions, got 0" in str(error) for error in errors)
 
 
 def test_questions_that_nobody_waits_for_take_no_place_in_the_queue() -> None:
