@@ -20,9 +20,9 @@ from ps_eval.demo import TEMPERATURE, TOP_P
 from ps_eval.engines.base import Request, Sampling, stream_of
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.experiments.forecast import DOUBTING
-from ps_eval.spending.rolling import Bools, Forecast, Roller
+from ps_eval.spending.rolling import Bools, Roller
 from ps_train.embedded.problem_families import DOUBTS, make_problems
-from ps_train.forecast.forecaster import Forecaster, ForecastSchema, new_net
+from ps_train.forecast.forecaster import Forecast, Forecaster, ForecastSchema, new_net
 from ps_train.forecast.trace_features import TraceFeatures
 
 LONGEST, WIDTH, LAYER = 320, 128, 6
@@ -66,14 +66,14 @@ def main() -> None:
         start = time.perf_counter()
         plain = engine.reason([Request(q.question, LONGEST, stream_of(q.id)) for q in asked], sampling)
         took = [time.perf_counter() - start]
-        for way in ways:
-            rolls = roller(engine, *way, sampling)
+        for asking in ways:
+            rolls = roller(engine, *asking, sampling)
             start = time.perf_counter()
             assert rolls.reason(asked) == plain, "checkpoints must change no token"
             took.append(time.perf_counter() - start)
             if number:
-                parts[way].append([rolls.seconds["checkpoints"], rolls.seconds["probes"]])
-                probes[way] += rolls.probe_tokens
+                parts[asking].append([rolls.seconds["checkpoints"], rolls.seconds["probes"]])
+                probes[asking] += rolls.probe_tokens
         if number:
             for way, spent in zip(seconds, took, strict=True):
                 seconds[way].append(spent)

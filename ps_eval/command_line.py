@@ -192,9 +192,9 @@ class CommandParser(argparse.ArgumentParser):
 
     def _from_file(self, path: str) -> dict[str, Any]:
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, "rb") as file:  # YAML finds out by itself whether it is UTF-8 or UTF-16
                 content = yaml.safe_load(file)
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             self.error(f"--config must be a readable YAML file, got {path}: {' '.join(str(error).split())}")
         if not isinstance(content, Mapping):
             self.error(f"--config must hold settings by name, got {path}")

@@ -38,7 +38,7 @@ class Completion:
         """
         try:
             reply = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise NotACompletionError(f"the server's reply is not JSON: {_start(body)}") from error
         if not isinstance(reply, dict):
             raise NotACompletionError(f"the server's reply is no completion: {_start(body)}")
@@ -57,7 +57,9 @@ class Completion:
                 f"the server's reply must have ended by stop or length, got finish_reason {reason!r}"
             )
         ids = choice.get("token_ids")
-        if ids is not None and not (isinstance(ids, list) and all(type(i) is int for i in ids)):
+        if ids is not None and not (
+            isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**31 for i in ids)
+        ):
             raise BrokenCompletionError(
                 f"the server's token_ids must be whole numbers, got {_start(str(ids))}"
             )

@@ -58,6 +58,11 @@ def prepare(
         notes.append(f"{graded} samples graded by {grader}")
     if assumed := assume_right(samples, right):
         notes.append(assumed)
+    if mixed := _ids_of_several_texts(samples):
+        notes.append(
+            f"{mixed} question ids stand beside different texts, of which the first is read: where these are "
+            "different questions, name what tells them apart, such as --columns task=NAME"
+        )
     cut = sum(not sample.finished for sample in samples)
     if cut:
         notes.append(f"{cut} of {len(samples)} samples were cut: that they need more is all that is known")
@@ -65,6 +70,16 @@ def prepare(
     for sample in samples:
         groups.setdefault(sample.group, []).append(sample)
     return Prepared(reading, groups, notes)
+
+
+def _ids_of_several_texts(samples: Sequence[Sample]) -> int:
+    first: dict[tuple[Group, str], str] = {}
+    several = set()
+    for sample in samples:
+        name = sample.group, sample.question_id
+        if first.setdefault(name, sample.question) != sample.question:
+            several.add(name)
+    return len(several)
 
 
 def select(reading: Reading, where: Sequence[str]) -> list[Sample]:

@@ -236,7 +236,7 @@ class MicroBatcher(Generic[T]):
     def _predict_each(self, questions: list[str]) -> list[T | Exception]:
         """Predict together; where that fails, one by one, so that a question harms nobody but itself."""
         try:
-            results = list(self._predict(questions))
+            results: list[T | Exception] = list(self._predict(questions))
             if len(results) != len(questions):
                 raise ValueError(f"a predictor must answer {len(questions)} questions, got {len(results)}")
             return results

@@ -98,6 +98,8 @@ def test_a_trace_expected_to_end_soon_is_charged_for_that_alone() -> None:
     curves, use = [[0.5, 0.9], [0.5, 0.95]], [[16, 18], [16, 32]]
     found = reallocate(curves, 3, elapsed=[16, 16], now=[0.5, 0.5], use=use)
     assert found.goes_on.tolist() == [True, False]
+    swapped = reallocate(curves[::-1], 3, elapsed=[16, 16], now=[0.5, 0.5], use=use[::-1])
+    assert swapped.goes_on.tolist() == [False, True]  # what one is expected to use is no other's
     found = reallocate(curves, 3, elapsed=[16, 16], now=[0.5, 0.5], use=use, segment=16)
     assert not found.goes_on.any()  # it could use 16 until it is asked about again
 

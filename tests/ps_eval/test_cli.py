@@ -172,12 +172,17 @@ def test_wrong_flags_end_2_and_are_named_with_the_commands_own_usage(
         ("folder: good\nmin_window: 3\n", "there is no setting 'min_window'; did you mean 'min_windows'?"),
         ("- good\n", "--config must hold settings by name"),
         ("folder: good\nquick: 3\n", "--quick must be true or false, got 3"),
+        ("folder: caf\u00e9\n".encode("cp1252"), "--config must be a readable YAML file, got"),
     ],
 )
 def test_a_settings_file_is_checked_like_flags(
-    fake: list[dict], tmp_path: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
+    fake: list[dict],
+    tmp_path: Path,
+    content: str | bytes,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "fake.yaml").write_text(content)
+    (tmp_path / "fake.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert main(["fake", "--config", f"{tmp_path}/fake.yaml"]) == 2
     assert message in capsys.readouterr().err
 

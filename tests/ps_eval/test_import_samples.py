@@ -154,6 +154,14 @@ def test_columns_within_objects_have_dotted_names(tmp_path) -> None:
         read_samples([path])
 
 
+def test_an_id_of_several_questions_is_told(tmp_path) -> None:
+    rows = [{**row, "question": f"{row['question']} {row['sample']}"} for row in plain_rows()[:2]]
+    path = str(write_jsonl(tmp_path / "rows.jsonl", [*rows, *plain_rows()[2:]]))
+    assert "1 question ids stand beside different texts" in " ".join(prepare([path]).notes)
+    told = prepare([path], columns=["task=sample"])
+    assert not any("different texts" in note for note in told.notes)
+
+
 def test_failed_requests_of_a_batch_are_named_wherever_they_stand(tmp_path) -> None:
     failed = [
         {"custom_id": "q9", "response": None, "error": {"code": "batch_expired", "message": "too late"}},

@@ -329,6 +329,8 @@ ODD_REPLIES = [
     (b'{"choices": [{"text": "", "finish_reason": "content_filter"}]}', "finish_reason 'content_filter'"),
     (b'{"choices": [{"text": "Sam"}]}', "finish_reason None"),
     (b'{"choices": [{"text": "a", "finish_reason": "stop", "token_ids": ["5"]}]}', "must be whole numbers"),
+    (b'{"choices": [{"text": "a", "finish_reason": "stop", "token_ids": [-1]}]}', "must be whole numbers"),
+    (b"[" * 100_000, "is not JSON"),
     (b'{"choices": [{"text": "Sam \\ud83d", "finish_reason": "length"}]}', "is no valid text"),
 ]
 
