@@ -89,7 +89,7 @@ def scheduled(process: psutil.Process | None) -> npt.NDArray[np.float64]:
     """(2,) seconds that a process's threads had a core, and waited for one."""
     threads = [] if process is None else process.threads()
     lines = [Path(f"/proc/{process.pid}/task/{one.id}/schedstat").read_text() for one in threads]  # type: ignore[union-attr]
-    return np.array([line.split()[:2] for line in lines] or [[0, 0]], np.float64).sum(axis=0) / 1e9
+    return np.array([line.split()[:2] for line in lines] or [["0", "0"]], np.float64).sum(axis=0) / 1e9
 
 
 def made(server: str) -> npt.NDArray[np.float64]:
