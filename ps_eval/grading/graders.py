@@ -84,12 +84,12 @@ def _number_or_text(answer: str, reference: str) -> bool:
 
 _GRADERS = {
     # The value wherever it is stated; formulas by math-verify, as Open-R1, lighteval and TRL grade.
-    "math": Grader("math", 1, stated_answer, same_answer),
+    "math": Grader("math", 2, stated_answer, same_answer),
     # GSM8K's rule: a number (or word) that must be equal, units and thousands aside; no algebra.
-    "gsm8k": Grader("gsm8k", 3, stated_answer, _number_or_text),
-    "number": Grader("number", 1, last_number, same_number),
-    "choice": Grader("choice", 1, stated_choice, _same_choice),
-    "exact": Grader("exact", 1, _exact_statement, same_text),
+    "gsm8k": Grader("gsm8k", 4, stated_answer, _number_or_text),
+    "number": Grader("number", 2, last_number, same_number),
+    "choice": Grader("choice", 2, stated_choice, _same_choice),
+    "exact": Grader("exact", 2, _exact_statement, same_text),
 }
 GRADER_NAMES = tuple(_GRADERS)
 
