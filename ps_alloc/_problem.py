@@ -238,11 +238,10 @@ def check_limits(
             _refuse_broken_use(costs, least)
         smallest = costs.of(limits.fewest())
     if limits.budget < smallest:
-        least_tokens = -(-smallest // costs.unit)
+        needed = -(-smallest // costs.unit)
         raise ValueError(
-            f"total_tokens must pay for every query's min_windows, which takes {least_tokens} tokens "
-            f"({least_tokens / n_queries:.4g} a query), got {total_tokens} "
-            f"({total_tokens / n_queries:.4g} a query)"
+            f"total_tokens must pay for every query's min_windows, which takes {needed} tokens, "
+            f"got {total_tokens} (a query: {needed / n_queries:.4g}, got {total_tokens / n_queries:.4g})"
         )
     return limits
 

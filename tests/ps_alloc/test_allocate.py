@@ -187,7 +187,7 @@ def test_levelling_up_raises_the_lowest_first_and_spends_what_it_can(seed):
         ({"curves": np.array([[None]])}, r"real numbers, got dtype object"),
         (
             {"total_tokens": 16 * 19},
-            r"total_tokens must pay for .* which takes 320 tokens \(16 a query\), got 304 \(",
+            r"total_tokens must pay for .* which takes 320 tokens, got 304 \(a query: 16, got",
         ),
         ({"total_tokens": "many"}, r"total_tokens must be a whole number, got 'many'"),
         ({"total_tokens": 320.5}, r"total_tokens must be a whole number, got 320.5"),
@@ -228,7 +228,7 @@ def test_levelling_up_raises_the_lowest_first_and_spends_what_it_can(seed):
         ({"use": [9, 9, 8, 9, 9, 9, 9, 9]}, r"use must not fall .* got 8 after 9 under .* at position 2"),
         (
             {"use": np.ones((20, 8)) * 5, "total_tokens": 99},
-            r"min_windows, which takes 100 tokens \(5 a query\), got 99 ",
+            r"min_windows, which takes 100 tokens, got 99 \(a query: 5, ",
         ),
     ],
 )

@@ -126,7 +126,7 @@ def test_a_target_accuracy_is_met_with_the_fewest_tokens(problems: list[Question
         ({}, "give one of mean_tokens, total_tokens, accuracy, got none"),
         ({"mean_tokens": 48, "accuracy": 0.5}, "give one of mean_tokens, total_tokens, accuracy, got {"),
         ({"mean_tokens": 257}, "at most 256 mean tokens, the last of the predictor's grid, got 257"),
-        ({"mean_tokens": 8}, r"total_tokens .* which takes .* tokens \(16 a query\), got .* \(8 a query\)"),
+        ({"mean_tokens": 8}, r"total_tokens .* which takes .* tokens, got .* \(a query: 16, got 8\)"),
         ({"mean_tokens": float("nan")}, "mean_tokens must be a finite number above 0, got nan"),
         ({"mean_tokens": float("inf")}, "mean_tokens must be a finite number above 0, got inf"),
         ({"mean_tokens": "48"}, "mean_tokens must be a finite number above 0, got '48'"),
