@@ -30,6 +30,9 @@ KEEP_ALIVE_SECONDS = 3.0
 RESEND_SECONDS = 0.05
 """After so long the upstream may have worked on a request: it is not sent twice, but for GET and HEAD, and
 where the connection was reset: closed by a server that had not read the request."""
+RESET_SECONDS = 30.0
+"""A reset after longer than a server is ever too busy to read may be a load balancer's, of a request that the
+server works on in silence."""
 MAX_HEADER_BYTES, MAX_HEADERS = 2**16, 1000
 """Of an upstream's response: several times what servers and proxies send."""
 OWN_HEADERS = b"x-ps-"
@@ -161,9 +164,9 @@ class Upstream:
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            unread = isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
-            early = time.monotonic() - connection.since <= RESEND_SECONDS
-            if not connection.reused or not (unread or early or method in ("GET", "HEAD")):
+            reset = isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
+            unread = time.monotonic() - connection.since <= (RESET_SECONDS if reset else RESEND_SECONDS)
+            if not connection.reused or not (unread or method in ("GET", "HEAD")):
                 raise
         return await request(self._anew)
 
