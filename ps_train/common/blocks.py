@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from threading import RLock
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -57,6 +58,10 @@ def blocks_path(model: PreTrainedModel) -> str:
     raise ValueError(f"backbone must hold its {count} blocks in one module list, got {type(model).__name__}")
 
 
+ONE_AT_A_TIME = RLock()
+"""Held by the thread that reads a model with hooks or changed parts: others would run into them."""
+
+
 class _Reached(Exception):
     """Leaves the forward pass once nothing deeper is needed."""
 
@@ -83,15 +88,13 @@ def block_outputs(
 
         return hook
 
-    hooks = [blocks[n - 1].register_forward_hook(keep(n)) for n in layers if n < len(blocks)]
-    try:
-        output = model(**accepted(model, use_cache=False, **inputs)).last_hidden_state
-        states[len(blocks)] = output
-    except _Reached:
-        pass
-    finally:
-        for handle in hooks:
-            handle.remove()
+    with ONE_AT_A_TIME, ExitStack() as stack:
+        for n in layers:
+            if n < len(blocks):
+                stack.callback(blocks[n - 1].register_forward_hook(keep(n)).remove)
+        with suppress(_Reached):
+            output = model(**accepted(model, use_cache=False, **inputs)).last_hidden_state
+            states[len(blocks)] = output
     return {layer: states[layer] for layer in layers}
 
 
@@ -159,10 +162,11 @@ def takes_padding(model: PreTrainedModel, side: Literal["left", "right"]) -> boo
 
     Found by trying once a model: some recurrent and hybrid architectures take no account of padding.
     """
-    known = _PADDED.setdefault(model, {})
-    if side not in known:
-        known[side] = _padding_is_harmless(model, side)
-    return known[side]
+    with ONE_AT_A_TIME:
+        known = _PADDED.setdefault(model, {})
+        if side not in known:
+            known[side] = _padding_is_harmless(model, side)
+        return known[side]
 
 
 @torch.inference_mode()

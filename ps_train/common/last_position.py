@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,13 +17,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ps_train.common.blocks import block_outputs, tolerance, transformer_blocks
+from ps_train.common.blocks import ONE_AT_A_TIME, block_outputs, tolerance, transformer_blocks
 
 POSITIONWISE = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
 """Parts of a block that treat each token by itself, where it has them under these names."""
 NAME = "sdpa_of_last_tokens"
-# A block is changed while it computes: a second thread would find the first one's changes.
-_ONE_AT_A_TIME = RLock()
 _RIGHT: WeakKeyDictionary[nn.Module, dict[int, bool]] = WeakKeyDictionary()
 
 
@@ -71,7 +68,7 @@ def for_last_tokens(block: nn.Module, last: Tensor) -> Iterator[None]:
     One thread at a time; others wait. Who runs the same model otherwise meanwhile must wait by himself.
     """
     where = _Last(last)
-    with _ONE_AT_A_TIME, ExitStack() as stack:
+    with ONE_AT_A_TIME, ExitStack() as stack:
         attention: Any = block.self_attn
         config, attention.config = attention.config, copy(attention.config)
         stack.callback(setattr, attention, "config", config)
@@ -87,7 +84,7 @@ def for_last_tokens(block: nn.Module, last: Tensor) -> Iterator[None]:
 
 def can_skip_others(model: PreTrainedModel, deepest: int) -> bool:
     """Whether the last tokens' states of block `deepest` (from 1) come out right so; tried once a model."""
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         known = _RIGHT.setdefault(model, {})
         if deepest not in known:
             known[deepest] = _comes_out_right(model, deepest)

@@ -1,6 +1,7 @@
 """The deepest block that is read is computed for each row's last token alone, where that comes out right."""
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from tiny_curves import NUM_LAYERS
 
 from ps_train.common import features
+from ps_train.common.blocks import takes_padding
 from ps_train.common.features import extract_features
 from ps_train.common.last_position import can_skip_others
 from ps_train.common.loading import load_backbone
@@ -74,3 +76,23 @@ def test_threads_that_read_with_one_model_do_not_disturb_each_other(backbone, qu
     for found in read_together:
         for name, values in alone.items():
             np.testing.assert_allclose(found[name], values, atol=2e-6)
+
+
+def test_a_model_is_tried_for_padding_while_no_other_thread_reads_it(backbone, questions):
+    model, tokenizer = load_backbone(backbone)
+    assert can_skip_others(model, 2)
+    started, ended = Event(), Event()
+
+    def hold(*_):
+        started.set()
+        ended.wait(0.3)
+
+    alone = extract_features(model, questions[:1], [2], tokenizer=tokenizer)
+    handle = model.layers[1].mlp.register_forward_pre_hook(hold)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(extract_features, model, questions[:1], [2], tokenizer=tokenizer)
+        assert started.wait(10)
+        handle.remove()
+        assert takes_padding(model, "right")  # waits: the block is changed meanwhile
+        ended.set()
+        np.testing.assert_array_equal(reading.result()["layer_2"], alone["layer_2"])
