@@ -186,9 +186,10 @@ class VLLMEngine(TokenEngine):
             for n, ends in zip(going, halted, strict=True):
                 found[n] = found[n][:until] if ends else found[n]
             going = [
-                n for n, ends in zip(going, halted, strict=True) if not ends and not self._ended(found[n])
+                n
+                for n, ends in zip(going, halted, strict=True)
+                if not ends and not self._ended(found[n]) and len(found[n]) < limits[n]
             ]
-            going = [n for n in going if len(found[n]) < limits[n]]
         if progress:
             progress(len(requests))
         reasonings = [

@@ -92,7 +92,7 @@ def _spent(row: Mapping[str, Any], cap: int | None) -> Spent | None:
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
-    _cap(row, False)
+    _cap(row, False)  # a row whose budgets cannot be read is refused here
     whole = _spent(row, None)
     if whole is None:
         raise ValueError(

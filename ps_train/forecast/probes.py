@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -49,13 +50,8 @@ def where_asked(
     probing: Probing, pieces: Sequence[str], checkpoints: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.bool_]:
     """(C,) whether a trace is asked at each of C checkpoints, in tokens, rising."""
-    if probing != DOUBTS:
-        return np.full(len(checkpoints), probing == EVERY)
-    asked = np.zeros(len(checkpoints), bool)
-    doubts = [i for i, piece in enumerate(pieces) if piece.strip().lower() in TRANSITIONS]
-    places = np.searchsorted(checkpoints, np.array(doubts, int) + 1)
-    asked[places[places < len(checkpoints)]] = True
-    return asked
+    ends = checkpoints.tolist()
+    return np.array([asks(probing, pieces, *span) for span in pairwise([0, *ends])], bool)
 
 
 def probe_numbers(probes: Sequence[Probe], length: int, longest: int) -> list[float]:

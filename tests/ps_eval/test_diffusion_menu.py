@@ -199,16 +199,21 @@ def menu(n: int, seed: int) -> MenuTable:
     )
 
 
-def test_the_predictor_is_ridge_regression_at_the_chosen_penalty() -> None:
-    table = menu(600, 1)
-    learned = MenuPredictor.fit(
+def learned_from(table: MenuTable, cost: str, **record: str) -> MenuPredictor:
+    return MenuPredictor.fit(
         table.features,
         table.accuracy,
-        table.passes,
+        getattr(table, cost),
         table.tokens,
         options=table.schedules,
-        cost_name="passes",
+        cost_name=cost,
+        **record,
     )
+
+
+def test_the_predictor_is_ridge_regression_at_the_chosen_penalty() -> None:
+    table = menu(600, 1)
+    learned = learned_from(table, "passes")
     assert learned.penalty in PENALTIES
     x = np.concatenate(list(table.features.values()), 1).astype(np.float64)
     z = (x - x.mean(0)) / (x.std(0) + 1e-6)
@@ -230,15 +235,7 @@ def test_tables_and_predictors_are_read_as_they_were_written(tmp_path: Path) -> 
     for name in ("accuracy", "rows", "passes", "tokens"):
         np.testing.assert_array_equal(getattr(read, name), getattr(table, name))
     np.testing.assert_array_equal(read.features["block_4"], table.features["block_4"])
-    learned = MenuPredictor.fit(
-        table.features,
-        table.accuracy,
-        table.rows,
-        table.tokens,
-        options=table.schedules,
-        cost_name="rows",
-        model="m",
-    )
+    learned = learned_from(table, "rows", model="m")
     learned.save(tmp_path / "predictor")
     again = MenuPredictor.load(tmp_path / "predictor").predict(table.features)
     np.testing.assert_allclose(again.accuracy, learned.predict(table.features).accuracy, atol=1e-6)
@@ -288,14 +285,7 @@ def test_learn_and_replay_by_command(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_a_budget_a_token_grows_with_the_tokens_expected() -> None:
     table = menu(600, 1)
-    learned = MenuPredictor.fit(
-        table.features,
-        table.accuracy,
-        table.rows,
-        table.tokens,
-        options=table.schedules,
-        cost_name="rows",
-    )
+    learned = learned_from(table, "rows")
     expected = learned.predict(table.features)
     np.testing.assert_allclose(expected.tokens, 20, atol=1e-6)
     np.testing.assert_array_equal(
