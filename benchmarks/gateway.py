@@ -321,7 +321,8 @@ def main() -> None:
         for stream in [False] * (not arguments.stream) + [True] * (not arguments.whole):
             rounds: dict[str, list[Round]] = {arm: [] for arm in arms}
             for number in range(-1, arguments.rounds):  # the first warms up
-                order = list(arms) if number % 2 else list(reversed(arms))
+                turn = number % len(arms)
+                order = [*list(arms)[turn:], *list(arms)[:turn]]  # each arm as often at each place
                 for arm in order:
                     target, process, budget = arms[arm]
                     seed += 1  # new prompts: the server's prefix cache must help no arm
