@@ -226,7 +226,7 @@ def test_every_rule_has_a_line_and_the_tables_are_read_off_them() -> None:
 
 
 def contest(*gains: tuple[float, float, float]) -> Compared:
-    """What the one-step rule gains over before the run, a level each: in accuracy, and as a share of tokens."""
+    """What the one-step rule gains over before the run, a level each: in accuracy, and in share of tokens."""
     levels = range(1, 1 + len(gains))
     at_use = [
         EqualUse("replay", STEP, level, 0.5, 0, 1, {BEFORE: list(gain)})
@@ -276,12 +276,13 @@ def test_an_experiment_stopped_at_any_moment_goes_on_to_the_same_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped while it traces, while it reads states, and while it learns; nothing is done twice."""
-    settings = {
-        "worlds": {"diary": 1.0}, "train_problems": 40, "train_traces": 1, "tune_problems": 8, "tune_traces": 1,
-        "test_problems": 8, "test_traces": 1, "every": 4, "epochs": 1, "prices": [0.001, 0.005],
-        "inputs": ["probabilities, probes, states", "probabilities"], "levels": [0.5, 1.0], "thresholds": [0.5],
+    settings: dict[str, Any] = {
+        "worlds": {"diary": 1.0}, "every": 4, "epochs": 1,
+        "train_problems": 40, "train_traces": 1, "tune_problems": 8, "tune_traces": 1,
+        "test_problems": 8, "test_traces": 1, "inputs": ["probabilities, probes, states", "probabilities"],
+        "prices": [0.001, 0.005], "levels": [0.5, 1.0], "thresholds": [0.5],
     }  # fmt: skip
-    whole = forecast(scratch=tmp_path / "whole", **settings)  # type: ignore[arg-type]  # as they are named
+    whole = forecast(scratch=tmp_path / "whole", **settings)
     for module, name, call in (
         (trace_file.TraceFile, "append", 1), (forecast_world, "write_trace_states", 2),
         (forecast_world, "fit_forecaster", 1),
@@ -296,11 +297,11 @@ def test_an_experiment_stopped_at_any_moment_goes_on_to_the_same_tables(
         with monkeypatch.context() as patch:
             patch.setattr(module, name, stopped)
             with pytest.raises(KeyboardInterrupt):
-                forecast(scratch=tmp_path / "cut", **settings)  # type: ignore[arg-type]
-    found = forecast(scratch=tmp_path / "cut", **settings)  # type: ignore[arg-type]
+                forecast(scratch=tmp_path / "cut", **settings)
+    found = forecast(scratch=tmp_path / "cut", **settings)
     assert (found.tables, found.finding, found.claims) == (whole.tables, whole.finding, whole.claims)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("*") if path.is_file()}
-    forecast(scratch=tmp_path / "cut", **settings)  # type: ignore[arg-type]
+    forecast(scratch=tmp_path / "cut", **settings)
     learned = [path for path in kept if path.suffix in (".safetensors", ".npz", ".jsonl")]
     assert learned
     assert all(path.stat().st_mtime_ns == kept[path] for path in learned)
