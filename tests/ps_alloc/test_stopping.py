@@ -57,6 +57,9 @@ def test_the_fit_is_its_slow_twin() -> None:
     rule = fit_stopping(x, alive, now, used, 0.004, **given_)
     slow = fitted_slowly(x, alive, now.astype(float), used, 0.004, ends[0].astype(float), ends[1], 5.0)
     np.testing.assert_allclose(rule.weights, slow, atol=1e-9)
+    default = fit_stopping(x, alive, now, used, 0.004, **{**given_, "ridge": 30.0})
+    del given_["ridge"]
+    np.testing.assert_array_equal(fit_stopping(x, alive, now, used, 0.004, **given_).weights, default.weights)
 
 
 def two_kinds(n: int, seed: int):
