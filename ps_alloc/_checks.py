@@ -80,7 +80,7 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
 
 
 def numbers(name: str, values: npt.ArrayLike, *, bools: bool = False) -> npt.NDArray[Any]:
-    """An array of real numbers of any shape and its own dtype.
+    """An array of real numbers of any shape and its own dtype, long doubles as float64.
 
     Raises:
         ValueError: If it holds anything else (bools only where they are asked for), a masked value, or rows
@@ -98,6 +98,9 @@ def numbers(name: str, values: npt.ArrayLike, *, bools: bool = False) -> npt.NDA
         raise ValueError(f"{name} must be an array of real numbers, but {one_line(error)}") from None
     if array.dtype.kind not in ("iufb" if bools else "iuf"):
         raise ValueError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
+    if array.dtype.itemsize > 8:  # long doubles: what no float64 holds is infinite
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64)
     return array
 
 

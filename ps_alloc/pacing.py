@@ -194,7 +194,7 @@ class Pacer(Ledger):
         with self._lock:
             self._close(grant)
             booked = grant.expected_used * grant.sequences
-            self._spent += used - booked
+            self._spend(used - booked)
             share = (self.tokens_per_request or 0.0) * grant.sequences
             change = over_share(used, share, grant.limited) - over_share(booked, share, grant.limited)
             self._control.correct(change, largest=float(int(grant)))
@@ -207,7 +207,7 @@ class Pacer(Ledger):
         """
         with self._lock:
             self._close(grant)
-            self._spent -= grant.expected_used * grant.sequences
+            self._spend(-grant.expected_used * grant.sequences)
             self._control.undo(grant._move, grant.sequences)
 
     def quote(self, curve: npt.ArrayLike) -> int:
@@ -309,7 +309,7 @@ class Pacer(Ledger):
             largest=float(free.tokens[-1]),
         )
         self._forgotten = 0.0
-        self._spent += used * sequences
+        self._spend(used * sequences)
         return grant
 
     def _grid(self, num_windows: int) -> IntArray:
