@@ -152,8 +152,3 @@ def test_what_is_left_of_a_token_is_left_whatever_the_shape_of_use():
     for given_use in (use[0], use):
         allocation = allocate([[0.5, 0.5, 0.4, 0.5]], 11, use=given_use, leftover="all")
         assert allocation.expected_used.tolist() == [10.25]
-
-
-@pytest.mark.parametrize("use", [[10, 10, 20], [[10, 10, 20]]])
-def test_where_nothing_is_left_nothing_moves_though_it_were_free(use):
-    assert allocate([[0.5, 0.5, 0.9]], 10, use=use).windows.tolist() == [1]
