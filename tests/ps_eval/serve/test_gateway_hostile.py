@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import gzip
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import OK, RawServer, RunningGateway, UpstreamProcess, eventually, raw_exchange
@@ -240,23 +242,21 @@ def test_in_two_phases_one_body_takes_a_few_connections(
 ) -> None:
     monkeypatch.setattr("ps_eval.serve.two_phase.MOST_AT_ONCE", 3)
     gateway = start_gateway(upstream.url, two_phase=True)
-    most = 0
+    send, under_way, seen = gateway.gateway.upstream._open, [0], [0]
 
-    async def watched(*arguments: object, send=gateway.gateway.upstream._open) -> object:
-        nonlocal most, open_now
-        open_now += 1
-        most = max(most, open_now)
+    async def watched(*arguments: Any) -> Any:
+        under_way[0] += 1
+        seen.append(under_way[0])
         try:
             return await send(*arguments)
         finally:
-            open_now -= 1
+            under_way[0] -= 1
 
-    open_now = 0
     monkeypatch.setattr(gateway.gateway.upstream, "_open", watched)
     status, _, content = gateway.post({"prompt": "to 6<think>", "n": 12}, headers={"X-Mode": "count"})
     assert status == 200
     assert len(json.loads(content)["choices"]) == 12
-    assert most == 3
+    assert max(seen) == 3
 
 
 def test_a_key_that_no_server_looks_at_makes_nobody_somebody_else(
@@ -313,7 +313,8 @@ def test_a_reload_keeps_every_keys_price_and_counts_what_is_under_way(
     new: Lanes = fresh.gateway.lanes
     carry_prices(old, new)
     done = threading.Event()
-    gateway.loop.call_soon_threadsafe(lambda: (gateway.gateway.replace_lanes(new), done.set()))
+    gateway.loop.call_soon_threadsafe(gateway.gateway.replace_lanes, new)
+    gateway.loop.call_soon_threadsafe(done.set)
     done.wait(5)
     assert gateway.post({"prompt": "hard"}, headers=key)[0] == 429  # its request is still under way
     thread.join()
@@ -376,7 +377,7 @@ def test_every_file_of_the_decision_log_is_its_owners_and_what_is_lost_is_counte
     files = sorted(tmp_path.iterdir())
     assert len(files) > 2
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
-    log._handler.stream.close()
+    log._handler.close()
     log._handler.stream = full = open("/dev/full", "w")  # noqa: SIM115 - closing it fails
     log._put({"x": 1})
     assert eventually(lambda: lost == [1])
@@ -423,7 +424,7 @@ def test_health_is_asked_of_the_upstream_once_for_all_who_wait(start_gateway: St
     asked: list[float] = []
 
     class Slow(RawServer):
-        def _serve(self, connection) -> None:
+        def _serve(self, connection: socket.socket) -> None:
             with connection:
                 connection.recv(65536)
                 asked.append(time.monotonic())
