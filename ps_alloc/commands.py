@@ -61,7 +61,8 @@ def calibrate_command(parsed: argparse.Namespace) -> None:
     from ps_alloc.calibration import PlattCalibrator
 
     check_output(parsed.output, inputs=(parsed.predictions, parsed.outcomes))
-    predictions, outcomes = read_predictions(parsed), _outcomes(parsed)
+    predictions = read_predictions(parsed)
+    outcomes = _outcomes(parsed, predictions)
     calibrator = PlattCalibrator.fit(predictions.curves, outcomes.curves, parsed.n_traces)
     calibrator.save(parsed.output)
     rows = [
@@ -85,7 +86,8 @@ def guard_command(parsed: argparse.Namespace) -> None:
 
     inputs = (parsed.predictions, parsed.outcomes, *([parsed.calibration] if parsed.calibration else []))
     check_output(parsed.output, inputs=inputs)
-    predictions, outcomes = calibrated(read_predictions(parsed), parsed.calibration), _outcomes(parsed)
+    predictions = calibrated(read_predictions(parsed), parsed.calibration)
+    outcomes = _outcomes(parsed, predictions)
     guard = Guard.fit(
         predictions.curves,
         outcomes.curves,
@@ -134,8 +136,9 @@ def read_predictions(parsed: argparse.Namespace, name: str = "predictions") -> P
     return Predictions.load(getattr(parsed, name), window=parsed.window, budgets=grid)
 
 
-def _outcomes(parsed: argparse.Namespace) -> Predictions:
-    outcomes, predictions = read_predictions(parsed, "outcomes"), read_predictions(parsed)
+def _outcomes(parsed: argparse.Namespace, predictions: Predictions) -> Predictions:
+    """Measured curves of the same questions on the same budgets."""
+    outcomes = read_predictions(parsed, "outcomes")
     if predictions.ids is not None and outcomes.ids is not None:
         predictions.check_ids(outcomes.ids, parsed.predictions)
     if outcomes.budgets.tolist() != predictions.budgets.tolist():

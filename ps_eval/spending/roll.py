@@ -81,7 +81,7 @@ def roll_command(
     from ps_train.forecast.forecaster import Forecaster
 
     learnt = Forecaster.load(forecaster)
-    chosen = learnt.schema.budgets[:-1] if checkpoints is None else checkpoints
+    chosen = learnt.schema.budgets[:-1] if checkpoints is None else sorted(set(checkpoints))
     policy: Policy
     if budget is not None:
         policy = Budgeted(budget)
@@ -113,7 +113,7 @@ def roll_command(
         "questions": len(answers),
         "mean_used": sum(a.reasoning_tokens for a in answers) / max(1, len(answers)),
         "accuracy": sum(graded) / len(graded) if graded else None,
-        "probe_tokens": roller.probe_tokens,
+        "probe_tokens": sum(a.probe_tokens or 0 for a in answers),
         "checkpoint_seconds": roller.seconds["checkpoints"],
         "probe_seconds": roller.seconds["probes"],
         "reasoning_seconds": roller.seconds["reasoning"],

@@ -133,12 +133,23 @@ def test_the_object_is_what_was_promised(tmp_path, capsys) -> None:
         assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
     money = [row["saved_per_thousand_questions"] for row in content["rows"] if row["policy"] == "predicted"]
     assert money[0] > 0
-    assert "tokens saved, equal accuracy" in captured.err
+    assert "tokens saved, same accuracy" in captured.err
     # The predictor fitted on everything, and the page.
     assert load_predictor(out / "predictor").predict(["sum of the list"]).curves.shape[1] > 4
     page = (out / "report.html").read_text()
     assert "yes: at" in page
     assert write_report([out], tmp_path / "again").is_file()
+
+
+def test_levels_that_do_not_fit_the_screen_go_on_below(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path, levels = write_jsonl(tmp_path / "s.jsonl", rows(make_samples(40))), range(150, 600, 50)
+    args = ["assess", str(path), "--output", f"{tmp_path}/out", "--n-resamples", "20", "--folds", "3"]
+    assert main([*args, "--used", ",".join(map(str, levels))]) == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    heads = [line.split()[3:] for line in shown.splitlines() if "mean tokens used " in line]
+    assert [int(level) for head in heads for level in head if level.isdigit()] == list(levels)
 
 
 def test_a_curve_table_is_assessed_as_well(tmp_path, capsys) -> None:
