@@ -68,6 +68,19 @@ def share(name: str, value: object) -> float:
     return real(name, value, low=0.0, high=1.0)
 
 
+def ordered(**values: float) -> None:
+    """Refuse numbers that do not rise (equal ones may stand) or are not finite.
+
+    Raises:
+        ValueError: Naming all of them in the order they must have.
+    """
+    checked = [real(name, value) for name, value in values.items()]
+    if checked != sorted(checked):
+        raise ValueError(
+            f"{' <= '.join(values)} must hold, got {', '.join(f'{number:g}' for number in checked)}"
+        )
+
+
 def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a value that is not among the allowed words.
 

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, per_query_float, vector, whole
+from ps_alloc._checks import (
+    FloatArray,
+    IntArray,
+    check_curves,
+    check_values,
+    per_query_float,
+    real,
+    vector,
+    whole,
+)
 from ps_alloc.files import read_json, write_json
 
 REQUIRED_FIELDS = ("method", "window", "total_tokens", "spent_tokens", "tokens")
@@ -170,25 +179,30 @@ class Allocation:
             if (np.concatenate(([0], grid))[windows] != tokens).any():
                 raise ValueError(f"{path}: tokens must be 0 or one of the budgets, {grid.tolist()!r:.60}")
         ids, used = content.get("ids"), content.get("expected_used")
-        if ids is not None and not isinstance(ids, list):
-            raise ValueError(f"{path}: ids must be a list, got {ids!r:.60}")
+        if ids is not None and not (isinstance(ids, list) and all(isinstance(i, str | int) for i in ids)):
+            raise ValueError(f"{path}: ids must be a list of texts, got {ids!r:.60}")
         if ids is not None and len(ids) != tokens.size:
             raise ValueError(f"{path}: ids must be as many as tokens ({tokens.size}), got {len(ids)}")
+        for name in ("method", "charged"):
+            if not isinstance(content.get(name, ""), str):
+                raise ValueError(f"{path}: {name} must be a text, got {content[name]!r:.60}")
+        known = {
+            name: None if content.get(name) is None else real(f"{path}: {name}", content[name])
+            for name in ("expected_accuracy", "price", "gap_bound")
+        }
         return cls(
             windows=windows.astype(np.int64),
             window=window,
             total_tokens=whole(f"{path}: total_tokens", content["total_tokens"]),
             spent_tokens=whole(f"{path}: spent_tokens", content["spent_tokens"]),
             method=content["method"],
-            expected_accuracy=content.get("expected_accuracy"),
-            price=content.get("price"),
-            gap_bound=content.get("gap_bound"),
-            ids=ids,
+            ids=None if ids is None else [str(name) for name in ids],
             budgets=grid,  # type: ignore[arg-type]
             charged=content.get("charged", "granted"),
             invalid=_rows(path, content, "invalid", tokens.size),
             unlike=_rows(path, content, "unlike", tokens.size),
             used=None if used is None else vector(f"{path}: expected_used", used, size=tokens.size, low=0.0),
+            **known,
         )
 
 

@@ -125,7 +125,8 @@ class Pacer(Ledger):
         Args:
             curve: (W,) its predicted accuracy after 1 .. W windows, or under each of `budgets`.
             use: (W,) tokens it is expected to use under each budget; by default all.
-            weight: What its correct answer is worth, in ordinary ones.
+            weight: What its correct answer is worth, in ordinary ones: the price of a token stays between
+                1e-9 and 1 of them, so weights should be near 1 on average.
             base_accuracy: Its accuracy without reasoning; counts where `min_windows` is 0.
             limit: Most tokens the client allows, whatever the price.
             sequences: Answers it asks for, each of which gets these tokens.

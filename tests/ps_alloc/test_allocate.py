@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import KINDS, level, make_curves, released_myopic
 
-from ps_alloc import Allocation, allocate
+from ps_alloc import Allocation, _menus, allocate
 
 RNG = np.random.default_rng(0)
 CURVES = make_curves("noisy", 20, 8, RNG)
@@ -95,6 +95,16 @@ def test_tokens_that_raise_no_curve_are_kept_or_spread_where_they_cost_least():
     spread = allocate(flat, 16 * 8)  # fewest windows first
     assert spread.windows.tolist() == [3, 2, 3]
     assert spread.gap_bound == 0.0
+
+
+@pytest.mark.parametrize("leftover", ["keep", "spread", "all"])
+def test_where_the_search_is_given_up_the_answer_is_no_worse_than_uniform_s(leftover, monkeypatch):
+    curves = np.array([[0.0, 0.0, 0.9], [0.0, 0.3, 0.3]])
+    monkeypatch.setattr(_menus, "EXACT_WORK_LIMIT", 0)  # else it would find this by itself
+    monkeypatch.setattr(_menus, "WORK_LIMIT", 0)
+    allocation = allocate(curves, 16 * 3, leftover=leftover)
+    assert allocation.windows.tolist() == [1, 2]
+    assert allocation.gap_bound == pytest.approx(0.45 / 2 - 0.15)
 
 
 def test_a_budget_beyond_all_windows_gives_all_windows():
@@ -369,7 +379,12 @@ def test_an_allocation_survives_its_file(tmp_path):
         ({"window": 16, "tokens": []}, r"tokens must be a non-empty list of whole numbers"),
         ({"window": 16, "tokens": [1.5]}, r"tokens must be a non-empty list of whole numbers"),
         ({"window": 16, "tokens": [[16], [16, 32]]}, r"tokens must be a non-empty list of whole numbers"),
-        ({"window": 16, "tokens": [16], "ids": 3}, r"ids must be a list, got 3"),
+        ({"window": 16, "tokens": [16], "ids": 3}, r"ids must be a list of texts, got 3"),
+        ({"window": 16, "tokens": [16], "ids": [None]}, r"ids must be a list of texts, got \[None\]"),
+        ({"window": 16, "tokens": [16], "method": 3}, r"a.json: method must be a text, got 3"),
+        ({"window": 16, "tokens": [16], "charged": None}, r"a.json: charged must be a text, got None"),
+        ({"window": 16, "tokens": [16], "price": "0.1"}, r"a.json: price must be a number, got '0.1'"),
+        ({"window": 16, "tokens": [16], "gap_bound": float("inf")}, r"gap_bound must be finite, got inf"),
         ({"window": 16, "tokens": [17]}, r"tokens must be multiples of the window, 16"),
         ({"window": 16, "tokens": [16], "invalid": [1]}, r"invalid must be rows of 1, got 1"),
         ({"window": 16, "tokens": [16], "unlike": [1]}, r"unlike must be rows of 1, got 1"),
