@@ -130,7 +130,7 @@ def run_experiment(
     settings = read_settings(function, own if config_file is None else Path(config_file), quick=quick)
     command = f"ps-eval experiment {name}" + (" --quick" if quick else "")
     if config_file is not None:
-        command += f" --config_file {config_file}"
+        command += f" --config-file {config_file}"
     start = time.perf_counter()
     arguments = grouped(function, settings)
     if SCRATCH in inspect.signature(function).parameters:

@@ -106,10 +106,10 @@ def finding(world: str, compared: Compared) -> str:
             low, high = (100 * f(saved for saved, _, _ in found) for f in (min, max))
             parts.append(
                 f"{rule} saves {low:+.0f} to {high:+.0f}% of the tokens of {reference} at equal accuracy, "
-                f"{_shown(found, 100, '%')}."
+                f"{_shown(found, '%')}."
             )
     if gains := _gains(compared):
-        parts.append(f"At equal tokens {STEP} is {_points(gains)}.")
+        parts.append(f"{STEP} gains at equal tokens, over {BEFORE}, {_points(gains)}.")
     return " ".join(parts)
 
 
@@ -121,24 +121,22 @@ def _gains(compared: Compared) -> list[tuple[float, float, float]]:
 
 def _points(gains: Sequence[tuple[float, float, float]]) -> str:
     least, most = min(gain for gain, _, _ in gains), max(gain for gain, _, _ in gains)
-    return f"{100 * least:+.1f} to {100 * most:+.1f} points from {BEFORE}, {_shown(gains, 100, ' points', 1)}"
+    return f"{100 * least:+.1f} to {100 * most:+.1f} points, {_shown(gains, ' points', 1)}"
 
 
-def _shown(found: Sequence[tuple[float, float, float]], scale: float, unit: str, digits: int = 0) -> str:
+def _shown(gains: Sequence[tuple[float, float, float]], unit: str, digits: int = 0) -> str:
     """What the intervals of gains show: a gain, a loss, or how large a difference they leave room for."""
-    count = len(found)
-    gained, lost = sum(low > 0 for _, low, _ in found), sum(high < 0 for _, _, high in found)
-    least, most = (scale * f(found) for f in (lambda x: min(v[1] for v in x), lambda x: max(v[2] for v in x)))
-    if gained == count:
-        return f"more than {least:.{digits}f}{unit} at each of {count} levels"
-    if lost == count:
-        return f"a loss of more than {-most:.{digits}f}{unit} at each of {count} levels"
-    if not gained and not lost:
-        return (
-            f"no difference that is shown: all {count} intervals hold 0, and leave room for a loss of up to "
-            f"{-least:.{digits}f}{unit} and a gain of up to {most:.{digits}f}{unit}"
-        )
-    return f"a gain that is shown at {gained} of {count} levels and a loss at {lost}"
+    gained, lost = sum(low > 0 for _, low, _ in gains), sum(high < 0 for _, _, high in gains)
+    low, high = min(100 * low for _, low, _ in gains), max(100 * high for _, _, high in gains)
+    if gained == len(gains):
+        return f"more than {low:.{digits}f}{unit} at each of {gained} levels"
+    if gained or lost:
+        gain, loss = f"a gain is shown at {gained}", f"a loss is shown at {lost}"
+        return f"{' and '.join([gain] * (gained > 0) + [loss] * (lost > 0))} of {len(gains)} levels"
+    return (
+        f"no difference is shown: all {len(gains)} intervals hold 0, and leave room for a loss of up to "
+        f"{-low:.{digits}f}{unit} and a gain of up to {high:.{digits}f}{unit}"
+    )
 
 
 def goal_claims(world: str, compared: Compared, goals: Mapping[str, float]) -> list[Claim]:

@@ -242,13 +242,13 @@ def contest(*gains: tuple[float, float, float]) -> Compared:
 @pytest.mark.parametrize(
     ("gains", "says", "verdict"),
     [
-        ([(-0.01, -0.03, 0.006), (0.0, -0.02, 0.022)], "no difference that is shown: all 2 intervals hold 0, "
+        ([(-0.01, -0.03, 0.006), (0.0, -0.02, 0.022)], "no difference is shown: all 2 intervals hold 0, "
          "and leave room for a loss of up to 3.0 points and a gain of up to 2.2 points", "holds"),
         ([(0.3, 0.26, 0.4), (0.4, 0.3, 0.5)], "more than 26.0 points at each of 2 levels", "holds"),
-        ([(-0.1, -0.2, -0.05), (-0.2, -0.3, -0.1)], "a loss of more than 5.0 points at each of 2",
-         "does not hold"),
+        ([(-0.1, -0.2, -0.05), (-0.2, -0.3, -0.1)], "a loss is shown at 2 of 2 levels", "does not hold"),
+        ([(0.1, 0.05, 0.2), (0, -1, 1)], "a gain is shown at 1 of 2 levels", "holds"),
         ([(0.1, 0.05, 0.2), (-0.1, -0.2, -0.01), (0, -1, 1)],
-         "a gain that is shown at 1 of 3 levels and a loss at 1", "does not hold"),
+         "a gain is shown at 1 and a loss is shown at 1 of 3 levels", "does not hold"),
     ],
 )  # fmt: skip
 def test_a_finding_says_what_the_intervals_show(

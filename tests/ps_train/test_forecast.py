@@ -325,6 +325,21 @@ def test_a_trace_is_asked_at_the_first_checkpoint_after_a_word_of_doubt(
     assert not asks("every", PIECES, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("pieces", "asked"),
+    [
+        (["So", ".", " H", "mm", ",", " 4"], [False, True, False]),  # the word is two tokens
+        (["So", " H", "mm", ",", " 4", "."], [False, True, False]),  # it begins before the checkpoint
+        (["So", "▁", "H", "mm", "wait", "4"], [False, True, True]),  # pieces that do not show their spaces
+        (["So", " a", "wait", "ing", " re", "wait"], [False, True, True]),  # a piece alone may be the word
+        (["So", " a", "wa", "its", " wa", "iting"], [False, False, False]),
+        (["Alter", "natively", ".", "4", "4", "4"], [True, False, False]),
+    ],
+)
+def test_a_word_of_doubt_may_be_several_tokens(pieces: list[str], asked: list[bool]) -> None:
+    assert where_asked("doubts", pieces, np.array([2, 4, 6])).tolist() == asked
+
+
 def test_probes_tell_how_sure_the_last_answer_was_and_how_long_it_stood() -> None:
     probes = [Probe(8, "4", 0.9), Probe(16, "5", 0.5), Probe(24, "5", 0.99), Probe(40, None, 0.2)]
     assert probe_numbers(probes, 7, 100) == [0.0] * NUM_PROBED
