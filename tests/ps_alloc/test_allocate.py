@@ -405,6 +405,11 @@ def test_a_window_in_a_file_says_the_grid_whatever_budgets_stand_beside_it(tmp_p
     assert Allocation.load(tmp_path / "a.json").budgets.tolist() == [16, 32, 48]
 
 
+def test_an_allocation_of_no_grid_is_none():
+    with pytest.raises(ValueError, match="an allocation must have a window or budgets, got neither"):
+        Allocation(np.ones(2, np.int64), None, 32, 32, "mine")
+
+
 @pytest.mark.parametrize("method", ["auto", "hull", "myopic", "uniform"])
 def test_an_allocation_says_how_it_was_made(method):
     assert allocate(CURVES, 20 * 64, method=method).method == ("hull" if method == "auto" else method)

@@ -71,6 +71,7 @@ def test_the_threshold_stays_within_its_limits_and_counts_its_changes(
         ({"entropy_low": -1}, "entropy_low must be finite and at least 0, got -1"),
         ({"entropy_low": 3}, "entropy_low <= entropy_high must hold, got 3, 2"),
         ({"window": 0}, "window must be at least 1 .*, got 0"),
+        ({"adaptation_rate": 1}, "adaptation_rate must be below 1, got 1"),
         ({"adaptation_rate": -0.1}, r"adaptation_rate must lie in \[0, 1\], got -0.1"),
     ],
 )

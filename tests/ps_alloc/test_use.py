@@ -147,6 +147,14 @@ def test_one_use_for_all_queries_and_a_row_for_each_are_one_setting(seed, leftov
     assert one.gap_bound == (None if method != "hull" else pytest.approx(each.gap_bound))
 
 
+def test_a_reserve_that_is_no_constraint_changes_nothing():
+    """What is used in full, or is much less than the budget, needs none kept back."""
+    curves, use = [[0.1, 0.9], [0.2, 0.3]], [[16.0, 32.0], [16.0, 32.0]]
+    safe = allocate(curves, 1000, use=use, overspend_rate=0.01)
+    assert safe.windows.tolist() == allocate(curves, 1000, use=use).windows.tolist() == [2, 2]
+    assert safe.total_tokens == 1000
+
+
 def test_what_is_left_of_a_token_is_left_whatever_the_shape_of_use():
     use = np.array([[10.25, 10.5, 10.75, 11.0]])
     for given_use in (use[0], use):
