@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ps_alloc.files import write_json
 from ps_alloc.predictions import check_budgets
@@ -25,6 +23,7 @@ from ps_eval.logs.prepare import Prepared, describe, pairs, prepare, select
 from ps_eval.logs.sample import Sample
 from ps_eval.logs.table import estimates, grid_of, to_table
 from ps_eval.reporting.report import write_report
+from ps_eval.reporting.screen import print_grid
 from ps_eval.reporting.summary import PhaseTimer, collect_run_info
 from ps_train.curve_table import CURVES_FILE, CurveTable
 from ps_train.light.command import named_numbers
@@ -237,33 +236,24 @@ def show(
             return "–"
         return f"{100 * row.accuracy:.1f}\n[{100 * row.low:.0f}, {100 * row.high:.0f}]"
 
-    lines = {
-        label(policy): [accuracy(policy, level) for level in levels]
+    lines = [
+        [label(policy), *(accuracy(policy, level) for level in levels)]
         for policy in dict.fromkeys(row.policy for row in result.rows)
-    }
+    ]
     saved = [result.saved.get(level) for level in levels]
-    lines["tokens saved, same accuracy"] = ["–" if share is None else f"{share:.0%}" for share in saved]
+    lines.append(
+        ["tokens saved, same accuracy", *("–" if share is None else f"{share:.0%}" for share in saved)]
+    )
     if "price_per_million" in record:
-        money = {
+        by_level = {
             row["mean_used"]: row.get("saved_per_thousand_questions")
             for row in record["rows"]
             if row["policy"] == result.policy
         }
-        lines["money saved, 1,000 answers"] = [
-            "–" if money.get(level) is None else f"{money[level]:.2f}" for level in levels
-        ]
+        money = [by_level.get(level) for level in levels]
+        lines.append(["money saved, 1,000 answers", *("–" if one is None else f"{one:.2f}" for one in money)])
     console.print("accuracy in % [95%] at equal tokens used")
-    width = 2 + max(len(part) for texts in lines.values() for cell in texts for part in cell.split("\n"))
-    per_grid = max(1, (console.width - 3 - max(map(len, lines))) // width)
-    for start in range(0, len(levels), per_grid):  # what does not fit goes on below
-        shown = slice(start, start + per_grid)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("mean tokens used", no_wrap=True)
-        for level in levels[shown]:
-            table.add_column(f"{level:,.0f}", justify="right", no_wrap=True)
-        for name, row in lines.items():
-            table.add_row(name, *row[shown])
-        console.print(table)
+    print_grid(console, ["mean tokens used", *(f"{level:,.0f}" for level in levels)], lines)
     for line in estimates(subject.table):
         console.print(line, highlight=False, soft_wrap=True)
     if beyond := [level for level in used if level > result.mean_tokens]:
