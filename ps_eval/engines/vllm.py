@@ -22,7 +22,7 @@ from ps_eval.engines.base import (
     stream_of,
 )
 from ps_eval.engines.formats import ReasoningFormat
-from ps_eval.engines.token_engine import GREEDY, Decoded, Stops, TokenEngine
+from ps_eval.engines.token_engine import GREEDY, Decoded, Stops, TokenEngine, check_batch_size
 from ps_eval.engines.vllm_states import can_hook, request_states
 from ps_train.common.features import layer_name
 from ps_train.common.prompts import PromptFormat
@@ -88,8 +88,7 @@ class VLLMEngine(TokenEngine):
             ValueError: If vLLM is not installed, an argument is not one of `vllm.LLM`, the model cannot be
                 loaded or its end-of-thinking marker is not a single token.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = check_batch_size(batch_size)
         super().__init__(model, format, prompt)
         self.llm = load_llm(model, **{"max_num_seqs": batch_size, **llm_arguments})
         self.batch_size = batch_size
