@@ -169,6 +169,11 @@ def run(args: list[str] | None) -> None:
             parser_class=Parser,
             parser_kwargs={"parser_mode": "yaml"},
         )
+    except ValueError as error:
+        # What a class refuses, jsonargparse tells among all that it tried.
+        if found := re.search(r"Errors:\n\s*- (?!Expected a)(.+)", str(error)):
+            raise ValueError(found[1]) from error
+        raise
     except MisconfigurationException as error:
         raise ValueError(" ".join(str(error).split())) from error
     except pickle.UnpicklingError as error:

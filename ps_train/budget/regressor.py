@@ -73,6 +73,8 @@ class BudgetRegressor(LoraModule):
         frozen_cache: str | None = None,
     ) -> None:
         super().__init__(lora, head, optimizer, schedule, predictor, adapter, frozen_cache)
+        if not all(0 < rate < 1 for rate in underrun_rates):
+            raise ValueError(f"underrun_rates must lie between 0 and 1, got {underrun_rates}")
         self.target_settings: dict[str, Any] = {
             "loss": loss,
             "space": space,

@@ -117,6 +117,8 @@ class LoraModule(PredictorModule):
         """Refuse architectures whose blocks cannot be run apart: `frozen_states` tries one text."""
         if "train" not in self.rows:
             raise ValueError("frozen_cache needs the texts: call module.attach_rows for each data set")
+        if not self.net.backbone.frozen_blocks:
+            raise ValueError("frozen_cache needs frozen blocks: lora.layers that begin above 1")
         batch = collate([self.rows["train"].tokens[0]])
         tokens, mask = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
         self.net.backbone.frozen_states(tokens, mask)

@@ -41,6 +41,8 @@ STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 """What these modules train under; docs/multi_gpu.md says why not the others."""
 
+NO_PREDICTOR = "ckpt_path must be a checkpoint of a predictor's fit, got one of something else"
+
 
 class PredictorModule(pl.LightningModule):
     """A LightningModule around a `CurvePredictor`.
@@ -147,7 +149,10 @@ class PredictorModule(pl.LightningModule):
         if self.predictor is not None:
             config = read_config(self.predictor)
         elif path is not None and Path(path).is_file():
-            config = torch.load(path, map_location="cpu", weights_only=True).get("predictor", {})
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(checkpoint, dict) or "predictor" not in checkpoint:
+                raise ValueError(NO_PREDICTOR)
+            config = checkpoint["predictor"]
         else:
             return None
         text = config["settings"].get("text")
@@ -231,7 +236,7 @@ class PredictorModule(pl.LightningModule):
             ValueError: If it is no checkpoint of such a module, or a fit is to go on with other settings.
         """
         if "predictor" not in checkpoint:
-            raise ValueError("ckpt_path must be a checkpoint of a predictor's fit, got one of something else")
+            raise ValueError(NO_PREDICTOR)
         if not hasattr(self, "net"):
             with born_on_cpu():
                 self._adopt(build_predictor(checkpoint["predictor"], source="the checkpoint"))

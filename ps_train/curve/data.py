@@ -152,6 +152,9 @@ def _deepest(names: Sequence[str]) -> str:
 
 def _stacked(features: Features, ids: Sequence[str], path: str) -> npt.NDArray[np.float32]:
     """(N, D) features side by side, checked."""
+    for name, values in features.items():
+        if len(values) != len(ids):
+            raise ValueError(f"{name} of {path} must have one row a question ({len(ids)}), got {len(values)}")
     inputs = np.concatenate(list(features.values()), axis=1)
     finite = np.isfinite(inputs).all(1)
     if not finite.all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ps_train.common.split import validation_rows
 from ps_train.curve.data import CurveDataModule
 from ps_train.curve.mlp import CurveMLP
 from ps_train.curve.mlp_net import CurveNet
+from ps_train.feature_file import save_features
 from ps_train.predictor import load_predictor
 from ps_train.question_hashes import load_question_hashes, seen_in_training
 from ps_train.schema import CurveSchema
@@ -460,6 +462,50 @@ def test_a_mistake_that_lightning_takes_for_a_defect_is_one_sentence(fitted, tmp
     assert "should have one of these fields" in refusal(
         capsys, *fit, "--trainer.callbacks+=LearningRateFinder"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag", "message"),
+    [
+        ("curve_mlp", "--data.batch_size=0", "error: batch_size must be at least 1, got 0\n"),
+        ("curve_mlp", "--model.hidden_sizes=[0]", r"error: hidden_sizes must be positive, got \[0\]"),
+        ("curve_mlp", "--model.num_members=0", "num_members must be at least 1, got 0"),
+        ("curve_mlp", "--model.dropout=1", r"dropout must lie in \[0, 1\), got 1"),
+        (
+            "curve_mlp",
+            "--model.budgets=[]",
+            r"budgets to judge by must be at least one, .* 16 tokens, got \[\]",
+        ),
+        ("curve_mlp", "--model.budgets=[48, 1]", r"none below the grid's smallest, 16 tokens, got \[48"),
+        ("difficulty_mlp", "--model.label_smoothing=2", r"label_smoothing must lie in \[0, 1\), got 2"),
+        (
+            "budget_point",
+            "--model.underrun_rates=[1.5]",
+            r"underrun_rates must lie between 0 and 1, got \[1.5\]",
+        ),
+        (
+            "curve_lora",
+            "--model.frozen_cache=frozen",
+            "frozen_cache needs frozen blocks: lora.layers that begin",
+        ),
+    ],
+)
+def test_settings_out_of_range_are_one_sentence(kind, flag, message, fitted, backbone, tmp_path, capsys):
+    config = write_config(fitted, kind, backbone) if kind != "curve_mlp" else str(fitted / "curve_mlp.yaml")
+    fit = ["fit", "--config", config, "--trainer.default_root_dir", str(tmp_path)]
+    assert re.search(message, refusal(capsys, *fit, flag))
+
+
+def test_a_checkpoint_of_something_else_and_features_of_other_rows_are_named(fitted, tmp_path, capsys):
+    run = ["--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    message = refusal(capsys, "test", *run, "--ckpt_path", str(tmp_path / "list.ckpt"))
+    assert "must be a checkpoint of a predictor's fit, got one of something else" in message
+    table = make_table(40, seed=1)
+    table.save(tmp_path / "table")
+    save_features(tmp_path / "table", {"layer_2": table.features["layer_2"][:39]})
+    message = refusal(capsys, "fit", *run, "--data.train", str(tmp_path / "table"))
+    assert f"layer_2 of {tmp_path / 'table'} must have one row a question (40), got 39" in message
 
 
 @pytest.mark.parametrize("kind", ["curve_mlp", "curve_lora"])
