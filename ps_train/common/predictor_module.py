@@ -150,7 +150,7 @@ class PredictorModule(pl.LightningModule):
             config = read_config(self.predictor)
         elif path is not None and Path(path).is_file():
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(checkpoint, dict) or "predictor" not in checkpoint:
+            if "predictor" not in checkpoint:
                 raise ValueError(NO_PREDICTOR)
             config = checkpoint["predictor"]
         else:

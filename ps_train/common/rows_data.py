@@ -150,7 +150,7 @@ class RowsDataModule(pl.LightningDataModule):
         dataset = self.dataset("train")
         self._training = self.batches(dataset, self.batch_size, shuffle=True, seed=self.seed, **self._ranks())
         self._training.load_state_dict(self._resume)
-        return self._loader(dataset, self._training)
+        return self._loader(dataset, self._training, BatchLoader)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """All validation rows."""
@@ -166,13 +166,16 @@ class RowsDataModule(pl.LightningDataModule):
 
     def _eval_loader(self, name: str) -> DataLoader[dict[str, Tensor]]:
         dataset = self.dataset(name)
-        return self._loader(dataset, self.batches(dataset, self.eval_batch_size, **self._ranks()))
+        # A plain loader: to predict, Lightning makes another like it.
+        return self._loader(dataset, self.batches(dataset, self.eval_batch_size, **self._ranks()), DataLoader)
 
-    def _loader(self, dataset: RowsDataset, batches: SharedBatches) -> DataLoader[dict[str, Tensor]]:
+    def _loader(
+        self, dataset: RowsDataset, batches: SharedBatches, kind: type[DataLoader[Any]]
+    ) -> DataLoader[dict[str, Tensor]]:
         if self.trainer is not None and self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
             # Lightning then puts samplers of its own in the place of any that does not count from 0.
             return DataLoader([dataset[rows] for rows in batches], batch_size=None)  # type: ignore[arg-type]
-        return BatchLoader(dataset, batches)
+        return kind(dataset, batch_size=None, sampler=batches)
 
     def _ranks(self) -> dict[str, int]:
         trainer = self.trainer

@@ -118,12 +118,9 @@ class SharedBatches(DistributedSampler[list[int]]):
 
 
 class BatchLoader(DataLoader[dict[str, Tensor]]):
-    """A data set's batches, each one indexing operation; Lightning keeps its place in checkpoints."""
+    """A loader of `SharedBatches`, whose place Lightning keeps in checkpoints."""
 
     sampler: SharedBatches
-
-    def __init__(self, dataset: RowsDataset, batches: SharedBatches) -> None:
-        super().__init__(dataset, batch_size=None, sampler=batches)
 
     def state_dict(self) -> dict[str, int]:
         """The sampler's place."""

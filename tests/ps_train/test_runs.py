@@ -498,8 +498,9 @@ def test_settings_out_of_range_are_one_sentence(kind, flag, message, fitted, bac
 
 def test_a_checkpoint_of_something_else_and_features_of_other_rows_are_named(fitted, tmp_path, capsys):
     run = ["--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir", str(tmp_path)]
-    torch.save([1, 2], tmp_path / "list.ckpt")
-    message = refusal(capsys, "test", *run, "--ckpt_path", str(tmp_path / "list.ckpt"))
+    other = {"state_dict": {}, "epoch": 0, "global_step": 0, "pytorch-lightning_version": "2.0.0"}
+    torch.save(other, tmp_path / "other.ckpt")
+    message = refusal(capsys, "test", *run, "--ckpt_path", str(tmp_path / "other.ckpt"))
     assert "must be a checkpoint of a predictor's fit, got one of something else" in message
     table = make_table(40, seed=1)
     table.save(tmp_path / "table")
