@@ -1,11 +1,12 @@
 """What checkpoints cost beside the reasoning: asked and never stopping, with probes or not, and a plain run.
 
-    python benchmarks/checkpoints.py
+    python benchmarks/checkpoints.py [--engine vllm]
 
-The embedded reasoner that doubts, transformers engine, batches of 64, a checkpoint every 8 and every 32
-tokens. The forecaster is untrained (its cost does not depend on what it learned) and reads what the
-experiment's does: probabilities, the last block's state, and where it probes, forced answers at words of
-doubt. Nothing is stopped, so that all ways reason through the same tokens, in turns.
+The embedded reasoner that doubts, batches of 64, a checkpoint every 8 and every 32 tokens; on vLLM greedily,
+since its pieces have random streams of their own. The forecaster is untrained (its cost does not depend on
+what it learned) and reads what the experiment's does: probabilities, the last block's state, and where it
+probes, forced answers at words of doubt. Nothing is stopped, so that all ways reason through the same tokens,
+in turns.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from typing import cast
 
 import numpy as np
 
 from ps_eval.demo import TEMPERATURE, TOP_P
+from ps_eval.engines import load_engine
 from ps_eval.engines.base import Request, Sampling, stream_of
-from ps_eval.engines.transformers import TransformersEngine
+from ps_eval.engines.prefill import PrefillEngine
 from ps_eval.experiments.forecast import DOUBTING
 from ps_eval.spending.rolling import Bools, Roller
 from ps_train.embedded.problem_families import DOUBTS, make_problems
@@ -39,7 +42,7 @@ class NeverStops:
         return np.ones(len(forecast.now), bool)
 
 
-def roller(engine: TransformersEngine, every: int, probing: str, sampling: Sampling) -> Roller:
+def roller(engine: PrefillEngine, every: int, probing: str, sampling: Sampling) -> Roller:
     """One that asks an untrained forecaster every so many tokens."""
     grid = list(range(every, LONGEST + 1, every))
     reads = TraceFeatures(words=False, probing=probing, layer=LAYER, width=WIDTH)  # type: ignore[arg-type]  # one of them
@@ -51,11 +54,12 @@ def roller(engine: TransformersEngine, every: int, probing: str, sampling: Sampl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds of checkpoints and probes beside a plain run.")
+    parser.add_argument("--engine", default="transformers", choices=("transformers", "vllm"))
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    engine = TransformersEngine(DOUBTING, batch_size=64)
-    sampling = Sampling(TEMPERATURE, TOP_P, 0)
+    engine = cast(PrefillEngine, load_engine(arguments.engine, DOUBTING, batch_size=64))
+    sampling = Sampling(0 if arguments.engine == "vllm" else TEMPERATURE, TOP_P, 0)
     ways = [(every, probing) for every in (32, 8) for probing in ("none", "doubts")]
     seconds: dict[tuple[int, str] | None, list[float]] = {way: [] for way in (None, *ways)}
     parts: dict[tuple[int, str], list[list[float]]] = {way: [] for way in ways}
@@ -73,7 +77,7 @@ def main() -> None:
             took.append(time.perf_counter() - start)
             if number:
                 parts[asking].append([rolls.seconds["checkpoints"], rolls.seconds["probes"]])
-                probes[asking] += rolls.probe_tokens
+                probes[asking] += sum(rolls.probe_tokens.values())
         if number:
             for way, spent in zip(seconds, took, strict=True):
                 seconds[way].append(spent)

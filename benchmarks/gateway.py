@@ -8,12 +8,13 @@ Closed loop, `--concurrency` clients, every answer `--tokens` long in every arm,
 clients come at once, each time the server has ended a batch; `--vary` draws lengths, the same in every arm.)
 Arms are interleaved, round by round: `direct` (the budget in the client's body), `gateway` (no predictor:
 proxying alone) and one a predictor. Every arm has the same budgets (three windows of 16 tokens) and lengths,
-so that the server does equal work. Ratios are of the same round; medians over rounds. On one machine server,
-gateway and clients share its cores, so that throughput falls with whatever the gateway computes: its CPU
-milliseconds a request are given too, those that its threads waited for a core (/proc/*/schedstat), and how
-many sequences the server worked on at once. `--first` lets clients (`clients`), or gateways too (`all`), run
-before others (SCHED_RR, as root): clients are elsewhere in truth. `--beside TREE` has every arm twice, once
-with another checkout's code.
+so that the server does equal work. Ratios are of the same round; medians over rounds, with the 95% interval
+of that median (bootstrap over rounds). On one machine server, gateway and clients share its cores: the
+gateway's CPU milliseconds a request are given too, those that its threads waited for a core
+(/proc/*/schedstat), and how many sequences the server worked on at once. `--executor mp` has vLLM's engine
+and worker in two processes, which poll for each other without sleeping. `--first` lets clients (`clients`),
+or gateways too (`all`), run before others (SCHED_RR, as root): clients are elsewhere in truth. `--beside
+TREE` has every arm twice, once with another checkout's code.
 """
 
 from __future__ import annotations
@@ -222,7 +223,10 @@ def report(name: str, rounds: dict[str, list[Round]]) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for arm, found in rounds.items():
         rate = statistics.median(len(r.latencies) / r.seconds for r in found)
-        loss = statistics.median(1 - d.seconds / r.seconds for d, r in zip(direct, found, strict=True))
+        losses = 100 * np.array([1 - d.seconds / r.seconds for d, r in zip(direct, found, strict=True)])
+        drawn = np.random.default_rng(0).choice(losses, (2000, len(losses)))
+        low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+        loss = f"{np.median(losses):.1f}% [{low:.1f}, {high:.1f}]"
         quantiles = {q: [1000 * float(np.quantile(r.latencies, q)) for r in found] for q in (0.5, 0.99)}
         base = {q: [1000 * float(np.quantile(r.latencies, q)) for r in direct] for q in (0.5, 0.99)}
         added = {
@@ -232,7 +236,7 @@ def report(name: str, rounds: dict[str, list[Round]]) -> None:
             statistics.median(getattr(r, name) for r in found) for name in ("cpu_ms", "wait_ms", "together")
         )
         print(
-            f"| {arm} | {rate:.1f} | {100 * loss:.1f}% | {statistics.median(quantiles[0.5]):.1f} "
+            f"| {arm} | {rate:.1f} | {loss} | {statistics.median(quantiles[0.5]):.1f} "
             f"| {statistics.median(quantiles[0.99]):.1f} | {added[0.5]:+.1f} | {added[0.99]:+.1f} "
             f"| {cpu:.2f} | {waits:.2f} | {together:.1f} | {sum(r.errors for r in found)} |"
         )
@@ -241,6 +245,7 @@ def report(name: str, rounds: dict[str, list[Round]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--vllm", action="store_true", help="before a real vLLM server")
+    parser.add_argument("--executor", choices=("uni", "mp"), default="uni", help="of --vllm")
     parser.add_argument("--requests", type=int, default=1024, help="an arm, in all rounds together")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--concurrency", type=int, default=64)
@@ -279,8 +284,9 @@ def main() -> None:
             from vllm_server import running_server
 
             markers = '{"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}'
+            executor = ("--distributed-executor-backend", arguments.executor)
             server = running_server(
-                ROOT / "checkpoints" / model, folder / "vllm.log", "--reasoning-config", markers
+                ROOT / "checkpoints" / model, folder / "vllm.log", "--reasoning-config", markers, *executor
             )
             url = stack.enter_context(server).url
         else:
@@ -315,7 +321,8 @@ def main() -> None:
         for stream in [False] * (not arguments.stream) + [True] * (not arguments.whole):
             rounds: dict[str, list[Round]] = {arm: [] for arm in arms}
             for number in range(-1, arguments.rounds):  # the first warms up
-                order = list(arms) if number % 2 else list(reversed(arms))
+                turn = number % len(arms)
+                order = [*list(arms)[turn:], *list(arms)[:turn]]  # each arm as often at each place
                 for arm in order:
                     target, process, budget = arms[arm]
                     seed += 1  # new prompts: the server's prefix cache must help no arm

@@ -68,6 +68,19 @@ def share(name: str, value: object) -> float:
     return real(name, value, low=0.0, high=1.0)
 
 
+def ordered(**values: float) -> None:
+    """Refuse numbers that do not rise (equal ones may stand) or are not finite.
+
+    Raises:
+        ValueError: Naming all of them in the order they must have.
+    """
+    checked = [real(name, value) for name, value in values.items()]
+    if checked != sorted(checked):
+        raise ValueError(
+            f"{' <= '.join(values)} must hold, got {', '.join(f'{number:g}' for number in checked)}"
+        )
+
+
 def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a value that is not among the allowed words.
 
@@ -80,7 +93,7 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
 
 
 def numbers(name: str, values: npt.ArrayLike, *, bools: bool = False) -> npt.NDArray[Any]:
-    """An array of real numbers of any shape and its own dtype.
+    """An array of real numbers of any shape and its own dtype, long doubles as float64.
 
     Raises:
         ValueError: If it holds anything else (bools only where they are asked for), a masked value, or rows
@@ -98,6 +111,9 @@ def numbers(name: str, values: npt.ArrayLike, *, bools: bool = False) -> npt.NDA
         raise ValueError(f"{name} must be an array of real numbers, but {one_line(error)}") from None
     if array.dtype.kind not in ("iufb" if bools else "iuf"):
         raise ValueError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
+    if array.dtype.itemsize > 8:  # long doubles: what no float64 holds is infinite
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64)
     return array
 
 

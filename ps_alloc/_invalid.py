@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc._leftover import uniform_windows
-from ps_alloc._problem import Costs, Limits
+from ps_alloc._problem import Costs, Limits, charged_by
 from ps_alloc.allocation import Allocation
 from ps_alloc.kernels.curves import invalid_rows
 
@@ -71,7 +71,7 @@ def around_invalid(
     windows = uniform_windows(limits)
     good = np.setdiff1d(np.arange(n_queries), bad)
     expected = price = gap = None
-    if good.size:
+    if good.size and np.any(_pick(per_query["weights"], good, n_queries)):
         for_bad = np.zeros(n_queries, np.int64)
         for_bad[bad] = windows[bad]
         left = (limits.budget - costs.of(for_bad)) // costs.unit
@@ -79,7 +79,6 @@ def around_invalid(
         others = allocate(curves[good], left, **shared, **picked)
         windows[good] = others.windows
         expected, price, gap = others.expected_accuracy, others.price, others.gap_bound
-    used, by_window = per_query["use"] is not None, per_query["window_cost"] is not None
     return Allocation(
         windows=windows,
         window=None if shared["budgets"] is not None else int(costs.budgets[0]),
@@ -90,8 +89,8 @@ def around_invalid(
         price=price,
         gap_bound=gap,
         budgets=costs.budgets,
-        charged="used" if used else "window_cost" if by_window else "granted",
-        used=costs.used(windows) if used else None,
+        charged=charged_by(per_query["use"], per_query["window_cost"]),
+        used=None if per_query["use"] is None else costs.used(windows),
         invalid=bad,
     )
 

@@ -77,6 +77,11 @@ class Costs:
             )
 
 
+def charged_by(use: npt.ArrayLike | None, window_cost: npt.ArrayLike | None) -> str:
+    """`Allocation.charged`, by which of the two was given."""
+    return "used" if use is not None else "granted" if window_cost is None else "window_cost"
+
+
 @dataclass(frozen=True, eq=False)
 class Limits:
     """What each of N queries may and must spend. Arrays have one element, for all queries, or N."""
@@ -201,6 +206,11 @@ def _shared_use(use: FloatArray, tokens: IntArray) -> tuple[IntArray, int]:
         )
     if (fine == np.floor(fine)).all():
         return fine.astype(np.int64), 1
+    if fine[-1] > LARGEST_TOTAL // USE_UNITS:
+        raise ValueError(
+            f"use must be at most {LARGEST_TOTAL // USE_UNITS} tokens where it is not whole, "
+            f"got {fine[-1]:g} at position {use.size - 1}"
+        )
     return np.ceil(fine * USE_UNITS).astype(np.int64), USE_UNITS
 
 

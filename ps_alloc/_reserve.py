@@ -66,7 +66,7 @@ def allocate_with_reserve(
             f"total_tokens must pay for every query's min_windows and a reserve for an overspend_rate of "
             f"{rate:g}, got {total_tokens}"
         )
-    return replace(best, total_tokens=int(total_tokens))
+    return replace(best, total_tokens=int(total_tokens), gap_bound=None)
 
 
 def _deviation(allocation: Allocation) -> float:

@@ -11,7 +11,7 @@ from ps_alloc import _hull
 from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, one_of, per_query_float
 from ps_alloc._invalid import around_invalid, charge_in_full, clip_rows, find_invalid
 from ps_alloc._leftover import at_least_uniform, cheapest_step, spend_everything, uniform_windows
-from ps_alloc._problem import NO_ROWS, Limits, check_costs, check_limits, check_weights
+from ps_alloc._problem import NO_ROWS, Limits, charged_by, check_costs, check_limits, check_weights
 from ps_alloc._reserve import allocate_with_reserve
 from ps_alloc.allocation import Allocation
 from ps_alloc.kernels.curves import mean_accuracy, raise_without_loss
@@ -21,6 +21,7 @@ Method = Literal["auto", "hull", "myopic", "uniform"]
 Leftover = Literal["spread", "keep", "all"]
 Invalid = Literal["raise", "clip", "uniform"]
 METHODS, LEFTOVERS, INVALID = get_args(Method), get_args(Leftover), get_args(Invalid)
+ROUNDING = 1e-12  # of a mean of accuracies
 
 
 def allocate(
@@ -73,6 +74,7 @@ def allocate(
             expects an accuracy. `Allocation.invalid` says which they were.
         overspend_rate: With `use`: keep so much back that the tokens really used exceed `total_tokens` in at
             most this share of batches, by a normal bound on the largest spread that the expected uses allow.
+            How far the answer is from the best one that does so is not known: it has no `gap_bound`.
 
     Returns:
         The allocation. Ties go to fewer windows, then to the earlier query; the answer depends on nothing but
@@ -115,14 +117,14 @@ def allocate(
             use = np.tile(costs.expected, (n_queries, 1))
             costs = check_costs(n_queries, num_windows, window, budgets=budgets, use=use)
         costs = charge_in_full(costs, bad)
-        limits = check_limits(n_queries, num_windows, total_tokens, costs, min_windows, max_windows)
+    limits = check_limits(n_queries, num_windows, total_tokens, costs, min_windows, max_windows)
+    weight, exponent = check_weights(weights, n_queries)
+    base = per_query_float("base_accuracy", base_accuracy, n_queries, high=1.0)
+    if bad.size and invalid == "uniform":
         per_query = {"use": use, "min_windows": min_windows, "max_windows": max_windows, "weights": weights}
         per_query |= {"window_cost": window_cost, "base_accuracy": base_accuracy}
         shared = {"window": window, "budgets": budgets, "leftover": leftover, "method": method}
         return around_invalid(values, limits, bad, per_query, shared)
-    limits = check_limits(n_queries, num_windows, total_tokens, costs, min_windows, max_windows)
-    weight, exponent = check_weights(weights, n_queries)
-    base = per_query_float("base_accuracy", base_accuracy, n_queries, high=1.0)
 
     price: float | None = None
     gap: float | None = None
@@ -148,11 +150,7 @@ def allocate(
         price=price,
         gap_bound=gap,
         budgets=costs.budgets,
-        charged="granted"
-        if use is None and window_cost is None
-        else "window_cost"
-        if use is None
-        else "used",
+        charged=charged_by(use, window_cost),
         used=None if use is None else costs.used(windows),
         invalid=bad if bad.size else None,
     )
@@ -168,23 +166,19 @@ def _hull_and_leftover(
         gap += price * n_queries
     total_weight = float(weight.sum()) * (n_queries / weight.size)
     expected, gap = value / total_weight, gap / total_weight
-    left = limits.budget - spent
-    lost = 0.0
+    left, kept = limits.budget - spent, expected
     if leftover != "keep" and left > 0 and left >= cheapest_step(limits):
         settings = limits.settings(weight, base)
         left = raise_without_loss(curves, costs.use, settings, windows, left)
-        before, expected = expected, mean_accuracy(curves, windows, weight, base)
         if leftover == "all" and left >= cheapest_step(limits):
             spend_everything(curves, limits, settings, windows, left)
-            expected = mean_accuracy(curves, windows, weight, base)
-        lost = max(0.0, before - expected)
-        spent = costs.of(windows)
-    if lost > 1e-12 or (gap > 0.0 and n_queries <= _hull.DIRECT_ROWS):
-        kept = expected
+        expected, spent = mean_accuracy(curves, windows, weight, base), costs.of(windows)
+    if kept - expected > ROUNDING or (gap > 0.0 and n_queries <= _hull.DIRECT_ROWS):
         windows, expected = at_least_uniform(curves, limits, weight, base, windows, expected)
         spent = costs.of(windows)
-        lost -= expected - kept
-    return windows, spent, float(expected), price, max(0.0, gap + lost) if lost > 1e-12 or gap > 0.0 else gap
+    if abs(kept - expected) > ROUNDING:
+        gap = max(0.0, gap + kept - expected)
+    return windows, spent, float(expected), price, gap
 
 
 def _myopic(

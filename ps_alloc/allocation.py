@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, per_query_float, vector, whole
+from ps_alloc._checks import (
+    FloatArray,
+    IntArray,
+    check_curves,
+    check_values,
+    per_query_float,
+    real,
+    vector,
+    whole,
+)
 from ps_alloc.files import read_json, write_json
 
 REQUIRED_FIELDS = ("method", "window", "total_tokens", "spent_tokens", "tokens")
@@ -97,7 +106,8 @@ class Allocation:
         Raises:
             ValueError: If the shape does not fit, a value is NaN or outside [0, 1], or all weights are 0.
         """
-        from ps_alloc.kernels.curves import mean_accuracy  # brings the compiler
+        from ps_alloc._problem import check_weights  # bring the compiler
+        from ps_alloc.kernels.curves import mean_accuracy
 
         values = check_curves(curves).astype(np.float64)
         if len(values) != len(self) or values.shape[1] < self.windows.max(initial=0):
@@ -106,9 +116,7 @@ class Allocation:
                 f"got shape {values.shape}"
             )
         check_values(values)
-        weight = per_query_float("weights", weights, len(self))
-        if not weight.any():
-            raise ValueError("weights must have a finite sum above zero, got 0")
+        weight, _ = check_weights(weights, len(self))
         base = per_query_float("base_accuracy", base_accuracy, len(self), high=1.0)
         return float(mean_accuracy(values, self.windows, weight, base))
 
@@ -155,8 +163,8 @@ class Allocation:
         if missing:
             raise ValueError(f"{path} must have the fields {REQUIRED_FIELDS}, but lacks {missing}")
         tokens = _whole_numbers(path, content, "tokens")
-        window, grid = content["window"], content.get("budgets")
-        if window is None and grid is None:
+        window, grid = content["window"], None
+        if window is None and content.get("budgets") is None:
             raise ValueError(f"{path} must have a window or budgets, got neither")
         if window is not None:
             window = whole(f"{path}: window", window, at_least=1)
@@ -171,30 +179,37 @@ class Allocation:
             if (np.concatenate(([0], grid))[windows] != tokens).any():
                 raise ValueError(f"{path}: tokens must be 0 or one of the budgets, {grid.tolist()!r:.60}")
         ids, used = content.get("ids"), content.get("expected_used")
-        if ids is not None and not isinstance(ids, list):
-            raise ValueError(f"{path}: ids must be a list, got {ids!r:.60}")
+        if ids is not None and not (isinstance(ids, list) and all(isinstance(i, str | int) for i in ids)):
+            raise ValueError(f"{path}: ids must be a list of texts, got {ids!r:.60}")
         if ids is not None and len(ids) != tokens.size:
             raise ValueError(f"{path}: ids must be as many as tokens ({tokens.size}), got {len(ids)}")
+        for name in ("method", "charged"):
+            if not isinstance(content.get(name, ""), str):
+                raise ValueError(f"{path}: {name} must be a text, got {content[name]!r:.60}")
+        known = {
+            name: None if content.get(name) is None else real(f"{path}: {name}", content[name])
+            for name in ("expected_accuracy", "price", "gap_bound")
+        }
         return cls(
             windows=windows.astype(np.int64),
             window=window,
             total_tokens=whole(f"{path}: total_tokens", content["total_tokens"]),
             spent_tokens=whole(f"{path}: spent_tokens", content["spent_tokens"]),
             method=content["method"],
-            expected_accuracy=content.get("expected_accuracy"),
-            price=content.get("price"),
-            gap_bound=content.get("gap_bound"),
-            ids=ids,
+            ids=None if ids is None else [str(name) for name in ids],
             budgets=grid,  # type: ignore[arg-type]
             charged=content.get("charged", "granted"),
-            invalid=None if "invalid" not in content else _whole_numbers(path, content, "invalid"),
-            unlike=None if "unlike" not in content else _rows(path, content, "unlike", tokens.size),
+            invalid=_rows(path, content, "invalid", tokens.size),
+            unlike=_rows(path, content, "unlike", tokens.size),
             used=None if used is None else vector(f"{path}: expected_used", used, size=tokens.size, low=0.0),
+            **known,
         )
 
 
-def _rows(path: str | Path, content: dict[str, Any], name: str, number: int) -> IntArray:
-    """Row numbers below `number`; there may be none."""
+def _rows(path: str | Path, content: dict[str, Any], name: str, number: int) -> IntArray | None:
+    """Row numbers below `number`; None where the file does not have them."""
+    if name not in content:
+        return None
     rows = _whole_numbers(path, content, name) if content[name] != [] else np.empty(0, np.int64)
     if rows.size and rows.max() >= number:
         raise ValueError(f"{path}: {name} must be rows of {number}, got {rows.max()}")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc._checks import check_curves, check_values, numbers, per_query, vector, whole
+from ps_alloc._checks import curve as checked_curve
 from ps_alloc._leftover import uniform_windows
 from ps_alloc._problem import check_costs, check_limits
 from ps_alloc.allocate import allocate
@@ -95,12 +96,10 @@ def no_information_mix(
     Raises:
         ValueError: If the mean curve is not (W,) values in [0, 1], or as `allocate` does.
     """
-    curve = numbers("mean_curve", mean_curve)
-    if curve.ndim != 1:
-        raise ValueError(f"mean_curve must be an array of shape (W,), got shape {curve.shape}")
+    curve = checked_curve("mean_curve", mean_curve)
     n_queries = whole("n_queries", n_queries, at_least=1)
     mix = allocate(
-        np.repeat(check_curves(curve[None], "mean_curve"), n_queries, axis=0),
+        np.repeat(curve[None], n_queries, axis=0),
         total_tokens,
         window=window,
         budgets=budgets,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,13 +84,12 @@ class PlattCalibrator:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: If it is not such a file.
+            ValueError: If it is not such a file: one of `UseCalibrator` is none.
         """
         content = read_object(path, ("slopes", "shifts"))
-        slopes, shifts = (finite_field(content, path, name) for name in ("slopes", "shifts"))
-        if slopes.ndim != 1 or slopes.shape != shifts.shape or slopes.size == 0:
-            raise ValueError(f"{path}: slopes and shifts must be equally long lists of numbers")
-        return cls(slopes, shifts)
+        if "budgets" in content:
+            raise ValueError(f"{path} must hold a calibration of accuracy, but it is one of use")
+        return cls(*_slopes_and_shifts(content, path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ class UseCalibrator:
             ValueError: If it is not such a file.
         """
         content = read_object(path, ("budgets", "slopes", "shifts"))
-        shares = PlattCalibrator.load(path)
+        shares = PlattCalibrator(*_slopes_and_shifts(content, path))
         try:
             budgets = check_budgets(content["budgets"])
         except ValueError as error:
@@ -156,6 +156,13 @@ class UseCalibrator:
                 f"{path}: budgets must be as many as slopes ({shares.slopes.size}), got {budgets.size}"
             )
         return cls(budgets, shares)
+
+
+def _slopes_and_shifts(content: dict[str, Any], path: str | Path) -> tuple[FloatArray, FloatArray]:
+    slopes, shifts = (finite_field(content, path, name) for name in ("slopes", "shifts"))
+    if slopes.ndim != 1 or slopes.shape != shifts.shape or slopes.size == 0:
+        raise ValueError(f"{path}: slopes and shifts must be equally long lists of numbers")
+    return slopes, shifts
 
 
 def _shares(name: str, tokens: npt.ArrayLike, budgets: IntArray) -> FloatArray:

@@ -61,7 +61,8 @@ def calibrate_command(parsed: argparse.Namespace) -> None:
     from ps_alloc.calibration import PlattCalibrator
 
     check_output(parsed.output, inputs=(parsed.predictions, parsed.outcomes))
-    predictions, outcomes = read_predictions(parsed), _outcomes(parsed)
+    predictions = read_predictions(parsed)
+    outcomes = _outcomes(parsed, predictions)
     calibrator = PlattCalibrator.fit(predictions.curves, outcomes.curves, parsed.n_traces)
     calibrator.save(parsed.output)
     rows = [
@@ -85,7 +86,8 @@ def guard_command(parsed: argparse.Namespace) -> None:
 
     inputs = (parsed.predictions, parsed.outcomes, *([parsed.calibration] if parsed.calibration else []))
     check_output(parsed.output, inputs=inputs)
-    predictions, outcomes = calibrated(read_predictions(parsed), parsed.calibration), _outcomes(parsed)
+    predictions = calibrated(read_predictions(parsed), parsed.calibration)
+    outcomes = _outcomes(parsed, predictions)
     guard = Guard.fit(
         predictions.curves,
         outcomes.curves,
@@ -129,13 +131,25 @@ def bench_command(parsed: argparse.Namespace) -> None:
 
 
 def read_predictions(parsed: argparse.Namespace, name: str = "predictions") -> Predictions:
-    """The file of a flag, on the grid that it or the flags name."""
+    """The file of a flag, on the grid that it or the flags name.
+
+    Raises:
+        ValueError: If a flag names another grid than the file's own, or as `Predictions.load`.
+    """
+    path, window = getattr(parsed, name), 16 if parsed.window is None else parsed.window
     grid = None if parsed.grid is None else _numbers("--grid", parsed.grid)
-    return Predictions.load(getattr(parsed, name), window=parsed.window, budgets=grid)
+    predictions = Predictions.load(path, window=window, budgets=grid)
+    own = predictions.budgets.tolist()
+    if grid is not None and own != grid:
+        raise ValueError(f"--grid must be that of {path}, {own!s:.60}, got {parsed.grid}")
+    if grid is None and parsed.window not in (None, predictions.window):
+        raise ValueError(f"--window must be that of {path}, whose budgets are {own!s:.60}, got {window}")
+    return predictions
 
 
-def _outcomes(parsed: argparse.Namespace) -> Predictions:
-    outcomes, predictions = read_predictions(parsed, "outcomes"), read_predictions(parsed)
+def _outcomes(parsed: argparse.Namespace, predictions: Predictions) -> Predictions:
+    """Measured curves of the same questions on the same budgets."""
+    outcomes = read_predictions(parsed, "outcomes")
     if predictions.ids is not None and outcomes.ids is not None:
         predictions.check_ids(outcomes.ids, parsed.predictions)
     if outcomes.budgets.tolist() != predictions.budgets.tolist():

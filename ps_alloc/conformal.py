@@ -39,8 +39,8 @@ def conformal_quantile(scores: npt.ArrayLike, rate: float) -> float:
     Raises:
         ValueError: If `rate` is not between 0 and 1, or a score is NaN.
     """
-    values = numbers("scores", scores).astype(np.float64)
-    _check_rate(rate)
+    values = numbers("scores", scores).astype(np.float64).ravel()
+    _check_rate("rate", rate)
     if np.isnan(values).any():
         raise ValueError(f"scores must be numbers, got NaN at {int(np.isnan(values).argmax())}")
     # The rounding keeps (n + 1)(1 - rate) = 9.000000000000002 from becoming 10.
@@ -116,7 +116,7 @@ class BudgetCalibrator:
             )
         if method == "quantile":
             grid = numbers("levels", [] if levels is None else levels).astype(np.float64)
-            if grid.ndim != 1 or not grid.size or (np.diff(grid, prepend=0.0, append=1.0) <= 0).any():
+            if grid.ndim != 1 or not grid.size or not (np.diff(grid, prepend=0.0, append=1.0) > 0).all():
                 raise ValueError(f"levels must ascend between 0 and 1, got {shown(levels)}")
         elif levels is not None:
             raise ValueError(f"levels are for the method 'quantile', got them with {method!r}")
@@ -160,7 +160,7 @@ class BudgetCalibrator:
                     f"max_tokens must be a positive multiple of the window, {self.window} tokens, "
                     f"got {max_tokens}"
                 )
-        _check_rate(underrun_rate)
+        _check_rate("underrun_rate", underrun_rate)
         tokens = self._tokens(*self._check(predicted, spread), 1 - underrun_rate)
         if max_tokens is not None:
             tokens = np.minimum(tokens, max_tokens)
@@ -278,9 +278,9 @@ class BudgetCalibrator:
         return values, scale
 
 
-def _check_rate(rate: float) -> None:
-    if not 0 < real("underrun_rate", rate) < 1:
-        raise ValueError(f"underrun_rate must be between 0 and 1, got {rate}")
+def _check_rate(name: str, rate: float) -> None:
+    if not 0 < real(name, rate) < 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {rate}")
 
 
 def _listed(values: FloatArray | None) -> list[Any] | None:

@@ -54,9 +54,10 @@ def frontier_rows(curves: Any, *, points: int, accuracy: float | None, **setting
 def frontier_command(parsed: argparse.Namespace) -> None:
     """`ps-alloc frontier`."""
     whole("--points", parsed.points, at_least=2, at_most=1000)
-    outputs = [path for path in (parsed.output, parsed.picture) if path is not None]
-    for path in outputs:
-        check_output(path, inputs=[parsed.predictions])
+    inputs = [name for name in (parsed.predictions, parsed.calibration) if name is not None]
+    output = check_output(parsed.output, inputs=inputs)
+    if parsed.picture is not None and check_output(parsed.picture, inputs=inputs) == output:
+        raise ValueError(f"--picture must be another file than --output, but both are {parsed.picture}")
     predictions = calibrated(read_predictions(parsed), parsed.calibration)
     content = frontier_rows(
         predictions.curves,

@@ -29,7 +29,8 @@ class Guard:
     error. A budget counts as safe when gain > z * error at the tried budgets on both sides of it (beyond the
     outermost: at the nearest one).
 
-    What was validated is remembered, and used again: other settings are refused, as nothing is known of them.
+    The token grid, fewest windows, method and whether by use are remembered, and used again: others are
+    refused, as nothing is known of them. Validation spends what is left over as `allocate` does by default.
     """
 
     budgets: FloatArray

@@ -12,6 +12,7 @@ from ps_alloc.price import HIGHEST_PRICE, LOWEST_PRICE, WARM_UP_GAIN, Move, Pric
 USUAL_PRICE = 0.003
 # By default this many requests', or seconds', worth of tokens may be saved up and spent at once.
 BURST_REQUESTS, BURST_SECONDS = 200.0, 120.0
+ROUNDING = 1e-9  # tokens, and of all tokens
 
 
 class Ledger:
@@ -115,7 +116,7 @@ class Ledger:
             over = over_share(tokens, (self.tokens_per_request or 0.0) * requests, limited)
             teaches = priced and not limited
             move = self._control.book(over, requests, limited=limited, rises=teaches, falls=teaches)
-            self._spent += tokens
+            self._spend(tokens)
         full = tokens - (self.tokens_per_request or 0.0) * requests
         return min(max(move.debt / full, 0.0), 1.0) if full else 1.0
 
@@ -133,7 +134,7 @@ class Ledger:
         tokens, requests = real("tokens", tokens, low=0.0, high=2.0**62), whole("requests", requests)
         share = real("share", share, low=0.0, high=1.0)
         with self._lock:
-            if tokens > self._spent or requests > self.n_requests:
+            if tokens > self._spent * (1 + ROUNDING) + ROUNDING or requests > self.n_requests:
                 raise ValueError(
                     f"a refund must be of what was granted, {self._spent:g} tokens to "
                     f"{self.n_requests} requests, got {tokens:g} tokens of {requests} requests"
@@ -142,7 +143,11 @@ class Ledger:
             self._control.undo(back, requests)
             if share:
                 self._control.undo_slow(requests)
-            self._spent -= tokens
+            self._spend(-tokens)
+
+    def _spend(self, tokens: float) -> None:
+        """Book tokens, or take them back: in sums of fractions what is left of nothing may be below 0."""
+        self._spent = max(0.0, self._spent + tokens)
 
     def _burst(self, burst: float | None, rate: float, times: float) -> float:
         return times * rate if burst is None else real("burst", burst, low=2 * rate)

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import LARGEST_TOTAL, check_curves, check_values, numbers, vector, whole
+from ps_alloc._checks import LARGEST_TOTAL, check_curves, check_values, numbers, shown, vector, whole
 from ps_alloc._menus import Menus, solve
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+MOST_SAMPLES = 1000
 
 
 class OptionMenus(NamedTuple):
@@ -139,9 +140,7 @@ def majority_vote_values(curves: npt.ArrayLike, n_samples: int) -> FloatArray:
     """
     checked = check_curves(curves)
     check_values(checked)
-    n = whole("n_samples", n_samples, at_least=1)
-    if n > 1000:
-        raise ValueError(f"n_samples must be at most 1000, got {n}")
+    n = whole("n_samples", n_samples, at_least=1, at_most=MOST_SAMPLES)
     p = checked.astype(np.float64)
     # P(k of n right), k from 0 on, by adding one sample at a time: positive terms only, stable for every p.
     right = np.zeros((n + 1, *p.shape))
@@ -169,8 +168,11 @@ def vote_menus(curves: npt.ArrayLike, sample_counts: Sequence[int], *, window: i
     Raises:
         ValueError: As `majority_vote_values`, or if there are no sample counts.
     """
-    window = whole("window", window, at_least=1)
-    counts = [whole("sample_counts", count, at_least=1) for count in vector("sample_counts", sample_counts)]
+    window = whole("window", window, at_least=1, at_most=2**40)
+    counts = [
+        whole("sample_counts", count, at_least=1, at_most=MOST_SAMPLES)
+        for count in vector("sample_counts", sample_counts)
+    ]
     values = np.stack([majority_vote_values(curves, count) for count in counts], axis=-1)  # (N, W, S)
     n_queries, num_windows, _ = values.shape
     cost = (np.arange(1, num_windows + 1)[:, None] * np.array(counts) * window).ravel()
@@ -197,6 +199,8 @@ def _undominated(row: IntArray, value: FloatArray) -> npt.NDArray[np.bool_]:
 
 
 def _check_menus(menus: OptionMenus) -> tuple[IntArray, IntArray, FloatArray]:
+    if not isinstance(menus, OptionMenus):
+        raise ValueError(f"menus must be OptionMenus of start, cost and value, got {shown(menus)}")
     start, cost, value = (numbers(name, part) for name, part in zip(menus._fields, menus, strict=True))
     if start.ndim != 1 or start.size < 2 or start.dtype.kind not in "iu":
         raise ValueError(
@@ -210,10 +214,13 @@ def _check_menus(menus: OptionMenus) -> tuple[IntArray, IntArray, FloatArray]:
     empty = np.flatnonzero(np.diff(start) < 1)
     if empty.size:
         raise ValueError(f"every query must have an option, got none for query {empty[0]}")
-    largest = LARGEST_TOTAL // max(1, cost.size)
+    largest = LARGEST_TOTAL // cost.size
     bad = np.flatnonzero(~((cost >= 0) & (cost <= largest) & (cost == np.floor(cost))))
     if bad.size:
-        raise ValueError(f"cost must be whole numbers, not negative, got {cost[bad[0]]} at option {bad[0]}")
+        raise ValueError(
+            f"cost must be whole numbers, not negative and at most {largest} (2**62 a number of options), "
+            f"got {cost[bad[0]]} at option {bad[0]}"
+        )
     bad = np.flatnonzero(~np.isfinite(value))
     if bad.size:
         raise ValueError(f"value must be finite, got {value[bad[0]]} at option {bad[0]}")

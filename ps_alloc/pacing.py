@@ -125,7 +125,8 @@ class Pacer(Ledger):
         Args:
             curve: (W,) its predicted accuracy after 1 .. W windows, or under each of `budgets`.
             use: (W,) tokens it is expected to use under each budget; by default all.
-            weight: What its correct answer is worth, in ordinary ones.
+            weight: What its correct answer is worth, in ordinary ones: the price of a token stays between
+                1e-9 and 1 of them, so weights should be near 1 on average.
             base_accuracy: Its accuracy without reasoning; counts where `min_windows` is 0.
             limit: Most tokens the client allows, whatever the price.
             sequences: Answers it asks for, each of which gets these tokens.
@@ -194,7 +195,7 @@ class Pacer(Ledger):
         with self._lock:
             self._close(grant)
             booked = grant.expected_used * grant.sequences
-            self._spent += used - booked
+            self._spend(used - booked)
             share = (self.tokens_per_request or 0.0) * grant.sequences
             change = over_share(used, share, grant.limited) - over_share(booked, share, grant.limited)
             self._control.correct(change, largest=float(int(grant)))
@@ -207,7 +208,7 @@ class Pacer(Ledger):
         """
         with self._lock:
             self._close(grant)
-            self._spent -= grant.expected_used * grant.sequences
+            self._spend(-grant.expected_used * grant.sequences)
             self._control.undo(grant._move, grant.sequences)
 
     def quote(self, curve: npt.ArrayLike) -> int:
@@ -309,7 +310,7 @@ class Pacer(Ledger):
             largest=float(free.tokens[-1]),
         )
         self._forgotten = 0.0
-        self._spent += used * sequences
+        self._spend(used * sequences)
         return grant
 
     def _grid(self, num_windows: int) -> IntArray:

@@ -178,7 +178,8 @@ def _checked_ids(ids: Sequence[Any], number: int) -> list[str]:
     if len(names) != number:
         raise ValueError(f"ids must be one a curve ({number}), got {len(names)}")
     if len(set(names)) != number:
-        twice = next(name for i, name in enumerate(names) if name in set(names[:i]))
+        seen: set[str] = set()
+        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"ids must differ from each other, got {twice!r} twice")
     return names
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, numbers, whole
+from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, numbers, vector, whole
 from ps_alloc.allocate import allocate
 from ps_alloc.predictions import check_budgets, uniform_budgets
 
@@ -70,8 +70,8 @@ def reallocate(
     )
     if len(grid) != n_budgets:
         raise ValueError(f"budgets must be one a column of curves ({n_budgets}), got {len(grid)}")
-    spent = _per_trace("elapsed", elapsed, n_traces, high=None)
-    base = _per_trace("now", now, n_traces, high=1.0)
+    spent = vector("elapsed", elapsed, size=n_traces, low=0.0)
+    base = vector("now", now, size=n_traces, low=0.0, high=1.0)
     left = whole("total_tokens", total_tokens)
     ahead = grid > spent[:, None]
     costs = np.where(ahead, grid - spent[:, None], 0.0)
@@ -107,15 +107,3 @@ def reallocate(
         expected_further=np.where(goes_on, further, 0.0),
         price=float(decided.price or 0.0),
     )
-
-
-def _per_trace(name: str, values: npt.ArrayLike, n_traces: int, *, high: float | None) -> FloatArray:
-    """(N,) finite numbers from 0 to `high`."""
-    array = numbers(name, values).astype(np.float64)
-    if array.shape != (n_traces,):
-        raise ValueError(f"{name} must be one a trace, shape ({n_traces},), got shape {array.shape}")
-    outside = ~(np.isfinite(array) & (array >= 0) & (array <= (np.inf if high is None else high)))
-    if outside.any():
-        rule = "at least 0" if high is None else f"in [0, {high:g}]"
-        raise ValueError(f"{name} must be {rule}, got {array[outside.argmax()]} at trace {outside.argmax()}")
-    return array

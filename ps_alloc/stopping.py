@@ -81,6 +81,19 @@ class StoppingRule:
     weights: FloatArray
     """(C, D + 1): the constant, then one a number, in units of correct answers."""
 
+    def __post_init__(self) -> None:
+        real("price", self.price, low=0.0)
+        centre, scale, weights = (numbers(n, getattr(self, n)) for n in ("centre", "scale", "weights"))
+        if centre.ndim != 1 or scale.shape != centre.shape or weights.shape[1:] != (len(centre) + 1,):
+            raise ValueError(
+                "centre, scale and weights must have shapes (D,), (D,) and (C, D + 1), "
+                f"got {centre.shape}, {scale.shape} and {weights.shape}"
+            )
+        _refuse_infinite("centre", centre)
+        _refuse_infinite("weights", weights)
+        if not (scale > 0).all():
+            raise ValueError(f"scale must be above 0, got {scale[~(scale > 0)][0]}")
+
     def advantage(self, states: npt.ArrayLike, checkpoint: int) -> FloatArray:
         """What going on from a checkpoint is worth above answering there, (N,).
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ps_alloc.completion import FLAG, print_completion
 from ps_alloc.errors import accept_any_text, did_you_mean, missing_package, run_command
+from ps_eval.command_examples import EXAMPLES
 
 # Subcommand: where its function lives, and its line in `ps-eval --help` (the docstring's first line). A
 # function is imported only when its subcommand is run, so that torch and vLLM load only where they are used.
@@ -22,34 +23,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "make-problems": (
         "ps_eval.measuring.make_problems:make_problems_command",
         "Write word problems, the embedded models' world, as a question set.",
-    ),
-    "trace": (
-        "ps_eval.measuring.trace:trace_command",
-        "Sample chains of thought and probe them for answers: questions to a curve table.",
-    ),
-    "answer": (
-        "ps_eval.spending.answer:answer_command",
-        "Answer questions, each with the thinking tokens it needs, within one budget for all.",
-    ),
-    "roll": (
-        "ps_eval.spending.roll:roll_command",
-        "Answer questions, forecasting again at every checkpoint who should think on.",
-    ),
-    "run": (
-        "ps_eval.spending.run:run_command",
-        "Answer questions under allocated budgets, once for each policy and mean budget.",
-    ),
-    "replay": (
-        "ps_eval.spending.replay:replay_command",
-        "Measure policies × budgets on the curves of a curve table.",
-    ),
-    "experiment": (
-        "ps_eval.experiments.command:experiment_command",
-        "Run an experiment and write its record, pictures and report; `all` runs every one.",
-    ),
-    "report": (
-        "ps_eval.reporting.report:report_command",
-        "Collect folders of results into one self-contained HTML page, and a Markdown file beside it.",
     ),
     "assess": (
         "ps_eval.assess.command:assess_command",
@@ -63,9 +36,33 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.logs.arms:arms_command",
         "Compare a gateway's rules by its decision log: tokens, finished answers, feedback; A/B in a table.",
     ),
+    "answer": (
+        "ps_eval.spending.answer:answer_command",
+        "Answer questions, each with the thinking tokens it needs, within one budget for all.",
+    ),
     "serve": (
         "ps_eval.serve.command:serve_command",
         "Stand before an OpenAI-compatible server and give each request its thinking budget.",
+    ),
+    "roll": (
+        "ps_eval.spending.roll:roll_command",
+        "Answer questions, forecasting again at every checkpoint who should think on.",
+    ),
+    "trace": (
+        "ps_eval.measuring.trace:trace_command",
+        "Sample chains of thought and probe them for answers: questions to a curve table.",
+    ),
+    "run": (
+        "ps_eval.spending.run:run_command",
+        "Answer questions under allocated budgets, once for each policy and mean budget.",
+    ),
+    "replay": (
+        "ps_eval.spending.replay:replay_command",
+        "Measure policies × budgets on the curves of a curve table.",
+    ),
+    "report": (
+        "ps_eval.reporting.report:report_command",
+        "Collect folders of results into one self-contained HTML page, and a Markdown file beside it.",
     ),
     "diffuse": (
         "ps_eval.diffusion.diffuse:diffuse_command",
@@ -74,10 +71,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ablate": (
         "ps_eval.diffusion.ablate:ablate_command",
         "Compare schedules of diffusion decoding: accuracy, cost and speed on the same questions.",
-    ),
-    "fit-acceptance": (
-        "ps_eval.diffusion.fit_acceptance:fit_acceptance_command",
-        "Learn which tokens a diffusion model may commit at once, from its own slow responses.",
     ),
     "menu": (
         "ps_eval.diffusion.menu:menu_command",
@@ -91,13 +84,29 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ps_eval.diffusion.frontier:frontier_command",
         "Schedules of menu tables side by side: accuracy against rows, passes and milliseconds a token.",
     ),
+    "fit-acceptance": (
+        "ps_eval.diffusion.fit_acceptance:fit_acceptance_command",
+        "Learn which tokens a diffusion model may commit at once, from its own slow responses.",
+    ),
+    "experiment": (
+        "ps_eval.experiments.command:experiment_command",
+        "Run an experiment and write its record, pictures and report; `all` runs every one.",
+    ),
     "import-paper": (
         "ps_eval.measuring.import_paper:import_paper",
         "Convert the paper's published CSV files into curve tables.",
     ),
 }
 
-
+GROUPS: dict[str, tuple[str, ...]] = {
+    "See it work": ("demo", "make-problems"),
+    "Learn from what you have": ("assess", "import-samples", "arms"),
+    "Answer questions": ("answer", "serve", "roll"),
+    "Measure": ("trace", "run", "replay", "report"),
+    "Diffusion models": ("diffuse", "ablate", "menu", "fit-menu", "frontier", "fit-acceptance"),
+    "The paper's experiments, and ours": ("experiment", "import-paper"),
+}
+"""In the order and under the titles of the overview."""
 EXTRAS = {"serve": "serve"}
 """Of the distribution, which a command needs; the others need `eval`."""
 FROM_ENVIRONMENT = ("serve",)
@@ -106,18 +115,17 @@ OVERVIEW = """\
 Give each question the thinking tokens it needs: same spend, more right answers.
 
   ps-eval assess logs.jsonl
-      would it pay for you? asks logs of evaluations that you have already
+      would it pay for you? reads logs of evaluations that you have already
   ps-eval demo
       the whole path on a small model that comes with it, no GPU, 3 minutes
   ps-eval answer --questions new.jsonl --predictor P --model M \\
       --budget 512 --output out.jsonl
       your questions, one budget for all, with a predictor of yours
 
-A predictor is learnt from a trace: ps-eval trace, then ps-train fit.
-
+A predictor is learned from a trace: ps-eval trace, then ps-train fit.
 {commands}
 
-ps-eval COMMAND --help explains each. Files: docs/formats.md.
+ps-eval COMMAND --help explains each, with examples. Files: docs/formats.md.
 Completion: ps-eval --print-completion bash
 """
 PACKAGES = ("predictive-scheduling", "torch", "transformers", "vllm", "openai", "ray")
@@ -177,22 +185,22 @@ def _parsed(args: list[str]) -> tuple[Callable[..., None], dict[str, Any]]:
         raise SystemExit(2) from None
     function = getattr(imported, attribute)
     environment = f"PS_EVAL_{name.upper()}__" if name in FROM_ENVIRONMENT else None
-    parser = CommandParser(f"ps-eval {name}", function, getattr(imported, "SETTINGS", None), environment)
+    fields_of = getattr(imported, "SETTINGS", None)
+    parser = CommandParser(f"ps-eval {name}", function, fields_of, environment, EXAMPLES.get(name, ()))
     return function, parser.settings(args[1:])
 
 
 def overview() -> str:
     """What `ps-eval` alone prints: what it is for, a first command, all commands; 80 columns wide."""
     width = max(map(len, COMMANDS)) + 4
-    lines = [
-        textwrap.fill(
-            text.replace("\n", " "),
-            80,
-            initial_indent=f"  {name}".ljust(width),
-            subsequent_indent=" " * width,
-        )
-        for name, (_, text) in COMMANDS.items()
-    ]
+    lines: list[str] = []
+    for title, names in GROUPS.items():
+        lines += ["", f"{title}:"]
+        for name in names:
+            first = f"  {name}".ljust(width)
+            lines.append(
+                textwrap.fill(COMMANDS[name][1], 80, initial_indent=first, subsequent_indent=" " * width)
+            )
     return OVERVIEW.format(commands="\n".join(lines))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -33,6 +34,17 @@ from ps_eval.flag_values import (
 )
 
 ABSENT: Any = inspect.Parameter.empty
+EXAMPLE_WIDTH = 76
+"""Columns of a line of an example, without the backslash at its end."""
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Paragraphs and examples as they are; of a switch that is off by default, the flag that turns it on."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse.BooleanOptionalAction) and action.metavar:
+            return str(action.metavar)
+        return super()._format_action_invocation(action)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -44,6 +56,7 @@ class CommandParser(argparse.ArgumentParser):
         function: Callable[..., object],
         fields_of: type | None = None,
         environment: str | None = None,
+        examples: Sequence[str] = (),
     ) -> None:
         """Make the flags.
 
@@ -52,8 +65,9 @@ class CommandParser(argparse.ArgumentParser):
             function: What it runs. Its parameters have types and, under `Args:`, a line each; a dataclass is
                 one flag a field, each with a docstring.
             fields_of: A dataclass whose fields are the flags, instead of the function's parameters; each has
-                a docstring.
+                a docstring. Its `SECTIONS`, where it has them, are titles by the first field below each.
             environment: Prefix of the variables that a setting may also come from.
+            examples: What may be typed behind `prog`; shown at the end of the help.
         """
         text, explained = read_docstring(function)
         explained = explained if fields_of is None else field_docstrings(fields_of)
@@ -63,7 +77,8 @@ class CommandParser(argparse.ArgumentParser):
             prog=prog,
             usage=f"{prog} [flags]",
             description=_wrapped(text),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=_as_examples(prog, examples),
+            formatter_class=_Formatter,
             allow_abbrev=False,
             argument_default=ABSENT,
         )
@@ -72,11 +87,15 @@ class CommandParser(argparse.ArgumentParser):
         self._function, self._fields_of = function, fields_of
         groups = {} if fields_of else groups_of(function)
         hints = get_type_hints(source)
+        section: argparse._ActionsContainer = self
+        titles = getattr(fields_of, "SECTIONS", {})
         for name, parameter in inspect.signature(source).parameters.items():
             if name in groups:
                 self._add_group(groups[name])
-            else:
-                self._add(self, name, parameter, hints[name], explained.get(name, ""))
+                continue
+            if name in titles:
+                section = self.add_argument_group(titles[name])
+            self._add(section, name, parameter, hints[name], explained.get(name, ""))
         self.add_argument("--config", metavar="FILE", help="YAML file with any of these settings")
         width = max(20, shutil.get_terminal_size().columns - len("usage: "))
         self.usage = textwrap.fill(
@@ -110,7 +129,9 @@ class CommandParser(argparse.ArgumentParser):
             metavar = f"{name.upper()} …" if many else name.upper()
             section.add_argument(name, nargs="*" if many else "?", metavar=metavar, help=text)
         elif plain_type(hint) is bool:
-            section.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
+            switch = section.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
+            if parameter.default is False:  # `--no-…` only says what is so anyway
+                switch.metavar = _flag(name)
         else:
             # A list may be given in parts: `--columns a=b --columns c=d`.
             plain = is_list(hint) and not is_dataclass(get_args(plain_type(hint))[0])
@@ -220,6 +241,21 @@ def _wrapped(text: str) -> str:
     """Paragraphs, each as wide as the terminal."""
     width = max(20, shutil.get_terminal_size().columns - 2)
     return "\n\n".join(textwrap.fill(" ".join(part.split()), width) for part in text.split("\n\n"))
+
+
+def _as_examples(prog: str, examples: Sequence[str]) -> str | None:
+    """Examples under each other; a long one goes on below, before a flag."""
+    lines: list[str] = []
+    for example in examples:
+        first, *flags = re.split(r" (?=--)", f"  {prog} {example}".rstrip())
+        lines.append(first)
+        for flag in flags:
+            if len(lines[-1]) + len(flag) > EXAMPLE_WIDTH:
+                lines[-1] += " \\"
+                lines.append(f"      {flag}")
+            else:
+                lines[-1] += f" {flag}"
+    return "\n".join(["examples:" if len(examples) > 1 else "example:", *lines]) if lines else None
 
 
 def _flag(name: str) -> str:

@@ -48,12 +48,10 @@ def _names() -> dict[str, list[str]]:
     from ps_eval.engines import ENGINES
     from ps_eval.grading.graders import GRADER_NAMES
     from ps_eval.spending.policies import POLICIES
-    from ps_eval.spending.unlike import KEEP, MEAN
 
     return {
         "engine": list(ENGINES),
         "grader": list(GRADER_NAMES),
         "policy": list(POLICIES),
         "policies": list(POLICIES),
-        "unlike": [KEEP, MEAN],
     }

@@ -14,9 +14,10 @@ from ps_eval.engines.pool import OneEngine
 from ps_eval.fitting import fit_quietly
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.progress import show_progress
-from ps_eval.reporting.frontier import print_equal_use
+from ps_eval.reporting.frontier import equal_use_headline, print_equal_use
 from ps_eval.reporting.plots import plot_accuracy
 from ps_eval.reporting.summary import PhaseTimer, Summary, SummaryRow, collect_run_info, print_table
+from ps_eval.reporting.words import label
 from ps_eval.spending.live import compare_live, run_live
 from ps_eval.spending.policies import possible_policies
 from ps_eval.spending.replay import PLOT_FILE, replay
@@ -139,6 +140,13 @@ def demo_command(
     console.print(scheduling_cost(timer), highlight=False)
     console.print(
         f"Written: {folder}/summary.json, {folder}/{PLOT_FILE}, answers and allocations.", highlight=False
+    )
+    console.rule()
+    console.print(equal_use_headline(compared, label), highlight=False)
+    console.print(
+        f"Next, the same on a page: ps-eval report {folder}; would it pay for you: ps-eval assess LOGS",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -27,9 +27,10 @@ def field_docstrings(cls: type) -> dict[str, str]:
 
 
 def read_docstring(function: Callable[..., object]) -> tuple[str, dict[str, str]]:
-    """What a docstring says before `Args:`, and of each argument."""
+    """What a docstring says before its sections, and of each argument."""
     text = inspect.getdoc(function) or ""
-    summary, _, rest = text.partition("\nArgs:\n")
+    before, _, rest = text.partition("\nArgs:\n")
+    summary = re.split(r"\n(?:Returns|Raises|Yields):\n", before)[0]
     explained: dict[str, str] = {}
     name = ""
     for line in rest.split("\n\n")[0].splitlines():

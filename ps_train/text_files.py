@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_GZIP = b"\x1f\x8b"
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 
 
 def text_encoding(path: Path) -> str:
@@ -19,10 +19,11 @@ def text_encoding(path: Path) -> str:
         ValueError: If the file is compressed.
     """
     with path.open("rb") as file:
-        start = file.read(2)
-    if start == _GZIP:
-        raise ValueError(f"{path} must be a text file, but it is compressed by gzip: unpack it first")
-    return "utf-16" if start in _UTF16 else "utf-8-sig"
+        start = file.read(5)
+    for mark, kind in _COMPRESSED.items():
+        if start.startswith(mark):
+            raise ValueError(f"{path} must be a text file, but it is compressed by {kind}: unpack it first")
+    return "utf-16" if start.startswith(_UTF16) else "utf-8-sig"
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:

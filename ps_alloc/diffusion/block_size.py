@@ -7,7 +7,7 @@ from collections import deque
 
 import numpy as np
 
-from ps_alloc.diffusion._checks import check_at_least, check_ordered, check_share
+from ps_alloc._checks import ordered, real, share, whole
 
 
 class BlockSizeController:
@@ -51,19 +51,18 @@ class BlockSizeController:
         Raises:
             ValueError: If sizes are not ordered and at least 1, or another value is out of range.
         """
-        check_at_least("min_size", min_size, 1)
-        check_ordered(min_size=min_size, base_size=base_size, max_size=max_size)
-        check_at_least("confidence_window", confidence_window, 1)
-        check_share("adaptation_sensitivity", adaptation_sensitivity)
-        if not 0 <= adaptation_rate < 1:
-            raise ValueError(f"adaptation_rate must lie in [0, 1), got {adaptation_rate}")
-        check_share("reference_confidence", reference_confidence)
-        check_at_least("multiple", multiple, 1)
+        real("min_size", min_size, low=1)
+        ordered(min_size=min_size, base_size=base_size, max_size=max_size)
+        steps = whole("confidence_window", confidence_window, at_least=1)
+        share("adaptation_sensitivity", adaptation_sensitivity)
+        if real("adaptation_rate", adaptation_rate, low=0, high=1) == 1:
+            raise ValueError(f"adaptation_rate must be below 1, got {adaptation_rate}")
+        share("reference_confidence", reference_confidence)
         self.base_size, self.min_size, self.max_size = float(base_size), float(min_size), float(max_size)
         self.adaptation_sensitivity, self.adaptation_rate = adaptation_sensitivity, adaptation_rate
         self.reference_confidence = reference_confidence
-        self.multiple = int(multiple)
-        self._recent: deque[float] = deque(maxlen=int(confidence_window))
+        self.multiple = whole("multiple", multiple, at_least=1)
+        self._recent: deque[float] = deque(maxlen=steps)
         self.reset()
 
     def reset(self) -> None:
@@ -74,8 +73,7 @@ class BlockSizeController:
 
     def observe(self, confidence: float) -> None:
         """Take in one step: the mean over masked positions of the block of their largest probability."""
-        check_share("confidence", confidence)
-        self._recent.append(float(confidence))
+        self._recent.append(share("confidence", confidence))
 
     def next_size(self, remaining: int) -> int:
         """Adapt, and give the size of the next block.
@@ -83,7 +81,7 @@ class BlockSizeController:
         Args:
             remaining: Response positions after the last block, at least 1; a block never exceeds them.
         """
-        check_at_least("remaining", remaining, 1)
+        remaining = whole("remaining", remaining, at_least=1)
         if self._recent and self.adaptation_rate:
             self._adapt(float(np.mean(self._recent)))
         return int(min(self._rounded(), remaining))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc.diffusion._checks import check_at_least, check_share
+from ps_alloc._checks import share, whole
 
 Rows = npt.NDArray[np.bool_]
 PROMPT, STABLE, ACTIVE, PENDING = 1, 2, 3, 4
@@ -38,9 +38,8 @@ class CacheManager:
         Raises:
             ValueError: If the response would be empty, or the prompt.
         """
-        check_at_least("prompt_length", prompt_length, 1)
-        check_at_least("total_length", total_length, prompt_length + 1)
-        self.prompt_length, self.total_length = prompt_length, total_length
+        self.prompt_length = whole("prompt_length", prompt_length, at_least=1)
+        self.total_length = whole("total_length", total_length, at_least=prompt_length + 1)
         self.stale = np.ones(total_length, bool)  # no row has been computed yet
         self.rows_computed = self.rows_attended = 0
         self._block_begins = False
@@ -154,13 +153,10 @@ class TieredCacheManager(CacheManager):
         Raises:
             ValueError: If a value is out of range.
         """
-        check_share("tier2_stability_threshold", tier2_stability_threshold)
-        check_at_least("tier2_update_interval", tier2_update_interval, 1)
-        check_at_least("memory_window", memory_window, 0)
-        self.tier2_stability_threshold = tier2_stability_threshold
-        self.tier2_update_interval = tier2_update_interval
+        self.tier2_stability_threshold = share("tier2_stability_threshold", tier2_stability_threshold)
+        self.tier2_update_interval = whole("tier2_update_interval", tier2_update_interval, at_least=1)
         self.memory_efficiency_mode = memory_efficiency_mode
-        self.memory_window = memory_window
+        self.memory_window = whole("memory_window", memory_window)
         self.refresh_pending, self.refresh_unstable = refresh_pending, refresh_unstable
         self.refresh_block = refresh_block
 

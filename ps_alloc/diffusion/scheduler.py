@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc.diffusion._checks import check_at_least
+from ps_alloc._checks import real, whole
 from ps_alloc.diffusion.acceptance import AcceptanceHead, Evidence
 from ps_alloc.diffusion.block_size import BlockSizeController
 from ps_alloc.diffusion.threshold import ThresholdController
@@ -51,15 +51,12 @@ class AdaptiveInferenceScheduler:
         Raises:
             ValueError: If a value is out of range.
         """
-        check_at_least("distance_penalty", distance_penalty, 0)
-        if max_commits is not None:
-            check_at_least("max_commits", max_commits, 1)
         self.block = block or BlockSizeController()
         self.threshold = threshold or ThresholdController()
         self.verifier = verifier
         self.sliding = sliding
-        self.distance_penalty = distance_penalty
-        self.max_commits = max_commits
+        self.distance_penalty = real("distance_penalty", distance_penalty, low=0)
+        self.max_commits = None if max_commits is None else whole("max_commits", max_commits, at_least=1)
         self.acceptance = acceptance
         self.start(0)
 

@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 
-from ps_alloc.diffusion._checks import check_at_least, check_ordered
+from ps_alloc._checks import ordered, real, share, whole
 
 
 class ThresholdController:
@@ -45,19 +45,18 @@ class ThresholdController:
         Raises:
             ValueError: If the values are not ordered or one is out of range.
         """
-        check_at_least("minimum", minimum, 0)
-        check_ordered(minimum=minimum, base=base, maximum=maximum)
-        if maximum > 1:
-            raise ValueError(f"maximum must be a probability of at most 1, got {maximum}")
-        check_at_least("entropy_low", entropy_low, 0)
-        check_ordered(entropy_low=entropy_low, entropy_high=entropy_high)
-        check_at_least("window", window, 1)
-        if not 0 <= adaptation_rate < 1:
-            raise ValueError(f"adaptation_rate must lie in [0, 1), got {adaptation_rate}")
+        for name, value in (("minimum", minimum), ("maximum", maximum)):
+            share(name, value)
+        ordered(minimum=minimum, base=base, maximum=maximum)
+        real("entropy_low", entropy_low, low=0)
+        ordered(entropy_low=entropy_low, entropy_high=entropy_high)
+        steps = whole("window", window, at_least=1)
+        if real("adaptation_rate", adaptation_rate, low=0, high=1) == 1:
+            raise ValueError(f"adaptation_rate must be below 1, got {adaptation_rate}")
         self.base, self.minimum, self.maximum = base, minimum, maximum
         self.entropy_low, self.entropy_high = entropy_low, entropy_high
         self.adaptation_rate = adaptation_rate
-        self._recent: deque[float] = deque(maxlen=int(window))
+        self._recent: deque[float] = deque(maxlen=steps)
         self.reset()
 
     @classmethod
@@ -73,8 +72,7 @@ class ThresholdController:
 
     def observe(self, entropy: float) -> None:
         """Take in one step: the mean entropy, in nats, of the block's masked positions; then adapt."""
-        check_at_least("entropy", entropy, 0)
-        self._recent.append(float(entropy))
+        self._recent.append(real("entropy", entropy, low=0))
         mean = float(np.mean(self._recent))
         if mean > self.entropy_high:
             self._move(self.value * (1 + self.adaptation_rate / 4))

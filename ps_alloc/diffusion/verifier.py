@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc.diffusion._checks import check_share
+from ps_alloc._checks import one_of, share
 
 When = Literal["step", "end"]
 
@@ -40,10 +40,9 @@ class ShadowVerifier:
         Raises:
             ValueError: If a value is out of range.
         """
-        check_share("threshold", threshold)
-        check_share("trust", trust)
-        if when not in get_args(When):
-            raise ValueError(f"when must be one of {get_args(When)}, got {when!r}")
+        share("threshold", threshold)
+        share("trust", trust)
+        one_of("when", when, get_args(When))
         self.threshold, self.when, self.trust, self.recheck = threshold, when, trust, recheck
         self.reset(0)
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc.kernels.jit import kernel
+from ps_alloc.kernels.menus import loss_of
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -54,10 +55,9 @@ def fill_slack(
     up = np.zeros(core.size + 1, np.int64)
     for c in range(core.size - 1, -1, -1):
         chosen = choice[core[c]]
-        reduced = value[chosen] - price * cost[chosen]
         down[c], up[c] = 0, 0
         for item in range(start[core[c]], start[core[c] + 1]):
-            if reduced - (value[item] - price * cost[item]) < best:
+            if loss_of(cost, value, chosen, item, price) < best:
                 down[c] = min(down[c], cost[item] - cost[chosen])
                 up[c] = max(up[c], cost[item] - cost[chosen])
         down[c] += down[c + 1]
@@ -79,11 +79,10 @@ def fill_slack(
             break
         row = core[c]
         chosen = choice[row]
-        reduced = value[chosen] - price * cost[chosen]
         new_spent, new_loss, new_change = spent, loss, change
         new_item = np.full(spent.size, -1, np.int64)
         for item in range(start[row], start[row + 1]):
-            item_loss = max(0.0, reduced - (value[item] - price * cost[item]))
+            item_loss = loss_of(cost, value, chosen, item, price)
             if item == chosen or item_loss >= best - tolerance:
                 continue
             step = cost[item] - cost[chosen]

@@ -135,9 +135,17 @@ def smallest_losses(
     largest = 0.0
     for r in range(rows.size):
         chosen = choice[rows[r]]
-        reduced = value[chosen] - price * cost[chosen]
         for item in range(start[rows[r]], start[rows[r] + 1]):
             largest = max(largest, abs(value[item]))
             if item != chosen:
-                loss[r] = min(loss[r], max(0.0, reduced - (value[item] - price * cost[item])))
+                loss[r] = min(loss[r], loss_of(cost, value, chosen, item, price))
     return loss, largest
+
+
+@kernel
+def loss_of(cost: IntArray, value: FloatArray, chosen: int, item: int, price: float) -> float:
+    """What a row gives up when it takes another item than its best at this price.
+
+    From differences: costs may be so large that `value - price * cost` holds nothing of the value.
+    """
+    return max(0.0, value[chosen] - value[item] - price * (cost[chosen] - cost[item]))

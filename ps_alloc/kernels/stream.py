@@ -179,17 +179,19 @@ def best_at_price(
     """
     least, most, weight, base, rate, grid = settings
     low_cost, high_cost = 0, 0
+    reduced = np.empty(curves.shape[1] + 1, np.float64)
     for r in range(len(curves)):
         i = ids[r] if ids.size > 0 else r
         low, high, w = at(least, i), at(most, i), at(weight, i)
-        best = -np.inf
+        cheapest = cost_at(use, rate, grid, r, i, low)
         for k in range(low, high + 1):
-            reduced = w * accuracy_at(curves, base, r, i, k) - price * cost_at(use, rate, grid, r, i, k)
-            best = max(best, reduced)
+            # Above the cheapest choice's cost, which may be so large that nothing of the value is left.
+            cost = cost_at(use, rate, grid, r, i, k) - cheapest
+            reduced[k] = w * accuracy_at(curves, base, r, i, k) - price * cost
+        best = reduced[low : high + 1].max()
         fewest[r] = -1
         for k in range(low, high + 1):
-            reduced = w * accuracy_at(curves, base, r, i, k) - price * cost_at(use, rate, grid, r, i, k)
-            if reduced >= best - tolerance:
+            if reduced[k] >= best - tolerance:
                 furthest[r] = k
                 if fewest[r] < 0:
                     fewest[r] = k

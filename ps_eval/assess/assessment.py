@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_eval.assess.folds import MANY, MIN_QUESTIONS, by_length, by_mean, cross_validate, make_folds
+from ps_eval.assess.folds import MANY, MIN_QUESTIONS, by_length, cross_validate, make_folds
 from ps_eval.assess.points import (
     mixed_points,
     priced_points,
@@ -41,7 +41,7 @@ class Assessment:
     policy: str
     """The one judged: `predicted`, or `predicted_scout` where a scout is asked and is worth its price."""
     saved_tokens_share: float
-    """At the middle one of `LEVELS`, three eighths of the unlimited use; 0 where the verdict is no."""
+    """At the middle level of those judged where it is known; 0 where the verdict is no."""
     n_questions: int
     n_samples: int
     mean_tokens: float
@@ -112,10 +112,9 @@ def assess(
     """
     _check(table, used, guess, scout_price, cap, n_folds, numbers, scout)
     folds = make_folds(table.questions, n_folds if len(table) < MANY else min(n_folds, 5), seed)
-    mean = by_mean(table, folds)
     points = {
         "uniform": uniform_points(table),
-        "mix": mixed_points(table, mean, guess),
+        "mix": mixed_points(table, guess),
         "length": priced_points(table, by_length(table, folds), guess),
         "predicted": priced_points(table, cross_validate(table, folds, numbers=numbers), guess),
     }
@@ -144,13 +143,15 @@ def assess(
     )
     saved = {level: saved_share(points, policy, level) for level in sorted({*levels, *judged})}
     known = [share for level in judged if (share := saved[level]) is not None]
-    finished = 1.0 if table.finished is None else _finished(table, cap)
+    shares = np.ones(len(table.budgets)) if table.finished is None else table.finished.mean(axis=0)
+    in_force = len(shares) - 1 if cap is None else int(np.searchsorted(table.budgets[:-1], cap))
     pays, verdict = judge(
         [row for row in everywhere if row.used in judged],
         policy=policy,
-        uniform_accuracy=[float(point.scores.mean()) for point in points["uniform"]],
+        uniform=points["uniform"],
         cap=cap,
-        finished=finished,
+        finished=float(shares[in_force]),
+        ended=float(shares[-1]),
         saved=saved,
     )
     return Assessment(
@@ -181,12 +182,6 @@ def _better(points: Mapping[str, Sequence[Point]], policies: Sequence[str], leve
         return float(np.interp(levels, *mean_line(points[policy])).mean())
 
     return max(policies, key=accuracy)
-
-
-def _finished(table: CurveTable, cap: int | None) -> float:
-    assert table.finished is not None
-    column = len(table.budgets) - 1 if cap is None else int(np.searchsorted(table.budgets, cap))
-    return float(table.finished[:, min(column, len(table.budgets) - 1)].mean())
 
 
 def _check(

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
+from json import dumps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ps_alloc.files import write_json
 from ps_alloc.predictions import check_budgets
 from ps_eval.assess.assessment import ASSESSMENT_FILE, Assessment, assess
 from ps_eval.assess.picture import plot_frontiers
-from ps_eval.assess.words import label
-from ps_eval.logs.command import summary, told
+from ps_eval.assess.screen import show
+from ps_eval.logs.command import told
 from ps_eval.logs.prepare import Prepared, describe, pairs, prepare, select
 from ps_eval.logs.sample import Sample
-from ps_eval.logs.table import estimates, grid_of, to_table
+from ps_eval.logs.table import grid_of, to_table
 from ps_eval.reporting.report import write_report
 from ps_eval.reporting.summary import PhaseTimer, collect_run_info
 from ps_train.curve_table import CURVES_FILE, CurveTable
@@ -99,6 +98,10 @@ def assess_command(
         ValueError: If nothing can be read, or there are too few questions, or no texts.
     """
     config = dict(locals())
+    if price_per_million is not None and not price_per_million >= 0:
+        raise ValueError(f"price_per_million must be at least 0, got {price_per_million}")
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ValueError(f"output must be a folder to write into, got the file {output}")
     timer = PhaseTimer()
     console = Console(stderr=json)
     with timer.phase("read"):
@@ -118,43 +121,50 @@ def assess_command(
             for line in told(found):
                 console.print(line, highlight=False, soft_wrap=True, markup=False)
             subjects = list(_of_samples(found, where, scout, guess or 0.0, grid, budget, grader, used))
-    records = []
+    records: list[dict[str, Any]] = []
+    folders: list[Path] = []
     for subject in subjects:
-        folder = Path(output) if len(subjects) == 1 else Path(output) / _file_name(subject.name)
-        with timer.phase("assess"):
-            result = assess(
-                subject.table,
-                subject.samples,
-                used=used,
-                guess=guess if guess is not None else float(subject.table.metadata.get("guess", 0)),
-                numbers=named_numbers(subject.table, numbers, subject.name),
-                scout=subject.scout,
-                scout_price=scout_price,
-                cap=subject.cap,
-                n_folds=folds,
-                n_resamples=n_resamples,
-                seed=seed,
+        read = dict(named_numbers(subject.table, numbers, subject.name))
+        try:
+            with timer.phase("assess"):
+                result = assess(
+                    subject.table,
+                    subject.samples,
+                    used=used,
+                    guess=guess if guess is not None else float(subject.table.metadata.get("guess", 0)),
+                    numbers=read,
+                    scout=subject.scout,
+                    scout_price=scout_price,
+                    cap=subject.cap,
+                    n_folds=folds,
+                    n_resamples=n_resamples,
+                    seed=seed,
+                )
+        except ValueError as error:
+            if subject is subjects[-1] and not records:
+                raise
+            # Of several models one may have too few questions.
+            console.print(
+                f"\n{subject.name}: left out, {error}", highlight=False, soft_wrap=True, markup=False
             )
+            continue
         record = _with_money(result, price_per_million)
-        records.append({"group": subject.name, **record})
+        folder = Path(output) if len(subjects) == 1 else _new_folder(output, subject.name, folders)
         with timer.phase("fit"):
-            columns_read = dict(named_numbers(subject.table, numbers, subject.name))
             if subject.scout is not None:
-                columns_read["scout_tokens"] = subject.scout
-            fit_light(subject.table, numbers=columns_read, seed=seed).save(folder / PREDICTOR_FOLDER)
+                read["scout_tokens"] = subject.scout
+            fit_light(subject.table, numbers=read, seed=seed).save(folder / PREDICTOR_FOLDER)
         plot_frontiers(result.points, folder / "frontiers.png")
         run = collect_run_info(config, seed, timer.seconds)
         write_json(folder / ASSESSMENT_FILE, {"name": subject.name, **record, "run": run.__dict__})
-        show(result, subject, record, used, console)
-    write_report([_folder(output, subjects, s) for s in subjects], output)
+        show(subject.name, subject.table, result, record, used, console)
+        records.append({"group": subject.name, **record})
+        folders.append(folder)
+    write_report(folders, output)
     console.print(f"wrote {output}: report.html, and {PREDICTOR_FOLDER}/", highlight=False, soft_wrap=True)
     if json:
-        whole: dict[str, Any] = records[0] if len(records) == 1 else {"groups": records}
-        sys.stdout.write(_dumps(whole) + "\n")
-
-
-def _folder(output: str, subjects: Sequence[_Subject], subject: _Subject) -> Path:
-    return Path(output) if len(subjects) == 1 else Path(output) / _file_name(subject.name)
+        whole: dict[str, Any] = records[0] if len(subjects) == 1 else {"groups": records}
+        sys.stdout.write(dumps(whole, indent=2, allow_nan=False) + "\n")
 
 
 def _of_table(path: str, guess: float | None, budget: int | None) -> _Subject:
@@ -208,8 +218,6 @@ def _grid_for(samples: Sequence[Sample], used: Sequence[float]) -> npt.NDArray[n
 def _with_money(result: Assessment, price: float | None) -> dict[str, Any]:
     record = result.record()
     if price is not None:
-        if not price >= 0:
-            raise ValueError(f"price_per_million must be at least 0, got {price}")
         record["price_per_million"] = price
         for row in record["rows"]:
             share = row["saved_tokens_share"]
@@ -218,63 +226,8 @@ def _with_money(result: Assessment, price: float | None) -> dict[str, Any]:
     return record
 
 
-def show(
-    result: Assessment, subject: _Subject, record: dict[str, Any], used: Sequence[float], console: Console
-) -> None:
-    """Print a table of policies × tokens used, what is saved, and the verdict."""
-    console.print(
-        f"\n{subject.name}: {summary(subject.table)}" if subject.table.use is not None else subject.name,
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
-    levels = sorted({row.used for row in result.rows})
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="accuracy in % [95%] at equal tokens used")
-    table.add_column("mean tokens used", no_wrap=True)
-    for level in levels:
-        table.add_column(f"{level:,.0f}", justify="right", no_wrap=True)
-    cells = {(row.policy, row.used): row for row in result.rows}
-    for policy in dict.fromkeys(row.policy for row in result.rows):
-        shown = []
-        for level in levels:
-            row = cells.get((policy, level))
-            shown.append(
-                "–"
-                if row is None
-                else f"{100 * row.accuracy:.1f}\n[{100 * row.low:.0f}, {100 * row.high:.0f}]"
-            )
-        table.add_row(label(policy), *shown)
-    money = {
-        row["mean_used"]: row.get("saved_per_thousand_questions")
-        for row in record["rows"]
-        if row["policy"] == result.policy
-    }
-    saved = ["–" if (share := result.saved.get(level)) is None else f"{share:.0%}" for level in levels]
-    table.add_row("tokens saved, equal accuracy", *saved)
-    if "price_per_million" in record:
-        table.add_row(
-            "money saved, 1,000 answers",
-            *("–" if money.get(level) is None else f"{money[level]:.2f}" for level in levels),
-        )
-    console.print(table)
-    for line in estimates(subject.table):
-        console.print(line, highlight=False, soft_wrap=True)
-    if beyond := [level for level in used if level > result.mean_tokens]:
-        console.print(
-            f"nothing at {', '.join(f'{level:,.0f}' for level in beyond)}: without any limit, "
-            f"{result.mean_tokens:,.0f} mean tokens are used",
-            highlight=False,
-            soft_wrap=True,
-        )
-    console.print(result.verdict, highlight=False, soft_wrap=True, markup=False)
-
-
-def _file_name(name: str) -> str:
-    return (
-        "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name).strip("-.")
-        or "samples"
-    )
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, indent=2, allow_nan=False)
+def _new_folder(output: str, name: str, taken: Sequence[Path]) -> Path:
+    """A folder of this name, and of no other that reads alike."""
+    letters = "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name)
+    folder = Path(output) / (letters.strip("-.") or "samples")
+    return next(f for n in count(1) if (f := folder if n == 1 else Path(f"{folder}-{n}")) not in taken)

@@ -52,7 +52,7 @@ def cross_validate(
         said = fitted.predict(texts, numbers={n: v[inside] for n, v in columns.items()})
         curves[inside] = said.curves
         use[inside] = np.tile(table.budgets, (len(texts), 1)) if said.use is None else said.use
-    return Predicted(curves, use)
+    return _levelled(table, folds, curves, use)
 
 
 def by_length(table: CurveTable, folds: npt.NDArray[np.int64]) -> Predicted:
@@ -64,20 +64,23 @@ def by_length(table: CurveTable, folds: npt.NDArray[np.int64]) -> Predicted:
         inside = folds == fold
         outputs[inside] = CurveMap.fit(length[~inside], truth[~inside])(length[inside])
     width = len(table.budgets)
-    curves = outputs[:, :width]
-    if is_rising(table):
-        curves = rising(curves)
-    return Predicted(np.clip(curves, 0, 1), possible_use(outputs[:, width:] * table.budgets, table.budgets))
+    return _levelled(table, folds, outputs[:, :width], outputs[:, width:] * table.budgets)
 
 
-def by_mean(table: CurveTable, folds: npt.NDArray[np.int64]) -> Predicted:
-    """The other folds' mean: the same of every question of a fold."""
-    curves, use = np.empty(table.curves.shape), np.empty(table.curves.shape)
+def _levelled(table: CurveTable, folds: npt.NDArray[np.int64], curves: Float, use: Float) -> Predicted:
+    """Predictions of several fits as one fit's: each moved by what its questions' mean lacks of the whole's.
+
+    A fit's mean is low just where the questions left out are high, and one price for all folds would choose
+    among them by that. Nothing is told of one question: the mean is the same for all.
+    """
+    curves, use = curves.copy(), use.copy()
     for fold in np.unique(folds):
         inside = folds == fold
-        curves[inside] = table.curves[~inside].mean(axis=0)
-        use[inside] = table.expected_use[~inside].mean(axis=0)
-    return Predicted(curves, use)
+        curves[inside] += table.curves.mean(axis=0) - table.curves[~inside].mean(axis=0)
+        use[inside] += table.expected_use.mean(axis=0) - table.expected_use[~inside].mean(axis=0)
+    if is_rising(table):
+        curves = rising(curves)
+    return Predicted(np.clip(curves, 0, 1), possible_use(use, table.budgets))
 
 
 def is_rising(table: CurveTable) -> bool:

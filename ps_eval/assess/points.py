@@ -26,12 +26,26 @@ def uniform_points(table: CurveTable) -> list[Point]:
     return [Point(table.curves[:, k].astype(np.float64), use[:, k]) for k in range(len(table.budgets))]
 
 
-def mixed_points(table: CurveTable, mean: Predicted, guess: float) -> list[Point]:
-    """The no-information mix: a random share of the questions gets one budget of the mean curve's hull, the
-    rest the next; straight lines between these points are such mixes.
+def mixed_points(table: CurveTable, guess: float) -> list[Point]:
+    """The no-information mix: a random share of the questions gets one budget, the rest the next or nothing.
+
+    Straight lines between points are such mixes, so they are the corners of the concave hull of the even
+    spread. It is that of the scored questions themselves: of a mean there is little to overfit, and the other
+    folds' mean would be low just where the questions left out are easy.
     """
-    # All questions of a fold have one price at which they move on: lines between these points are the mixes.
-    return [_score(table, windows, guess) for windows in _allocations(mean, guess)]
+    corners: list[Point] = []
+    for point in [_score(table, np.zeros(len(table), np.int64), guess), *uniform_points(table)]:
+        while len(corners) > 1 and not _bends(corners[-2], corners[-1], point):
+            corners.pop()
+        corners.append(point)
+    return corners
+
+
+def _bends(first: Point, corner: Point, last: Point) -> bool:
+    """Whether the corner lies above the line from the first to the last."""
+    used = [float(point.used.mean()) for point in (first, corner, last)]
+    right = [float(point.scores.mean()) for point in (first, corner, last)]
+    return (right[1] - right[0]) * (used[2] - used[1]) > (right[2] - right[1]) * (used[1] - used[0])
 
 
 def priced_points(

@@ -24,12 +24,14 @@ def saved_share(
     """Share of tokens that a policy saves where it is as accurate as the reference at `level` tokens used.
 
     The reference is charged the fewest tokens at which it gets that accuracy. None where the policy never
-    gets there, or the reference was not run at that level.
+    gets there, the reference gets nothing right, or it was not run at that level.
     """
     own, other = mean_line(points[policy]), mean_line(points[reference])
     if not other[0][0] - 1e-6 <= level <= other[0][-1] + 1e-6:
         return None
     accuracy = float(np.interp(level, *other))
+    if accuracy <= TOLERANCE:
+        return None
     spent, needed = _first_reaching(other, accuracy), _first_reaching(own, accuracy)
     return None if needed is None or not spent else 1 - needed / spent
 
@@ -57,9 +59,10 @@ def judge(
     rows: Sequence[EqualUse],
     *,
     policy: str,
-    uniform_accuracy: Sequence[float],
+    uniform: Sequence[Point],
     cap: int | None,
     finished: float,
+    ended: float,
     saved: Mapping[float, float | None],
 ) -> tuple[bool, str]:
     """Whether it pays, and why.
@@ -67,33 +70,42 @@ def judge(
     Args:
         rows: Of all policies at the levels of use.
         policy: The one that is judged, with its gains over `uniform` and over `mix`.
-        uniform_accuracy: Of the even spread, along the grid.
+        uniform: The even spread along the grid.
         cap: The budget that is in force, tokens; None where none is.
-        finished: Share of answers that end by themselves within it (without one: within the grid).
+        finished: Share of answers that end by themselves within it.
+        ended: The same within the largest budget of the grid.
         saved: Level to the share of tokens saved at equal accuracy.
     """
     mine = [row for row in rows if row.policy == policy and "uniform" in row.gains]
     clear = [row for row in mine if _is_clear(row)]
-    growth = max(uniform_accuracy) - uniform_accuracy[0]
+    accuracy = [float(point.scores.mean()) for point in uniform]
     if cap is not None and finished >= FINISHED:
         return False, (
             f"no: your model finishes within its budget of {cap:,} tokens on {finished:.0%} of the answers; "
             f"nothing is left to move{_elsewhere(clear)}"
         )
-    if growth < FLAT:
+    if ended <= 1 - FINISHED:
         return False, (
-            f"no: accuracy hardly depends on the budget ({uniform_accuracy[0]:.1%} under the smallest, "
-            f"{uniform_accuracy[-1]:.1%} under the largest); give everyone the smallest"
+            f"no: only {ended:.0%} of the answers end within the largest budget that was given, and what the "
+            "others would have become is not known: give some of them more"
+        )
+    if max(accuracy) - accuracy[0] < FLAT:
+        return False, (
+            f"no: accuracy hardly depends on the budget ({accuracy[0]:.1%} under the smallest, "
+            f"{accuracy[-1]:.1%} under the largest); give everyone the smallest"
         )
     if not mine:
         return False, "no: at no level of use both an even spread and the prediction were run"
     if len(clear) < min(2, len(mine)) or np.mean([min(_gains(row)) for row in mine]) <= 0:
-        best = max(mine, key=lambda row: min(_gains(row)))
         if clear:
-            return False, f"no: only one of {len(mine)} levels of use shows a clear gain, {_gain(best)}"
+            return False, (
+                f"no: only {len(clear)} of {len(mine)} levels of use show a clear gain, {_gain(clear[0])}"
+            )
+        best = max(mine, key=lambda row: min(_gains(row)))
         return False, (
-            "no: the questions' texts do not tell well enough how long their answers take; the best gain "
-            f"over an even spread, {_gain(best)}, is not clear of chance or no more than a blind mix brings"
+            "no: the questions' texts do not tell well enough how long their answers take; the best gains, "
+            f"{_gain(best)} over an even spread and {_gain(best, 'mix', where=False)} over a blind mix, are "
+            "not both clear of chance"
         )
     told = clear[len(clear) // 2]
     before = told.accuracy - told.gains["uniform"][0]
@@ -101,7 +113,8 @@ def judge(
     cheaper = f"; or {before:.1%} for {share:.0%} fewer tokens" if share > 0 else ""
     return True, (
         f"yes: at {told.used:,.0f} mean tokens used, {told.accuracy:.1%} right instead of {before:.1%}, "
-        f"{_gain(told, where=False)}{cheaper}"
+        f"{_gain(told, where=False)}{cheaper}. The largest budget for everyone: {accuracy[-1]:.1%} right for "
+        f"{uniform[-1].used.mean():,.0f}"
     )
 
 
@@ -123,7 +136,7 @@ def _elsewhere(clear: Sequence[EqualUse]) -> str:
     return f". Only if you spent less would it pay: {_gain(best)}"
 
 
-def _gain(row: EqualUse, *, where: bool = True) -> str:
-    gain, low, high = (100 * value for value in row.gains["uniform"])
+def _gain(row: EqualUse, over: str = "uniform", *, where: bool = True) -> str:
+    gain, low, high = (100 * value for value in row.gains[over])
     place = f" at {row.used:,.0f} mean tokens used" if where else ""
     return f"{gain:+.1f} points [{low:+.1f}, {high:+.1f}]{place}"

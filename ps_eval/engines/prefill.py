@@ -68,6 +68,10 @@ class PrefillEngine(Engine, Protocol):
     prefilled: Prefill | None
     """What `reason` goes on from where it is given nothing else."""
 
+    def unfit(self, requests: Sequence[Request]) -> list[Failure | None]:
+        """Why there is no room for a request's budget and an answer; None where there is."""
+        ...
+
     def prefill(self, questions: Sequence[str], layers: Sequence[int] = ()) -> Prefill:
         """Read N prompts once, for a predictor and for the reasoning that follows."""
         ...

@@ -7,10 +7,11 @@ model's own tokenizer: no engine re-tokenises what another token sequence was cu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ps_eval.engines.base import Answer, Failure, Progress, Reasoning, Request, Sampling
 from ps_eval.engines.formats import ReasoningFormat
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ps_eval.engines.prefill import Prefill
 
 GREEDY = Sampling(temperature=0, top_p=1)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,25 @@ class Stops:
     """Any of these tokens."""
     text: str | None = None
     """This text, in whatever tokens."""
+
+
+class Decoded(NamedTuple):
+    """A greedy continuation."""
+
+    ids: list[int]
+    confidence: float | None = None
+    """Geometric mean of its tokens' probabilities, where that was asked for and can be told."""
+
+
+def check_batch_size(batch_size: int) -> int:
+    """A batch size as it is given.
+
+    Raises:
+        ValueError: If it is no whole number of at least 1.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
+    return int(batch_size)
 
 
 class TokenEngine(ABC):
@@ -123,7 +144,13 @@ class TokenEngine(ABC):
         limits, streams = [r.max_tokens for r in requests], [r.stream for r in requests]
         checked = self._checked(self._encode([r.question for r in requests]), limits)
         stops = self._reasoning_stops
-        generated = self._continue(checked, limits, stops, sampling, streams, progress)
+
+        def draw(rows: Sequence[int], prompts: Sequence[list[int]]) -> Sequence[list[int] | Failure]:
+            allowed, drawn = [limits[row] for row in rows], [streams[row] for row in rows]
+            return self._generate(prompts, allowed, stops, sampling, drawn, progress)
+
+        nothing: list[int] = []
+        generated = self._continue(checked, limits, draw, nothing, progress)
         return [ids if isinstance(ids, Failure) else self._as_reasoning(ids, stops) for ids in generated]
 
     @property
@@ -186,7 +213,7 @@ class TokenEngine(ABC):
             if not isinstance(mine, Failure)
             for cut in mine
         ]
-        answers = iter(self._answers([prompt for prompt, _ in rows], [cut for _, cut in rows], None))
+        answers = iter(self._answers([prompt for prompt, _ in rows], [cut for _, cut in rows], None, True))
         probes = [
             mine if isinstance(mine, Failure) else _all_or_failure([next(answers) for _ in mine], len(cuts))
             for mine in distinct
@@ -204,6 +231,13 @@ class TokenEngine(ABC):
         if not self.format.think_end or budget == 0:
             return forced
         return max(forced, self.format.max_answer_tokens)  # its end marker is within the budget
+
+    def unfit(self, requests: Sequence[Request]) -> list[Failure | None]:
+        """Why there is no room for a request's budget and an answer; None where there is."""
+        checked = self._checked(
+            self._encode([r.question for r in requests]), [r.max_tokens for r in requests]
+        )
+        return [found if isinstance(found, Failure) else None for found in checked]
 
     def _checked(self, prompts: Sequence[list[int]], budgets: Sequence[int]) -> list[list[int] | Failure]:
         """The prompts, or why there is no room for a budget and an answer after them."""
@@ -228,7 +262,9 @@ class TokenEngine(ABC):
         prompts: Sequence[list[int]],
         reasonings: Sequence[Reasoning | Failure],
         progress: Progress | None,
+        sure: bool = False,
     ) -> list[Answer | Failure]:
+        """An answer after each reasoning; with `sure` also how sure it is, where it is forced."""
         answers: list[Answer | Failure] = []
         asked: list[list[int] | Failure] = []
         limits: list[int] = []
@@ -245,28 +281,40 @@ class TokenEngine(ABC):
                 limits[-1] = limit
                 unfit = self._unfit(prompt, len(reasoning.token_ids), len(beginning) + limit)
                 asked.append(unfit or [*prompt, *reasoning.token_ids, *beginning])
-        generated = self._continue(
-            asked, limits, Stops(tuple(self._eos_ids)), GREEDY, [0] * len(asked), progress
-        )
-        for reasoning, ids, limit in zip(reasonings, generated, limits, strict=True):
-            if isinstance(ids, Failure):
-                answers.append(ids)
+
+        def decode(rows: Sequence[int], prompts: Sequence[list[int]]) -> Sequence[Decoded | Failure]:
+            return self._decode(prompts, [limits[row] for row in rows], progress, sure)
+
+        decoded = self._continue(asked, limits, decode, Decoded([]), progress)
+        for reasoning, found, limit in zip(reasonings, decoded, limits, strict=True):
+            if isinstance(found, Failure):
+                answers.append(found)
             else:
                 assert isinstance(reasoning, Reasoning)  # what follows from a failure is that failure
-                answers.append(self._as_answer(reasoning, ids, limit))
+                answers.append(self._as_answer(reasoning, found, limit))
         return answers
+
+    def _decode(
+        self, prompts: Sequence[list[int]], limits: Sequence[int], progress: Progress | None, sure: bool
+    ) -> Sequence[Decoded | Failure]:
+        """Continue each prompt greedily to the sequence's end; with `sure` also tell how sure that is."""
+        stops = Stops(tuple(self._eos_ids))
+        found = self._generate(prompts, limits, stops, GREEDY, [0] * len(prompts), progress)
+        return [ids if isinstance(ids, Failure) else Decoded(ids) for ids in found]
 
     def _beginning(self, reasoning: Reasoning) -> list[int]:
         """What stands between a reasoning and the first token of its answer."""
         return list(reasoning.end_ids) or self._end_ids if reasoning.finished else self.forced_prefix
 
-    def _as_answer(self, reasoning: Reasoning, generated: list[int], limit: int) -> Answer:
+    def _as_answer(self, reasoning: Reasoning, decoded: Decoded, limit: int) -> Answer:
         """The answer after a reasoning, from the tokens decoded within a limit."""
+        generated = decoded.ids
         ids = [*self._beginning(reasoning), *generated]
         written = ids if self.format.think_end or not reasoning.finished else reasoning.token_ids
         text = str(self.tokenizer.decode(list(written), skip_special_tokens=True))
         cut = len(generated) == limit > 0 and generated[-1] not in self._eos_ids
-        return Answer(text, len(ids), not reasoning.finished, len(generated), cut)
+        confidence = None if reasoning.finished else decoded.confidence
+        return Answer(text, len(ids), not reasoning.finished, len(generated), cut, confidence)
 
     def _as_reasoning(self, ids: list[int], stops: Stops) -> Reasoning:
         if ids and ids[-1] in stops.ids:
@@ -294,25 +342,22 @@ class TokenEngine(ABC):
         self,
         prompts: Sequence[list[int] | Failure],
         limits: Sequence[int],
-        stops: Stops,
-        sampling: Sampling,
-        streams: Sequence[int],
+        generate: Callable[[Sequence[int], Sequence[list[int]]], Sequence[T | Failure]],
+        nothing: T,
         progress: Progress | None,
-    ) -> list[list[int] | Failure]:
-        """`_generate` for the rows that have not failed and may have a token at all."""
-        generated: list[list[int] | Failure] = [p if isinstance(p, Failure) else [] for p in prompts]
-        asked = [
-            (row, prompt, limits[row], streams[row])
+    ) -> list[T | Failure]:
+        """`generate(rows, their prompts)` for those that have not failed and may have a token at all."""
+        generated: list[T | Failure] = [p if isinstance(p, Failure) else nothing for p in prompts]
+        asked = {
+            row: prompt
             for row, prompt in enumerate(prompts)
             if limits[row] > 0 and not isinstance(prompt, Failure)
-        ]
+        }
         if progress and len(asked) < len(prompts):
             progress(len(prompts) - len(asked))
         if asked:
-            rows, whole, allowed, drawn = zip(*asked, strict=True)
-            found = self._generate(whole, allowed, stops, sampling, drawn, progress)
-            for row, ids in zip(rows, found, strict=True):
-                generated[row] = ids
+            for row, found in zip(asked, generate(list(asked), list(asked.values())), strict=True):
+                generated[row] = found
         return generated
 
 

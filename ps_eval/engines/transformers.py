@@ -7,8 +7,6 @@ that are done; this loop does none of the three. Its forward passes are the mode
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,14 @@ from transformers.utils import logging as transformers_logging
 
 from ps_eval.engines.base import Answer, Failure, Progress, Reasoning, Request, Sampling, uniforms
 from ps_eval.engines.causal_model import load_causal_model
-from ps_eval.engines.decoding import Until, decode
+from ps_eval.engines.decoding import Halt, Until, decode
 from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.engines.prefill import Prefill, PrefilledBatch, last_states
 from ps_eval.engines.reading import Rows
-from ps_eval.engines.sampling import chooser, greedy, scored
+from ps_eval.engines.sampling import Choose, chooser, greedy, scored
 from ps_eval.engines.self_check import check_reading
-from ps_eval.engines.token_engine import Stops, TokenEngine
-from ps_eval.engines.watch import Watch
+from ps_eval.engines.token_engine import Decoded, Stops, TokenEngine, check_batch_size
+from ps_eval.engines.watch import Sight, Watch
 from ps_train.common.blocks import hidden_size, text_decoder
 from ps_train.common.features import check_layers, layer_name, max_positions
 from ps_train.common.prompts import PromptFormat
@@ -71,8 +69,7 @@ class TransformersEngine(TokenEngine):
             ValueError: If the model or an option cannot be had here, or the model does not read alike in
                 every way.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = check_batch_size(batch_size)
         transformers_logging.disable_progress_bar()  # loading is quick beside generating; errors stay visible
         super().__init__(model, format, prompt)
         self.model = load_causal_model(
@@ -193,7 +190,7 @@ class TransformersEngine(TokenEngine):
             allowed = np.array(limits)[numbers]
             until = Until(stops, self._text)
             with last_states(self.model, [] if watch is None else watch.layers) as states:
-                halt = None if watch is None else partial(_halt, watch, states)
+                halt = None if watch is None else self._halt(watch, states, rows, checked, generated)
                 decode(rows, batch.logits[chosen], numbers, allowed, until, choose, generated, progress, halt)
         reasonings = [
             c if isinstance(c, Failure) else self._as_reasoning(ids, stops)
@@ -202,6 +199,35 @@ class TransformersEngine(TokenEngine):
         if watch is not None:
             watch.end([0 if isinstance(r, Failure) else len(r.token_ids) for r in reasonings])
         return reasonings
+
+    def _halt(
+        self,
+        watch: Watch,
+        states: Mapping[int, torch.Tensor],
+        rows: Rows,
+        prompts: Sequence[list[int] | Failure],
+        generated: Sequence[list[int]],
+    ) -> Halt:
+        """Which rows end at a step, as `watch` says; they answer it on a fork of their cache."""
+
+        def halt(numbers: np.ndarray, places: np.ndarray, step: int) -> np.ndarray:
+            def ask(some: Sequence[int]) -> Sequence[Answer | Failure]:
+                if not self._ways.continues:
+                    cut = [Reasoning(tuple(generated[n]), finished=False) for n in numbers[list(some)]]
+                    return self._answers([prompts[n] for n in numbers[list(some)]], cut, None, True)
+                branch = rows.fork()
+                branch.keep(self._index(places[list(some)].tolist()))
+                return self._forced_answers(branch, len(some))
+
+            def seen(layer: int) -> Any:
+                return states[layer][places].float().cpu().numpy()
+
+            def lengths() -> dict[int, int]:
+                return {n: len(ids) for n, ids in enumerate(generated) if ids}
+
+            return watch.halt(numbers, step, Sight(seen, ask, lengths))
+
+        return halt
 
     def probe(
         self,
@@ -280,13 +306,21 @@ class TransformersEngine(TokenEngine):
         until = Until(Stops(tuple(self._eos_ids)), self._text)
         choose, seen = scored(greedy)
         decode(rows, logits, np.arange(count), np.full(count, limit), until, choose, generated)
+        forced = Reasoning((), finished=False)
         return [
-            replace(
-                self._as_answer(Reasoning((), finished=False), ids, limit),
-                confidence=float(np.exp(np.mean([lp for lp, _ in seen[row][: len(ids)]]))),
-            )
+            self._as_answer(forced, Decoded(ids, _sureness(seen[row], ids)), limit)
             for row, ids in enumerate(generated)
         ]
+
+    def _decode(
+        self, prompts: Sequence[list[int]], limits: Sequence[int], progress: Progress | None, sure: bool
+    ) -> Sequence[Decoded | Failure]:
+        """See `TokenEngine._decode`."""
+        if not sure:
+            return super()._decode(prompts, limits, progress, sure)
+        choose, seen = scored(greedy)
+        found = self._draw(prompts, limits, Stops(tuple(self._eos_ids)), choose, progress)
+        return [Decoded(ids, _sureness(seen[row], ids)) for row, ids in enumerate(found)]
 
     def _generate(
         self,
@@ -297,10 +331,18 @@ class TransformersEngine(TokenEngine):
         streams: Sequence[int],
         progress: Progress | None,
     ) -> list[list[int]]:
+        draws = [uniforms(sampling, stream, n) for stream, n in zip(streams, limits, strict=True)]
+        return self._draw(prompts, limits, stops, chooser(sampling, draws), progress)
+
+    def _draw(
+        self,
+        prompts: Sequence[list[int]],
+        limits: Sequence[int],
+        stops: Stops,
+        choose: Choose,
+        progress: Progress | None,
+    ) -> list[list[int]]:
         generated: list[list[int]] = [[] for _ in prompts]
-        choose = chooser(
-            sampling, [uniforms(sampling, stream, n) for stream, n in zip(streams, limits, strict=True)]
-        )
         lengths, until = [len(prompt) for prompt in prompts], Until(stops, self._text)
         # Rows of like length share a batch: less padding, and they leave it together.
         for batch in self._batches(lengths, list(zip(limits, lengths, strict=True))):
@@ -330,8 +372,6 @@ class TransformersEngine(TokenEngine):
         return torch.tensor(values, dtype=torch.long, device=self.model.device)
 
 
-def _halt(
-    watch: Watch, states: Mapping[int, torch.Tensor], rows: np.ndarray, places: np.ndarray, step: int
-) -> np.ndarray:
-    """Which rows end here, as `watch` says, which may want the states that their last tokens left."""
-    return watch.halt(rows, step, lambda layer: states[layer][places].float().cpu().numpy())
+def _sureness(seen: Sequence[tuple[float, float]], ids: Sequence[int]) -> float:
+    """Geometric mean of the probabilities of a row's tokens, of what was seen of each step."""
+    return float(np.exp(np.mean([log_probability for log_probability, _ in seen[: len(ids)]])))

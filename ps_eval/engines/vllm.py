@@ -6,13 +6,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ps_eval.engines.base import (
+    Answer,
     Failure,
     Progress,
     Reasoning,
@@ -22,16 +22,16 @@ from ps_eval.engines.base import (
     stream_of,
 )
 from ps_eval.engines.formats import ReasoningFormat
-from ps_eval.engines.token_engine import GREEDY, Stops, TokenEngine
+from ps_eval.engines.token_engine import GREEDY, Decoded, Stops, TokenEngine, check_batch_size
 from ps_eval.engines.vllm_states import can_hook, request_states
 from ps_train.common.features import layer_name
 from ps_train.common.prompts import PromptFormat
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput, SamplingParams
+    from vllm import LLM, CompletionOutput, RequestOutput, SamplingParams
 
     from ps_eval.engines.prefill import Prefill
-    from ps_eval.engines.watch import Watch
+    from ps_eval.engines.watch import Sight, Watch
 
 CPU_ARGUMENTS: dict[str, Any] = {
     "enforce_eager": True,  # seconds to load instead of minutes
@@ -88,8 +88,7 @@ class VLLMEngine(TokenEngine):
             ValueError: If vLLM is not installed, an argument is not one of `vllm.LLM`, the model cannot be
                 loaded or its end-of-thinking marker is not a single token.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = check_batch_size(batch_size)
         super().__init__(model, format, prompt)
         self.llm = load_llm(model, **{"max_num_seqs": batch_size, **llm_arguments})
         self.batch_size = batch_size
@@ -121,6 +120,20 @@ class VLLMEngine(TokenEngine):
         if progress:
             progress(len(generated))
         return generated
+
+    def _decode(
+        self, prompts: Sequence[list[int]], limits: Sequence[int], progress: Progress | None, sure: bool
+    ) -> Sequence[Decoded | Failure]:
+        """See `TokenEngine._decode`."""
+        if not sure:
+            return super()._decode(prompts, limits, progress, sure)
+        stops = Stops(tuple(self._eos_ids))
+        # No alternatives: the decoded token's own probability alone.
+        parameters = [self._parameters(limit, stops, GREEDY, 0, logprobs=0) for limit in limits]
+        found = [output.outputs[0] for output in self._outputs(prompts, parameters)]
+        if progress:
+            progress(len(found))
+        return [Decoded(list(one.token_ids), _sureness(one)) for one in found]
 
     def prefill(self, questions: Sequence[str], layers: Sequence[int] = ()) -> Prefill:
         """Read N prompts once, for a predictor and for the reasoning that follows from the prefix cache.
@@ -181,8 +194,9 @@ class VLLMEngine(TokenEngine):
                 states = self._reason_on(prompts, requests, found, going, until, number, sampling, watch)
             # Whoever has more than `until` tokens has not ended before them: the state after them is known.
             going = [n for n in going if len(found[n]) > until]
-            where = partial(_rows_of, states, going)
-            halted = watch.halt(np.array(going, int), until, where)
+            halted = watch.halt(
+                np.array(going, int), until, self._sight(prompts, found, states, going, until)
+            )
             for n, ends in zip(going, halted, strict=True):
                 found[n] = found[n][:until] if ends else found[n]
             going = [
@@ -239,6 +253,28 @@ class VLLMEngine(TokenEngine):
             layer: dict(zip(going, _by_output(mine, outputs), strict=True)) for layer, mine in states.items()
         }
 
+    def _sight(
+        self,
+        prompts: Sequence[Any],
+        found: Sequence[list[int]],
+        states: Mapping[int, Mapping[int, Any]],
+        going: Sequence[int],
+        until: int,
+    ) -> Sight:
+        """What can be seen of the reasonings that go on after `until` tokens."""
+        from ps_eval.engines.watch import Sight
+
+        def ask(some: Sequence[int]) -> Sequence[Answer | Failure]:
+            rows = [going[number] for number in some]
+            cut = [Reasoning(tuple(found[row][:until]), finished=False) for row in rows]
+            return self._answers([prompts[row] for row in rows], cut, None, True)
+
+        return Sight(
+            states=lambda layer: np.stack([states[layer][row] for row in going]),
+            ask=ask,
+            lengths=lambda: {row: len(ids) for row, ids in enumerate(found) if ids},
+        )
+
     def _to_marker(self, ids: list[int], seen: int) -> list[int]:
         """The tokens up to an end marker of several: vLLM does not see one that began in an earlier piece."""
         marker = self._reasoning_stops.text
@@ -288,14 +324,16 @@ def _by_output(states: Mapping[str, Any], outputs: Sequence[RequestOutput]) -> l
     return [known[output.request_id] for output in outputs]
 
 
-def _rows_of(states: Mapping[int, Mapping[int, Any]], rows: Sequence[int], layer: int) -> Any:
-    """(R, D) a layer's states of some reasonings."""
-    return np.stack([states[layer][row] for row in rows])
+def _sureness(found: CompletionOutput) -> float:
+    """Geometric mean of the probabilities of a completion's tokens."""
+    assert found.logprobs is not None
+    own = [known[token].logprob for token, known in zip(found.token_ids, found.logprobs, strict=True)]
+    return float(np.exp(np.mean(own)))
 
 
 def _score(token: int, known: Mapping[int, Any]) -> tuple[float, float]:
     """A drawn token's log-probability, and the entropy of its distribution as far as it is known."""
-    log_p = np.array([entry.logprob for entry in known.values()])
+    log_p = np.array([entry.logprob for entry in known.values() if entry.logprob > -np.inf])
     p = np.exp(log_p)
     rest = max(0.0, 1.0 - float(p.sum()))
     entropy = -float(p @ log_p) - (rest * float(np.log(rest)) if rest > 0 else 0.0)

@@ -46,7 +46,7 @@ def accuracy_budget(settings: ContestSettings, *, scratch: Path) -> Outcome:
     best = max((rows[p, b] for p in learned for b in budgets), key=lambda row: row.gain or 0.0)
     finding = (
         f"The largest gain over uniform is {points(best.gain or 0)} points, by {best.policy} at "
-        f"{best.budget} mean tokens, where uniform would need {saved(best)} tokens a query for the same."
+        f"{best.budget} mean tokens, where uniform would need {saved(best)} tokens a query on top for that."
     )
     return Outcome(
         [
@@ -79,8 +79,8 @@ def tight_budget(settings: ContestSettings, *, scratch: Path) -> Outcome:
     best = max((p for p in policies if not p.startswith(("mix", "honest"))), key=gains.__getitem__)
     mix = max((p for p in policies if p.startswith("mix")), key=gains.__getitem__)
     finding = (
-        f"At {at} tokens the best policy is {best} window: {points(gains[best])} points over uniform, "
-        f"beside {points(gains[mix])} without any look at the question ({mix})."
+        f"At {at} tokens the best policy that looks at the question is {best} windows: "
+        f"{points(gains[best])} points over uniform, beside {points(gains[mix])} without a look ({mix})."
     )
     table = _table(
         "Accuracy, % (gain over uniform in points), by the fewest windows a query gets",
@@ -168,6 +168,8 @@ def _oracle_claim(rows: Rows, learned: Sequence[str], budgets: Sequence[int]) ->
         for budget in budgets
         if (closed := _share_of_oracle(rows[policy, budget], rows["honest_oracle", budget])) is not None
     }
+    if not shares:
+        raise ValueError(f"budgets must leave the oracle something to gain, got {list(budgets)}")
     above = sorted({budget for (_, budget), closed in shares.items() if closed > 0.5})
     policy, budget = max(shares, key=shares.__getitem__)
     return Claim(

@@ -88,13 +88,14 @@ def batch_size(
         "{} mean tokens",
     )
     middle = budgets[len(budgets) // 2]
-    close = [s for s in sizes if all(whole[b] - accuracy[s, b] <= 0.005 for b in budgets)]
+    lost = {s: max(whole[b] - accuracy[s, b] for b in budgets) for s in sizes}
+    enough = next(s for s in sizes if all(lost[t] <= 0.005 for t in sizes if t >= s))
     finding = (
-        f"From batches of {close[0]} on, nothing beyond half a point is lost at any budget. "
-        f"At {middle} mean tokens a pacer, which decides each query alone, loses "
-        f"{100 * (whole[middle] - paced[middle][0]):.1f} points from the training questions' price and "
-        f"{100 * (whole[middle] - cold[middle][0]):.1f} from a cold start, and batches of "
-        f"{sizes[0]} without one {100 * (whole[middle] - accuracy[sizes[0], middle]):.1f}."
+        f"From batches of {enough} on, nothing beyond half a point is lost at any budget. "
+        f"Against allocating the whole set at {middle} mean tokens, a pacer, which decides each query alone, "
+        f"is at {points(paced[middle][0] - whole[middle])} points from the training questions' price and at "
+        f"{points(cold[middle][0] - whole[middle])} from a cold start; batches of {sizes[0]} without one at "
+        f"{points(accuracy[sizes[0], middle] - whole[middle])}."
     )
     figure = line_plot(
         {f"{b} mean tokens": [100 * (accuracy[s, b] - whole[b]) for s in sizes] for b in budgets},

@@ -89,8 +89,8 @@ def early_stopping(
         "Against predicted budgets at equal total tokens, stopping alone is at best "
         f"{points(gaps[best_alone])} points (patience {best_alone}), and the combination "
         f"{points(together[best_both])} ({best_both[0]} tokens allowed, patience {best_both[1]}). "
-        f"Stopping spends {100 * stopped[best_alone].probing / stopped[best_alone].total:.0f}% of its tokens "
-        "on probes."
+        "There, stopping alone spends "
+        f"{100 * stopped[best_alone].probing / stopped[best_alone].total:.0f}% of its tokens on probes."
     )
     claim = Claim(
         "Prediction before generation and stopping during it complement each other",

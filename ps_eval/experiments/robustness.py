@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +108,7 @@ def noise_tolerance(
         "Predictive Scheduling, limitations",
         f"worst cell of hull {points(worst['hull'], 2)}, calibrated and guarded "
         f"{points(worst['hull + Platt + guard'], 2)} points",
-        "holds only if" if worst["hull + Platt + guard"] > -0.001 > worst["hull"] else "holds",
+        noise_verdict(worst),
     )
     middle = budgets.index(160) if 160 in budgets else len(budgets) // 2
     figure = line_plot(
@@ -119,6 +119,14 @@ def noise_tolerance(
         zero_line=True,
     )
     return Outcome([gains, tolerance, meaning], finding + ".", {"noise": figure}, [claim])
+
+
+def noise_verdict(worst: Mapping[str, float]) -> Literal["holds", "does not hold", "holds only if"]:
+    """Whether predictions that are wrong can end below uniform, by each policy's worst gain over it."""
+    tenth = -0.001
+    if worst["hull"] > tenth:
+        return "does not hold"
+    return "holds only if" if worst["hull + Platt + guard"] > tenth else "holds"
 
 
 def starvation(
@@ -182,7 +190,7 @@ def starvation(
         ["wrong labels", "given", *(f"{b} mean tokens" for b in budgets)],
         rows,
     )
-    gone = next((r for r, gain in zip(error_rates, lines["labels"], strict=True) if gain <= 0), None)
+    gone = from_there_on(error_rates, lines["labels"])
     finding = (
         f"At {middle} mean tokens hard labels gain {lines['labels'][0]:+.1f} points without errors and "
         f"{lines['labels'][-1]:+.1f} at {100 * error_rates[-1]:g}% errors"
@@ -197,6 +205,13 @@ def starvation(
         zero_line=True,
     )
     return Outcome([table], finding, {"gain": figure})
+
+
+def from_there_on(rates: Sequence[float], gains: Sequence[float]) -> float | None:
+    """The first of the rising rates from which on no gain is above 0; None where the last one's is."""
+    above = [number for number, gain in enumerate(gains) if gain > 0]
+    first = above[-1] + 1 if above else 0
+    return rates[first] if first < len(rates) else None
 
 
 def _hurt(gain: float) -> Cell:

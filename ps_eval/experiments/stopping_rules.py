@@ -169,13 +169,14 @@ def rolling_batch(seen: Foreseen, total_tokens: int) -> Ints:
         used = np.minimum(traces.lengths, seen.grid[reached]).sum() + probing * (
             seen.probes_before[np.arange(len(stops)), reached].sum() + len(here)
         )
+        ahead = forecast.budgets >= seen.grid[following]  # it is not stopped before
         found = reallocate(
-            forecast.curves[inside],
+            forecast.curves[inside][:, ahead],
             max(0, total_tokens - int(used)),
             elapsed=np.full(len(here), forecast.elapsed),
             now=forecast.now[inside],
-            budgets=forecast.budgets,
-            use=forecast.use[inside],
+            budgets=forecast.budgets[ahead],
+            use=forecast.use[inside][:, ahead],
             segment=int(seen.grid[following] - seen.grid[point] + probing),
         )
         stopped = here[~found.goes_on]

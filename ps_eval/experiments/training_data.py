@@ -145,8 +145,8 @@ def distribution_shift(settings: RidgeSettings) -> Outcome:
     lost = [scores[0].gains - scores[2].gains, scores[3].gains - scores[5].gains]
     finding = (
         f"Each from {size} training questions. Learning from the other half costs "
-        f"{points(-float(lost[0].max()))} points at most on easy questions and "
-        f"{points(-float(lost[1].max()))} on hard ones; the lowest gain of any cell is "
+        f"{100 * float(lost[0].max()):.1f} points at most on easy questions and "
+        f"{100 * float(lost[1].max()):.1f} on hard ones; the lowest gain of any cell is "
         f"{points(float(min(s.gains.min() for s in scores)))}."
     )
     return _outcome("tested on", names, scores, budgets, finding)

@@ -69,8 +69,8 @@ def window_size(
         )
         for world in worlds
     }
-    finding = "Accuracy differs between the window sizes by at most " + " and ".join(
-        f"{spread:.1f} points ({world})" for world, spread in spreads.items()
+    finding = "At budgets that all window sizes can spend, accuracy differs between them by at most " + (
+        " and ".join(f"{spread:.1f} points ({world})" for world, spread in spreads.items())
     )
     title = "Accuracy, % (gain over uniform with the same windows, points)"
     table_out = ResultTable.by_budget(title, "curves, window", lines, budgets, lambda *key: cells[key])

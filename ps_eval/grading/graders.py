@@ -14,6 +14,7 @@ from ps_eval.grading.extraction import (
     stated_answer,
     stated_choice,
 )
+from ps_eval.grading.writing import readable
 
 DEFAULT_GRADER = "math"
 
@@ -56,6 +57,7 @@ class Grader:
 
 def reference_answer(reference: str) -> str:
     r"""The value of a reference answer: after the last `####`, else in the last `\boxed{…}`, else it all."""
+    reference = readable(reference)
     _, mark, value = reference.rpartition("####")
     if mark:
         return value.strip()
@@ -65,7 +67,7 @@ def reference_answer(reference: str) -> str:
 
 def _exact_statement(text: str) -> str | None:
     """What a text states, all of it where nothing marks an answer."""
-    answer = text.rpartition("</think>")[2].strip()
+    answer = readable(text).rpartition("</think>")[2].strip()
     box = last_box(answer)
     if box is not None:
         return box
@@ -84,12 +86,12 @@ def _number_or_text(answer: str, reference: str) -> bool:
 
 _GRADERS = {
     # The value wherever it is stated; formulas by math-verify, as Open-R1, lighteval and TRL grade.
-    "math": Grader("math", 2, stated_answer, same_answer),
+    "math": Grader("math", 3, stated_answer, same_answer),
     # GSM8K's rule: a number (or word) that must be equal, units and thousands aside; no algebra.
-    "gsm8k": Grader("gsm8k", 4, stated_answer, _number_or_text),
-    "number": Grader("number", 2, last_number, same_number),
-    "choice": Grader("choice", 2, stated_choice, _same_choice),
-    "exact": Grader("exact", 2, _exact_statement, same_text),
+    "gsm8k": Grader("gsm8k", 5, stated_answer, _number_or_text),
+    "number": Grader("number", 3, last_number, same_number),
+    "choice": Grader("choice", 3, stated_choice, _same_choice),
+    "exact": Grader("exact", 3, _exact_statement, same_text),
 }
 GRADER_NAMES = tuple(_GRADERS)
 

@@ -6,10 +6,14 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from ps_eval.grading.writing import TEXT_GROUP, raised, undecorated
+
 _DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|\\,|\\!|,\\!)\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 NUMBER = re.compile(
-    r"(?:(?<![\w.)}])[-−–]\s?)?(?:\\?\$\s?)?"  # a sign only where it subtracts from nothing
-    r"(?<![\w.])(?:" + _DIGITS + r")(?:[eE][-+]?\d+\b)?(?:\s?/\s?\d+(?:\.\d+)?)?(?:\s?\\?%)?"
+    # A sign only where it subtracts from nothing. Chinese, Japanese and Korean need no space before a number.
+    r"(?:(?<![\d)}]\s)(?<![\w.)}])[-−–]\s?|\bnegative\s)?(?:\\?\$\s?)?"
+    r"(?<![^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])(?<!\.)"
+    r"(?:" + _DIGITS + r")(?:[eE][-+]?\d+\b)?(?:\s?/\s?\d+(?:\.\d+)?)?(?:\s?\\?%)?"
 )
 """A number within a text: sign, dollar, thousands, decimals, exponent, a fraction's denominator, percent."""
 
@@ -29,13 +33,20 @@ _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 _APPROXIMATELY = re.compile(
     r"^(?:approximately|approx\.?|about|around|roughly|exactly|nearly|≈|~|\\approx)\s*", re.IGNORECASE
 )
-_UNIT_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_CURRENCY = re.compile(r"\\?\$|[€£¥¢₹₩₽₺₫₪฿]")
+_PERCENT = re.compile(r"(?<=[\d}])\s*(?:\\?%|percent\b|\\text\{\s*(?:\\?%|percent)\s*\})", re.IGNORECASE)
+_DEGREE = re.compile(r"(?<=[\d}])\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree\b)")
 # Words of a language and the usual symbols of units; a single letter that is none of them is a variable.
-_UNIT = re.compile(r"(?:[^\W\d_]{2,}\.?|[mgslhLWVAJNKCF°º€£¥¢]|°[CF]|/)(?:\s?\^?\{?[-−]?[23]\}?|[²³])?")
-_NOT_UNITS = re.compile("or|and|to|than|not|is|plus|minus|times|over|mod|if|else|pi|sqrt", re.IGNORECASE)
-_BEFORE_UNIT = re.compile(
-    rf"(?:{_DIGITS}|[\\a-z{{}}/\d.,^*×·+\- ]*[\d}}])(?=\s*\\(?:text|mathrm|mbox)|\s+[^\W\d_]|[°º²³])"
+_UNIT = re.compile(r"(?:[^\W\d_]{2,}\.?|[mgslhLWVAJNKCF°º]|°[CF]|/)(?:\s?\^?\{?[-−]?[23]\}?)?")
+_NOT_UNITS = re.compile(
+    "or|and|to|than|not|is|plus|minus|times|over|mod|if|else|pi|sqrt|below", re.IGNORECASE
 )
+_BEFORE_UNIT = re.compile(
+    rf"(?:{_DIGITS}|[\\a-z{{}}/\d.,^*×·+\- ]*[\d}}])"
+    r"(?=\s*\\(?:text|mathrm|mbox)|\s+[^\W\d_]|\s*/\s*[^\W\d_]{2}|[°º]"
+    r"|(?:[kcm]m|[km]g|ft|in|mi|mph|lbs?|oz|hrs?|mins?|secs?|ml)\b)"
+)
+_SPACED = re.compile(r"(?<![\w.,])\d{1,3}(?:\s\d{3})+(?![\w.,/])")  # thousands set apart by spaces
 _MANTISSA = rf"(?:{_DIGITS})"
 _SCIENTIFIC = re.compile(
     rf"({_MANTISSA})(?:[eE]([-+]?\d+)|(?:\\times|\\cdot|\*|×|x|·)10\^\{{?([-+]?\d+)\}}?)"
@@ -57,19 +68,13 @@ def read_number(text: str) -> frozenset[Fraction]:
     itself and a hundredth of it, since references are written either way. `\sqrt{2}`, `3x`, `5!` and
     `12 or 13` are no numbers.
     """
-    text = text.strip().strip("*_` \n")
-    whole = _UNIT_TEXT.fullmatch(text)
-    text = whole.group(1) if whole else text
-    text = re.sub(r"\\left|\\right|\\displaystyle|\\!|\\;|\\:|\\\(|\\\)|\\\[|\\\]", "", text)
-    text = re.sub(r"(?<=\d)(?:\{,\}|,\\,|\\,)(?=\d{3})", ",", text).replace("\\,", " ").replace("~", " ")
-    text = text.replace("\\ ", " ").strip(" \t\n")
-    text = re.sub(r"[.。]$", "", text)
+    text = undecorated(text.strip().strip("*_` \n")).strip()
+    whole = TEXT_GROUP.fullmatch(text)
+    text = re.sub(r"\.$", "", whole.group(1) if whole else text)
     text = re.sub("[−–]", "-", _spelled_out(text))
-    percent = re.search(r"\s*(?:\\?%|\bpercent)$", text)
-    if percent:
-        text = text[: percent.start()]
-    text = re.sub(r"(?:\\?\$|[€£¥])", "", text).strip()
-    text = _APPROXIMATELY.sub("", text).strip()
+    text, percent = _PERCENT.subn("", text, count=1)
+    text = _CURRENCY.sub("", text).strip()
+    text = _DEGREE.sub("°", _APPROXIMATELY.sub("", text).strip())
     sign = -1 if text.startswith("-") else 1
     text = text.lstrip("+-").strip() if text[:1] in ("+", "-") else text
     text, scale = _without_unit(text)
@@ -81,17 +86,14 @@ def read_number(text: str) -> frozenset[Fraction]:
 
 
 def _spelled_out(text: str) -> str:
-    """`½` as 1/2, `10³` as 10^3, a number's word below a hundred as its figures."""
+    """`½` as 1/2, `10³` as 10^{3}, a number's word below a hundred as its figures, `negative 5` as -5."""
     text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)
     text = re.sub(
         r"[¼-¾⅐-⅞]", lambda found: unicodedata.normalize("NFKC", found.group()).replace("⁄", "/"), text
     )
-    text = re.sub(
-        r"(?<=10)[⁰¹²³⁴-⁹]+", lambda found: "^" + unicodedata.normalize("NFKC", found.group()), text
-    )
-    text = re.sub(r"(?<=\d)['’](?=\d{3})", ",", text)
-    if re.fullmatch(r"\d{1,3}(?: \d{3})+", text.strip()):  # thousands set apart by spaces
-        text = text.replace(" ", "")
+    text = re.sub(r"(?<=\d)['’](?=\d{3})", ",", raised(text))
+    text = re.sub(r"^(?:minus|negative)\s+", "-", text, flags=re.IGNORECASE)
+    text = _SPACED.sub(lambda found: re.sub(r"\s", "", found.group()), text)
     word, space, rest = text.partition(" ")
     value = _spelled(word.casefold())
     return text if value is None else f"{value}{space}{rest}"
@@ -113,14 +115,19 @@ def _without_unit(text: str) -> tuple[str, int]:
     if match is None:
         return text, 1
     number, unit = match.group().strip(), text[match.end() :].strip()
-    unit = _UNIT_TEXT.sub(lambda found: f" {found.group(1).strip()} ", unit).strip()
+    unit = TEXT_GROUP.sub(lambda found: f" {found.group(1).strip()} ", unit).strip()
     unit = re.sub(r"\s+(?=\^|²|³)", "", unit)
+    unit = re.sub(r"(?<=[a-z]) an? (?=[a-z])", " per ", unit)
     words = unit.replace("/", " / ").split()
     scale = 1
     while words and words[0].casefold().rstrip("s") in _SCALES:
         scale *= _SCALES[words.pop(0).casefold().rstrip("s")]
-    known = all(_UNIT.fullmatch(word) and not _NOT_UNITS.fullmatch(word) for word in words)
-    return (number, scale) if known else (text, 1)
+    return (number, scale) if all(map(is_unit, words)) else (text, 1)
+
+
+def is_unit(word: str) -> bool:
+    """Whether a word may be one of a number's unit: `dollars`, `m^2`, `per`; not `or`, nor a variable."""
+    return _UNIT.fullmatch(word) is not None and _NOT_UNITS.fullmatch(word) is None
 
 
 def _unsigned(text: str) -> Fraction | None:
@@ -129,7 +136,7 @@ def _unsigned(text: str) -> Fraction | None:
         whole, *parts = mixed.groups()
         top, bottom = [part for part in parts if part is not None]
         return None if int(bottom) == 0 else int(whole) + Fraction(int(top), int(bottom))
-    if re.search(r"\d\s+\d", text):  # two numbers
+    if re.search(r"\d,?\s+\d", text):  # two numbers
         return None
     if power := _POWER.fullmatch(squeezed):
         return _power(Fraction(1), power.group(1))

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ps_eval.logs.decisions import decision_samples, is_decision
+from ps_eval.logs.decisions import Decisions
 from ps_eval.logs.sample import Sample, read_name
 from ps_train.text_files import read_lines
 
@@ -53,6 +53,13 @@ class Difference:
     high: float
 
 
+class _Answer(NamedTuple):
+    sample: Sample
+    row: Mapping[str, Any]
+    correct: float | None
+    """Feedback."""
+
+
 def arms_command(files: tuple[str, ...], *, explored: bool = False, json: bool = False) -> None:
     """Compare a gateway's rules by its decision log: tokens, finished answers, feedback; A/B in a table.
 
@@ -64,15 +71,19 @@ def arms_command(files: tuple[str, ...], *, explored: bool = False, json: bool =
     Raises:
         ValueError: If a file is missing, or no decision can be read.
     """
-    rows, feedback = _read(files)
+    decisions, faults = _read(files)
+    by_rule: dict[str, list[_Answer]] = {}
+    for (sample, row), correct in zip(decisions.found, decisions.feedback(), strict=True):
+        if explored or not row.get("explored"):
+            rule = read_name(row.get("rule")) or "default"
+            by_rule.setdefault(rule, []).append(_Answer(sample, row, correct))
+    if not by_rule:
+        reasons = "; ".join(faults[:3]) or "none was left after those explored"
+        raise ValueError(f"{', '.join(files)} must hold decisions that can be read, got none: {reasons}")
     arms, values = [], {}
-    for rule in sorted({name for name, *_ in rows}, key=lambda name: (name != "default", name)):
-        mine = [(s, row) for name, s, row in rows if name == rule and (explored or not row.get("explored"))]
-        if mine:
-            arm, values[rule] = _arm(rule, mine, feedback)
-            arms.append(arm)
-    if not arms:
-        raise ValueError(f"{', '.join(files)} must hold decisions that can be read, got none")
+    for rule in sorted(by_rule, key=lambda name: (name != "default", name)):
+        arm, values[rule] = _arm(rule, by_rule[rule])
+        arms.append(arm)
     differences = [
         difference
         for arm in arms[1:]
@@ -83,53 +94,42 @@ def arms_command(files: tuple[str, ...], *, explored: bool = False, json: bool =
         record = {"arms": [asdict(arm) for arm in arms], "differences": [asdict(d) for d in differences]}
         sys.stdout.write(json_text.dumps(record) + "\n")
         return
-    _print(arms, differences, Console())
+    console = Console()
+    _print(arms, differences, console)
+    if faults:
+        said = f"{len(faults)} rows cannot be read and are left out, such as {faults[0]}"
+        console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
-def _read(
-    files: Sequence[str],
-) -> tuple[list[tuple[str, Sample, Mapping[str, Any]]], dict[str, float]]:
-    """Rule, sample and row of each decision; and feedback by request."""
-    decisions: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    feedback: dict[str, float] = {}
+def _read(files: Sequence[str]) -> tuple[Decisions, list[str]]:
+    """Decisions, and what is wrong with rows that are left out."""
+    decisions, faults = Decisions(), []
     for name in files:
         if not Path(name).is_file():
             raise ValueError(f"files must be existing decision logs, got {name}")
-        for number, line in read_lines(Path(name)):
+        for number, line in read_lines(name):
             try:
                 row = json_text.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if not isinstance(row, dict) or not is_decision(row):
-                continue
-            request = read_name(row["request_id"])
-            if "granted" in row:
-                decisions[request or f"{name} {number}"] = f"{name} line {number}", row
-            elif isinstance(row["correct"], int | float) and 0 <= row["correct"] <= 1:
-                feedback[request] = float(row["correct"])
-    found = []
-    for where, row in decisions.values():
-        samples, _, _ = decision_samples([(where, row)])
-        found += [(read_name(row.get("rule")) or "default", sample, row) for sample in samples]
-    return found, feedback
+                decisions.read(row if isinstance(row, dict) else {})
+            except (ValueError, RecursionError) as error:
+                faults.append(f"{name} line {number}: {error}")
+    return decisions, faults
 
 
-def _arm(
-    rule: str, mine: Sequence[tuple[Sample, Mapping[str, Any]]], feedback: Mapping[str, float]
-) -> tuple[Arm, dict[str, list[float]]]:
-    graded = [feedback[name] for _, row in mine if (name := read_name(row["request_id"])) in feedback]
+def _arm(rule: str, mine: Sequence[_Answer]) -> tuple[Arm, dict[str, list[float]]]:
+    graded = [answer.correct for answer in mine if answer.correct is not None]
     values = {
-        "used": [float(sample.tokens) for sample, _ in mine],
-        "finished": [float(sample.finished) for sample, _ in mine],
+        "used": [float(answer.sample.tokens) for answer in mine],
+        "finished": [float(answer.sample.finished) for answer in mine],
         "right": graded,
     }
     arm = Arm(
         rule=rule,
         requests=len(mine),
-        granted=_mean([float(row["granted"]) for _, row in mine]),
+        granted=_mean([float(answer.row["granted"]) for answer in mine]),
         used=_mean(values["used"]),
         finished=_mean(values["finished"]),
-        empty=_mean([float(bool(row.get("empty"))) for _, row in mine]),
+        empty=_mean([float(bool(answer.row.get("empty"))) for answer in mine]),
         graded=len(graded),
         right=_mean(graded) if graded else None,
     )
@@ -139,13 +139,16 @@ def _arm(
 def _difference(
     rule: str, figure: str, mine: Mapping[str, list[float]], first: Mapping[str, list[float]]
 ) -> Difference | None:
-    """None where one of them has fewer than two values."""
+    """None where one of them has fewer than two values. Of shares as Agresti and Caffo (2000)."""
     a, b = mine[figure], first[figure]
     if min(len(a), len(b)) < 2:
         return None
     value = _mean(a) - _mean(b)
+    if figure != "used":  # shares: an answer of each kind more, so that few that agree are not certain
+        a, b = [*a, 0.0, 1.0], [*b, 0.0, 1.0]
+    middle = _mean(a) - _mean(b)
     half = NORMAL * math.sqrt(_variance(a) / len(a) + _variance(b) / len(b))
-    return Difference(rule, figure, value, value - half, value + half)
+    return Difference(rule, figure, value, middle - half, middle + half)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -46,7 +46,6 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "tokens": (
         "tokens",
-        "reasoning_tokens",
         "completion_tokens",
         "output_tokens",
         "generated_tokens",
@@ -58,7 +57,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         "num_generated_tokens",
         "token_count",
         "length",
+        "reasoning_tokens",
+        "thinking_tokens",
     ),
+    "reasoning": ("reasoning_tokens", "thinking_tokens"),
     "correct": (
         "correct",
         "is_correct",
@@ -74,7 +76,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "finished": ("finished", "completed", "finish_reason", "stop_reason", "is_finished"),
     "truncated": ("truncated", "hit_limit", "cut"),
-    "reference": ("reference", "answer", "target", "solution", "gold", "expected"),
+    # Beside one of the others, `answer` is the model's.
+    "reference": ("reference", "target", "gold", "expected", "answer", "solution"),
     "response": ("response", "completion", "output", "generation", "generated_text", "model_output"),
     "task": ("task", "dataset", "benchmark", "task_name"),
     "model": ("model", "model_name", "model_id"),
@@ -107,6 +110,8 @@ def choose_columns(
                 raise ValueError(f"column {given[role]!r} for {role} must be one of {names} of {source}")
             found[role] = given[role]
             continue
+        if role == "reasoning" and "tokens" in given:  # who names one column means it
+            continue
         taken = set(found.values())
         name = next((plain[_plain(usual_name)] for usual_name in usual if _plain(usual_name) in plain), None)
         if name is not None and name not in taken:
@@ -137,14 +142,15 @@ def to_sample(row: Mapping[str, Any], columns: Mapping[str, str], numbers: Seque
     name = read_name(value("question_id")) or question
     if not name:
         raise ValueError("question_id must be a name or a number, or question a text, got neither")
-    if value("tokens") is None:
+    counts = [count for count in (value("tokens"), value("reasoning")) if count is not None]
+    if not counts:
         raise ValueError("tokens must be there, got none")
     finished = read_finished(value("finished")) and read_finished(value("truncated"), inverted=True)
     place = as_number(value("sample"))
     measured = {name: as_number(at(row, name)) for name in numbers}
     return Sample(
         question_id=name,
-        tokens=read_tokens(value("tokens")),
+        tokens=max(map(read_tokens, counts)),  # reasoning may be counted within, or apart
         correct=read_correct(value("correct")),
         finished=finished,
         sample=int(place) if place is not None and abs(place) < 2**53 else 0,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ps_eval.logs.sample import (
@@ -13,91 +14,80 @@ from ps_eval.logs.sample import (
     read_name,
     read_text,
     read_tokens,
+    shown,
 )
-from ps_eval.logs.spent import Spent, spent
+from ps_eval.logs.spent import spent
 from ps_train.light.censored import NO_CAP
 
 COUNTS = ("characters", "words", "digits")
-OVERSHOOT = 0.02
-"""Where more answers than this use clearly more than they were granted, budgets were not enforced (in logs
-that do not say it)."""
 
 
 def is_decision(row: Mapping[str, Any]) -> bool:
     """Whether a row is one of such a log: a decision, or feedback on one."""
-    return "request_id" in row and ("granted" in row or "correct" in row)
+    return "request_id" in row and ("granted" in row or {"format", "correct"} <= row.keys())
 
 
-def decision_samples(
-    rows: Iterable[tuple[str, Any]],
-) -> tuple[list[Sample], list[tuple[str, str]], bool]:
-    """Samples, rows that cannot be read with their reasons, and whether budgets were enforced.
+@dataclass
+class Decisions:
+    """Decisions of one or several files, and the feedback, which may stand in another file."""
 
-    An answer that used all that it was granted was cut, and so was one that ended by length. Where the
-    gateway only watched (`--observe`), answers go beyond what would have been granted, and nothing was cut
-    by it, but where the client brought a budget of its own.
-    """
-    faults: list[tuple[str, str]] = []
-    found: dict[str, tuple[Sample, Mapping[str, Any]]] = {}
-    feedback: dict[str, float] = {}
-    for where, row in rows:
-        try:
-            if not isinstance(row, Mapping) or not is_decision(row):
-                raise ValueError("a row must be a decision or feedback on one")
-            name = read_name(row["request_id"])
-            if "granted" not in row:
-                correct = read_correct(row["correct"])
-                if correct is not None:
-                    feedback[name] = correct
-                continue
-            found[name or f"row {len(found)}"] = _sample(row), row
-        except ValueError as error:
-            faults.append((where, str(error)))
-    unsaid = [one for one in found.values() if not isinstance(one[1].get("enforced"), bool)]
-    beyond = sum(sample.tokens > read_tokens(row["granted"]) * 1.02 + 8 for sample, row in unsaid)
-    assumed = beyond <= OVERSHOOT * max(len(unsaid), 1)
-    bounds = []
-    for name, (sample, row) in found.items():
-        cap = _cap(row, assumed)
-        bounds.append(cap is not None)
-        one = _spent(row, cap)
-        assert one is not None
-        sample.tokens, sample.finished = one
-        sample.cap = int(NO_CAP) if cap is None else cap
-        if not sample.finished:
-            sample.cap = sample.tokens
-        if sample.finished and name in feedback:
-            sample.correct = feedback[name]
-    return [sample for sample, _ in found.values()], faults, any(bounds)
+    found: list[tuple[Sample, Mapping[str, Any]]] = field(default_factory=list)
+    """Each decision's sample and row."""
+    _feedback: dict[str, float] = field(default_factory=dict)
+
+    def read(self, row: Mapping[str, Any]) -> None:
+        """Take a row in.
+
+        Raises:
+            ValueError: If it is neither decision nor feedback, or tells nothing of one answer.
+        """
+        if not is_decision(row):
+            raise ValueError("a row must be a decision or feedback on one")
+        if "granted" in row:
+            self.found.append((_sample(row), row))
+        elif (correct := read_correct(row["correct"])) is not None:
+            self._feedback[read_name(row["request_id"])] = correct
+
+    def feedback(self) -> list[float | None]:
+        """On each decision; of several with one request id (clients may bring their own) on the last."""
+        last = {read_name(row["request_id"]): place for place, (_, row) in enumerate(self.found)}
+        said: list[float | None] = [None] * len(self.found)
+        for name, correct in self._feedback.items():
+            if name in last:
+                said[last[name]] = correct
+        return said
+
+    def grade(self) -> None:
+        """Give finished answers their feedback: on a cut one it says nothing of what it would have become."""
+        for (sample, _), correct in zip(self.found, self.feedback(), strict=True):
+            if sample.finished:
+                sample.correct = correct
 
 
-def _cap(row: Mapping[str, Any], assumed: bool) -> int | None:
+def cap_of(row: Mapping[str, Any]) -> int | None:
     """The budget that the server was told: the gateway's, or else the client's own; None where neither."""
-    told, own = row.get("enforced"), row.get("own_budget")
-    granted = read_tokens(row["granted"])
-    if told if isinstance(told, bool) else assumed:
+    granted, own = read_tokens(row["granted"]), row.get("own_budget")
+    if row.get("enforced") is not False:
         return granted
     return None if own is None else read_tokens(own)
 
 
-def _spent(row: Mapping[str, Any], cap: int | None) -> Spent | None:
-    used, made = row.get("used"), row.get("completion_tokens")
-    return spent(
+def _sample(row: Mapping[str, Any]) -> Sample:
+    """An answer that used all that it was granted was cut, and so was one that ended by length."""
+    if row.get("outcome", "ok") != "ok":
+        raise ValueError(
+            f"a decision must be of an answered request, got the outcome {shown(row['outcome'])}"
+        )
+    cap, used, made = cap_of(row), row.get("used"), row.get("completion_tokens")
+    one = spent(
         cap,
         used=None if used is None else read_tokens(used),
         made=None if made is None else read_tokens(made),
         thought_share=as_number(row.get("thought_share")),
         finish_reason=read_name(row.get("finish_reason")),
     )
-
-
-def _sample(row: Mapping[str, Any]) -> Sample:
-    _cap(row, False)  # a row whose budgets cannot be read is refused here
-    whole = _spent(row, None)
-    if whole is None:
-        raise ValueError(
-            "a decision must say how many tokens were used: the request failed or was not followed"
-        )
+    if one is None:
+        raise ValueError("a decision must say how many tokens were used")
     questions = row.get("questions")
     if not isinstance(questions, list) or len(questions) != 1 or row.get("sequences", 1) != 1:
         raise ValueError("a decision must be of one question and one answer, as its tokens are one number")
@@ -108,9 +98,12 @@ def _sample(row: Mapping[str, Any]) -> Sample:
         raise ValueError("a decision must have its question's text or hash")
     counts = {key: as_number(question.get(key)) for key in COUNTS} | _predicted(row)
     model = read_name(row.get("model"))
+    allowed = int(NO_CAP) if cap is None else cap
     return Sample(
         question_id=name,
-        tokens=whole.tokens,
+        tokens=one.tokens,
+        finished=one.finished,
+        cap=allowed if one.finished else one.tokens,  # the client's max_tokens may cut below the budget
         question=text,
         group=(("model", model),) if model else (),
         numbers={key: number for key, number in counts.items() if number is not None},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from ps_eval.logs.sample import (
     CUT,
     Sample,
     as_mapping,
+    output_tokens,
     read_correct,
-    read_finished,
     read_name,
     read_text,
-    read_tokens,
     with_choices,
 )
 
@@ -31,6 +30,8 @@ UNREADABLE = (
 )
 """Of an archive: damaged, cut, encrypted or nested too deeply."""
 MAX_PART_BYTES = 1 << 30
+SETTINGS = ("reasoning_effort", "reasoning_tokens", "effort", "max_tokens")
+"""Of a log's generation settings, those that tell its samples from another log's of the same model."""
 
 
 def is_inspect(content: Any) -> bool:
@@ -43,8 +44,8 @@ def is_inspect(content: Any) -> bool:
     )
 
 
-def read_eval_archive(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Where each sample stands, the log's `eval` part, and the sample.
+def read_eval_archive(path: Path) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+    """Where each sample stands, the log's head, and the sample.
 
     `inspect_ai` reads it where that is installed: it knows every version of the format.
 
@@ -56,23 +57,26 @@ def read_eval_archive(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[st
     except ImportError:
         yield from _read_zip(path)
         return
-    log = json.loads(read_eval_log(str(path)).model_dump_json())
-    for number, sample in enumerate(log.get("samples") or [], start=1):
-        yield f"{path} sample {number}", log["eval"], sample
+    yield from log_samples(path, json.loads(read_eval_log(str(path)).model_dump_json()))
 
 
-def _read_zip(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+def log_samples(path: Path, log: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+    """The same of a log that is read."""
+    for number, sample in enumerate(log["samples"] or [], start=1):
+        yield f"{path} sample {number}", log, sample
+
+
+def _read_zip(path: Path) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
             start = "header.json" if "header.json" in names else "_journal/start.json"
-            header = json.loads(_part(archive, start)) if start in names else {}
-            evaluation = header.get("eval", {}) if isinstance(header, dict) else {}
+            head = as_mapping(json.loads(_part(archive, start))) if start in names else {}
             parts = sorted(name for name in names if name.startswith("samples/") and name.endswith(".json"))
             if not parts:
                 raise ValueError(f"{path} must be an Inspect log with samples, but the archive holds none")
             for name in parts:
-                yield f"{path} {name}", evaluation, json.loads(_part(archive, name))
+                yield f"{path} {name}", head, json.loads(_part(archive, name))
     except NotImplementedError as error:  # a compression that Python's zipfile lacks
         raise ValueError(
             f"{path} is compressed in a way that needs Inspect's own reader: "
@@ -88,20 +92,39 @@ def _part(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
-def scorer_of(sample: Any) -> str | None:
-    """The first of a sample's scorers whose value is a grade; None where there are no names or no grade."""
-    scores = as_mapping(as_mapping(sample).get("scores"))
-    for name, score in scores.items():
-        try:
-            if isinstance(score, Mapping) and read_correct(score) is not None:
-                return name
-        except ValueError:
-            continue
-    return None
+def scores_of(sample: Any) -> Any:
+    """A sample's scores, by their scorers' names."""
+    read = as_mapping(sample)
+    return read.get("scores") or read.get("score")
 
 
-def inspect_sample(evaluation: Mapping[str, Any], sample: Any, scorer: str | None = None) -> Sample:
-    """Read one sample of a log, as graded by one of its scorers, or by the only one.
+def scorer_of(many: Iterable[Any]) -> str | None:
+    """Of all samples' scores, the scorer of whose values the largest share are grades, the first of equals.
+
+    None where no scorer has a name, or none grades.
+    """
+    grades: dict[str, list[bool]] = {}
+    for scores in many:
+        for name, score in as_mapping(scores).items():
+            if isinstance(score, Mapping):
+                grades.setdefault(name, []).append(_is_grade(score))
+    best = max(grades, key=lambda name: sum(grades[name]) / len(grades[name]), default=None)
+    return best if best is not None and any(grades[best]) else None
+
+
+def grade_of(scores: Any, scorer: str | None) -> float | None:
+    """A sample's grade by one of its scorers, or by the only one.
+
+    Raises:
+        ValueError: If it is no grade.
+    """
+    if isinstance(scores, Mapping) and scores and "value" not in scores:
+        scores = next(iter(scores.values())) if scorer is None else scores.get(scorer)
+    return read_correct(scores)
+
+
+def inspect_sample(head: Mapping[str, Any], sample: Any) -> Sample:
+    """Read one sample of a log of this head, but for its grade.
 
     Raises:
         ValueError: If it failed, or says not how many tokens it took.
@@ -113,27 +136,30 @@ def inspect_sample(evaluation: Mapping[str, Any], sample: Any, scorer: str | Non
     output = as_mapping(sample.get("output"))
     choices = output.get("choices")
     choice = as_mapping(choices[0]) if isinstance(choices, list) and choices else {}
-    limit = sample.get("limit")
-    reason = read_name(choice.get("stop_reason")).lower()
     epoch = sample.get("epoch")
+    evaluation = as_mapping(head.get("eval"))
     model = read_name(evaluation.get("model"))
+    named = {"task": read_name(evaluation.get("task")), "model": model, "setting": _setting(head)}
     return Sample(
         question_id=read_name(sample.get("id")) or _missing("id"),
-        tokens=_output_tokens(sample, output, model),
-        correct=_score(sample.get("scores") or sample.get("score"), scorer),
-        finished=not limit and (reason not in CUT) and read_finished(None),
+        tokens=_tokens(sample, output, model),
+        finished=not sample.get("limit") and read_name(choice.get("stop_reason")).lower() not in CUT,
         sample=epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else 0,
         question=with_choices(read_text(sample.get("input")), sample.get("choices")),
         reference=read_text(sample.get("target")),
-        group=tuple(
-            (role, text)
-            for role, text in (("task", read_name(evaluation.get("task"))), ("model", model))
-            if text
-        ),
+        group=tuple((role, text) for role, text in named.items() if text),
     )
 
 
-def _output_tokens(sample: Mapping[str, Any], output: Mapping[str, Any], model: str) -> int:
+def _setting(head: Mapping[str, Any]) -> str:
+    """What else than its name decides how long a model thinks: `reasoning_effort=high max_tokens=9000`."""
+    model = as_mapping(as_mapping(head.get("eval")).get("model_generate_config"))
+    run = as_mapping(as_mapping(head.get("plan")).get("config"))
+    found = ((name, read_name(run.get(name)) or read_name(model.get(name))) for name in SETTINGS)
+    return " ".join(f"{name}={value}" for name, value in found if value)
+
+
+def _tokens(sample: Mapping[str, Any], output: Mapping[str, Any], model: str) -> int:
     """Those of the evaluated model, over all its calls; a grader's are not counted."""
     usage = as_mapping(sample.get("model_usage"))
     found = (
@@ -141,19 +167,14 @@ def _output_tokens(sample: Mapping[str, Any], output: Mapping[str, Any], model: 
     )
     if not isinstance(found, Mapping):
         raise ValueError("a sample must say its model's usage")
-    # Some providers count reasoning apart, some within the output: never less than either.
-    counts = [found.get("output_tokens"), found.get("reasoning_tokens")]
-    return (
-        max(read_tokens(count) for count in counts if count is not None)
-        if any(count is not None for count in counts)
-        else _missing("usage.output_tokens")
-    )
+    return output_tokens(found)
 
 
-def _score(scores: Any, scorer: str | None) -> float | None:
-    if isinstance(scores, Mapping) and scores and "value" not in scores:
-        scores = next(iter(scores.values())) if scorer is None else scores.get(scorer)
-    return read_correct(scores)
+def _is_grade(score: Any) -> bool:
+    try:
+        return read_correct(score) is not None
+    except ValueError:
+        return False
 
 
 def _missing(name: str) -> Any:

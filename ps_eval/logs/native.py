@@ -1,4 +1,4 @@
-"""Logs of other tools: lm-evaluation-harness, OpenAI's batches, serving benchmarks of vLLM and SGLang."""
+"""Logs of others: lm-evaluation-harness, batches of OpenAI and Anthropic, benchmarks of vLLM and SGLang."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from ps_eval.logs.sample import (
     Sample,
     as_mapping,
+    output_tokens,
     read_correct,
     read_finished,
     read_name,
@@ -85,38 +86,47 @@ def _prompt(arguments: Any) -> Any:
 
 
 def is_batch(row: Mapping[str, Any]) -> bool:
-    """Whether a row is one of an OpenAI batch's output."""
-    return "custom_id" in row and "response" in row
+    """Whether a row is one of a batch's output, OpenAI's or Anthropic's."""
+    reply = row.get("result", row.get("response", ""))
+    return "custom_id" in row and (reply is None or isinstance(reply, Mapping))
 
 
-def batch_samples(row: Mapping[str, Any]) -> Iterator[Sample]:
-    """The choices of one reply, of chat or completions or responses.
+def batch_sample(row: Mapping[str, Any]) -> Sample:
+    """One reply: of chat, completions, responses or messages.
 
     Raises:
-        ValueError: If the request failed or its reply lacks usage.
+        ValueError: If the request failed, or its reply lacks usage or has several answers.
     """
-    response = row["response"]
-    body = response.get("body") if isinstance(response, Mapping) else None
-    if row.get("error") or not isinstance(body, Mapping) or response.get("status_code", 200) != 200:
-        raise ValueError(f"the request failed: {shown(row.get('error') or body)}")
-    usage = as_mapping(body.get("usage"))
-    tokens = usage.get("completion_tokens", usage.get("output_tokens"))
-    if tokens is None:
-        raise ValueError("a reply must say its usage, got none")
-    name = read_name(row["custom_id"]) or _missing("custom_id")
-    group = (("model", read_name(body.get("model"))),) if read_name(body.get("model")) else ()
+    body = _body(row)
     choices = body.get("choices")
-    if not isinstance(choices, list):  # the responses API: one answer
-        text = read_text([part for part in _messages(body.get("output"))])
-        ended = read_finished(body.get("status"))
-        yield Sample(name, read_tokens(tokens), finished=ended, response=text, group=group)
-        return
-    if len(choices) != 1:
-        raise ValueError(f"a reply must have one choice, as its usage is one number, got {len(choices)}")
-    choice = as_mapping(choices[0])
-    text = read_text(choice.get("message")) or read_text(choice.get("text"))
-    ended = read_finished(choice.get("finish_reason"))
-    yield Sample(name, read_tokens(tokens), finished=ended, response=text, group=group)
+    if isinstance(choices, list):
+        if len(choices) != 1:
+            raise ValueError(f"a reply must have one choice, as its usage is one number, got {len(choices)}")
+        choice = as_mapping(choices[0])
+        text = read_text(choice.get("message")) or read_text(choice.get("text"))
+        ended = choice.get("finish_reason")
+    else:  # messages, responses
+        text = read_text(body.get("content")) or read_text([*_messages(body.get("output"))])
+        ended = body.get("stop_reason") or body.get("status")
+    model = read_name(body.get("model"))
+    return Sample(
+        read_name(row.get("custom_id")) or _missing("custom_id"),
+        output_tokens(as_mapping(body.get("usage"))),
+        finished=read_finished(ended),
+        response=text,
+        group=(("model", model),) if model else (),
+    )
+
+
+def _body(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    result, response = as_mapping(row.get("result")), as_mapping(row.get("response"))
+    if result.get("type") == "succeeded":  # Anthropic's
+        body, ok = result.get("message"), True
+    else:
+        body, ok = response.get("body"), not row.get("error") and response.get("status_code", 200) == 200
+    if not ok or not isinstance(body, Mapping):
+        raise ValueError(f"the request failed: {shown(row.get('error') or result or body)}")
+    return body
 
 
 def _messages(output: Any) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ps_eval.logs.assume import assume_right
@@ -11,6 +11,9 @@ from ps_eval.logs.read import Reading, read_samples
 from ps_eval.logs.sample import Sample
 
 Group = tuple[tuple[str, str], ...]
+
+MANY_TWICE = 0.6
+"""Where no larger share of the samples differs from all others, a log is likely there twice."""
 
 
 @dataclass(frozen=True)
@@ -56,30 +59,49 @@ def prepare(
         notes.append(f"{counted} samples counted with the tokenizer {tokenizer}")
     if graded := grade(samples, grader):
         notes.append(f"{graded} samples graded by {grader}")
-    if assumed := assume_right(samples, right):
-        notes.append(assumed)
-    if mixed := _ids_of_several_texts(samples):
-        notes.append(
-            f"{mixed} question ids stand beside different texts, of which the first is read: where these are "
-            "different questions, name what tells them apart, such as --columns task=NAME"
-        )
-    cut = sum(not sample.finished for sample in samples)
-    if cut:
-        notes.append(f"{cut} of {len(samples)} samples were cut: that they need more is all that is known")
     groups: dict[Group, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.group, []).append(sample)
-    return Prepared(reading, groups, notes)
+    for group, mine in groups.items():
+        name = f"{describe(group)}: " if len(groups) > 1 else ""
+        try:
+            assumed = assume_right(mine, right)
+        except ValueError as error:
+            raise ValueError(f"{name}{error}") from None
+        if assumed:
+            notes.append(name + assumed)
+    return Prepared(reading, groups, [*notes, *_doubts(reading, samples)])
 
 
-def _ids_of_several_texts(samples: Sequence[Sample]) -> int:
-    first: dict[tuple[Group, str], str] = {}
-    several = set()
+def _doubts(reading: Reading, samples: Sequence[Sample]) -> Iterator[str]:
+    """What may be otherwise than it is taken to be."""
+    if reading.n_unnamed > 1:
+        yield (
+            f"{reading.n_unnamed} files do not name their model: their samples are taken for one model's; of "
+            "several models, give the files one by one"
+        )
+    texts: dict[tuple[Group, str], set[str]] = {}
     for sample in samples:
-        name = sample.group, sample.question_id
-        if first.setdefault(name, sample.question) != sample.question:
-            several.add(name)
-    return len(several)
+        words = " ".join(sample.question.casefold().split())
+        texts.setdefault((sample.group, sample.question_id), set()).add(words)
+    if mixed := sum(len(each) > 1 for each in texts.values()):
+        yield (
+            f"{mixed} question ids stand beside different texts, of which the first is read: where these are "
+            "different questions, name what tells them apart, such as --columns task=NAME"
+        )
+    different = {(s.group, s.question_id, s.sample, s.tokens, s.correct, s.finished) for s in samples}
+    if len(different) <= MANY_TWICE * len(samples):
+        yield (
+            f"{len(samples) - len(different)} of {len(samples)} samples repeat another in all that is read: "
+            "where a log is given twice, leave one out"
+        )
+    if nothing := sum(sample.tokens == 0 for sample in samples):
+        yield f"{nothing} samples took 0 tokens: where that means that nobody counted, leave them out"
+    if cut := [sample.tokens for sample in samples if not sample.finished]:
+        yield (
+            f"{len(cut)} of {len(samples)} samples were cut, at {min(cut):,} to {max(cut):,} tokens: that "
+            "they need more is all that is known"
+        )
 
 
 def select(reading: Reading, where: Sequence[str]) -> list[Sample]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ps_eval.grading.graders import load_grader
 from ps_eval.logs.columns import NAMES, choose_columns
 from ps_eval.logs.native import UNCOUNTED
-from ps_eval.logs.sample import Sample, as_number, read_name, read_text, with_choices
+from ps_eval.logs.sample import Sample, read_name, read_text, with_choices
 from ps_train.questions import read_rows
 
 NUMBERED = re.compile(r"^(.*?)[-_:#/.@ ]+(?:s|sample|run|n)?\d+$", re.DOTALL)
@@ -23,14 +23,13 @@ class KnownQuestion:
 
     text: str
     reference: str = ""
-    numbers: dict[str, float] = field(default_factory=dict)
 
 
-def load_known_questions(path: str, numbers: Sequence[str] = ()) -> dict[str, KnownQuestion]:
+def load_known_questions(path: str) -> dict[str, KnownQuestion]:
     """Questions by their ids (without ids: by their place, from 0), choices below their texts.
 
     Raises:
-        ValueError: If the file is missing or damaged, or lacks texts or a column of `numbers`.
+        ValueError: If the file is missing or damaged, lacks texts, or has two of one id.
     """
     if not Path(path).is_file():
         raise ValueError(f"questions must be an existing JSONL, CSV or Parquet file, got {path}")
@@ -43,26 +42,20 @@ def load_known_questions(path: str, numbers: Sequence[str] = ()) -> dict[str, Kn
                 raise ValueError(
                     f"{path} must have a column of questions, one of {NAMES['question']}, got {[*row]}"
                 )
-            missing = [name for name in numbers if name not in row]
-            if missing:
-                raise ValueError(f"numbers must be columns of {path}, {[*row]}, got {missing[0]!r}")
         text = with_choices(read_text(row.get(columns["question"])), row.get(columns.get("choices", "")))
         if not text.strip():
             raise ValueError(f"{where} must have a question")
-        measured = {name: as_number(row.get(name)) for name in numbers}
         name = read_name(row.get(columns.get("question_id", ""))) or str(place)
-        found[name] = KnownQuestion(
-            text,
-            read_text(read_name(row.get(columns.get("reference", "")))),
-            {name: number for name, number in measured.items() if number is not None},
-        )
+        if name in found and found[name].text != text:
+            raise ValueError(f"{where}: ids of different questions must differ, got {name!r} again")
+        found[name] = KnownQuestion(text, read_name(row.get(columns.get("reference", ""))))
     if not found:
         raise ValueError(f"questions must hold at least one question, but {path} is empty")
     return found
 
 
 def add_questions(samples: Sequence[Sample], known: Mapping[str, KnownQuestion]) -> int:
-    """Give samples their texts, references and numbers by id; `id-3` is a sample of `id`.
+    """Give samples their texts and references by id; `id-3` is a sample of `id`.
 
     Returns:
         How many samples are of questions that the file does not have.
@@ -79,7 +72,6 @@ def add_questions(samples: Sequence[Sample], known: Mapping[str, KnownQuestion])
         question = known[name]
         sample.question = question.text
         sample.reference = question.reference or sample.reference
-        sample.numbers = {**sample.numbers, **question.numbers}
     return unknown
 
 

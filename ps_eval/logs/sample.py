@@ -85,6 +85,23 @@ def read_tokens(value: Any) -> int:
     return int(number)
 
 
+def output_tokens(usage: Mapping[str, Any]) -> int:
+    """Generated tokens of a reply's usage, thinking included.
+
+    Most services count reasoning within the output, some apart: never less than either.
+
+    Raises:
+        ValueError: If it says none, or one is no number of tokens.
+    """
+    details = as_mapping(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
+    names = ("completion_tokens", "output_tokens", "reasoning_tokens")
+    counts = [*(usage.get(name) for name in names), details.get("reasoning_tokens")]
+    known = [read_tokens(count) for count in counts if count is not None]
+    if not known:
+        raise ValueError("usage must say the tokens that were generated, got none")
+    return max(known)
+
+
 def read_correct(value: Any) -> float | None:
     """A grade as a share; None where there is none.
 

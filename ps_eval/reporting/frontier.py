@@ -7,16 +7,15 @@ line is read off, and the differences to a reference are taken question by quest
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from ps_eval.reporting.screen import print_grid
 from ps_eval.reporting.statistics import resampled_means
 
 FloatArray = npt.NDArray[np.float64]
@@ -135,30 +134,61 @@ def print_equal_use(rows: Sequence[EqualUse], console: Console) -> None:
         levels = sorted({row.used for row in mine})
         shown = [name for name in REFERENCES if any(name in row.gains for row in mine)]
         console.print(
-            f"{mode}, at equal reasoning tokens really used: accuracy in %, then gains over "
-            f"{', '.join(shown) or 'none'} in points (* clear of 0)"
+            f"{mode}, at equal reasoning tokens really used: accuracy in %, below it gains in points "
+            "(* clear of 0)"
         )
-        cells = {(row.policy, row.used): _cell(row, shown) for row in mine}
-        policies = list(dict.fromkeys(row.policy for row in mine))
-        width = 2 + max(len(line) for cell in cells.values() for line in cell.split("\n"))
-        per_grid = max(1, (console.width - 3 - max(len("tokens used"), *map(len, policies))) // width)
-        for start in range(0, len(levels), per_grid):
-            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-            table.add_column("tokens used", no_wrap=True)
-            some = levels[start : start + per_grid]
-            for level in some:
-                table.add_column(f"{level:.0f}", justify="right", no_wrap=True)
-            for policy in policies:
-                table.add_row(policy, *(cells.get((policy, level), "–") for level in some))
-            console.print(table)
+        cells = {(row.policy, row.used): row for row in mine}
+        table = []
+        for policy in dict.fromkeys(row.policy for row in mine):
+            others = [name for name in shown if name != policy]
+            name = "\n".join([policy, *(f" over {other}" for other in others)])
+            table.append([name, *(_cell(cells.get((policy, level)), others) for level in levels)])
+        print_grid(console, ["tokens used", *(f"{level:.0f}" for level in levels)], table)
 
 
-def _cell(row: EqualUse, references: Sequence[str]) -> str:
+def _cell(row: EqualUse | None, references: Sequence[str]) -> str:
+    """A line of accuracy and one for each reference; a dash where it was not run."""
+    if row is None:
+        return "– "
     lines = [f"{100 * row.accuracy:.1f} "]
     for reference in references:
         if reference in row.gains:
             gain, low, high = row.gains[reference]
             lines.append(f"{100 * gain:+.1f}{'*' if low > 0 or high < 0 else ' '}")
-        elif reference != row.policy:
-            lines.append("– ")  # so that a line of the cell is always the same reference's
+        else:
+            lines.append("– ")
     return "\n".join(lines)
+
+
+def equal_use_headline(rows: Sequence[EqualUse], label: Callable[[str], str]) -> str:
+    """The clearest gain over uniform at equal use in one sentence, and its range over the levels.
+
+    Args:
+        rows: Of one run; live ones are preferred.
+        label: A policy's name for people.
+
+    Returns:
+        Empty where nothing was compared with uniform.
+    """
+    for mode in ("live", "replay"):
+        able = [r for r in rows if r.mode == mode and "uniform" in r.gains and "oracle" not in r.policy]
+        if not able:
+            continue
+        best = max(able, key=lambda row: row.gains["uniform"][1])
+        gain, low, high = (100 * value for value in best.gains["uniform"])
+        line = [r for r in able if r.policy == best.policy]
+        gains = [100 * r.gains["uniform"][0] for r in line]
+        text = (
+            f"At {best.used:.0f} tokens really used a question ({mode}): {label(best.policy)} is right on "
+            f"{100 * best.accuracy:.1f}%, uniform on {100 * best.accuracy - gain:.1f}%, {gain:+.1f} points "
+            f"[{low:+.1f}, {high:+.1f}]"
+        )
+        if len(line) > 1:
+            first, last = min(r.used for r in line), max(r.used for r in line)
+            text += f"; {min(gains):+.1f} to {max(gains):+.1f} from {first:.0f} to {last:.0f} tokens"
+        return (
+            f"{text}."
+            if low > 0
+            else f"No policy's gain is clear of 0. The best: {text[0].lower()}{text[1:]}."
+        )
+    return ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ps_alloc.files import read_json
+from ps_eval.reporting.frontier import EqualUse, equal_use_headline
 from ps_eval.reporting.record import RECORD_FILE, Claim, ExperimentRecord
 from ps_eval.reporting.summary import SUMMARY_FILE, RunInfo, Summary, SummaryRow, build, load_summary
 from ps_eval.reporting.tables import ResultTable, gain_text, percent, points
@@ -103,11 +104,14 @@ def _summary(folder: Path) -> Section:
     return Section(
         title=folder.name,
         question=f"{summary.rows[0].n} questions, policies × budgets" if summary.rows else "no rows",
-        headline=headline(summary.rows),
+        headline=equal_use_headline(summary.equal_use, label) or headline(summary.rows),
         command=_command(summary),
         tables=[_every_row(summary.rows)],
         pictures=sorted(folder.glob("*.png")),
-        grids=[_grid(mode, [row for row in summary.rows if row.mode == mode]) for mode in modes],
+        grids=[
+            *(_used_grid(mode, summary.equal_use) for mode in modes if summary.equal_use),
+            *(_grid(mode, [row for row in summary.rows if row.mode == mode]) for mode in modes),
+        ],
         run=summary.run,
         remarks=summary.remarks,
     )
@@ -233,6 +237,30 @@ def _grid(mode: str, rows: Sequence[SummaryRow]) -> Grid:
     )
 
 
+def _used_grid(mode: str, rows: Sequence[EqualUse]) -> Grid:
+    rows = [row for row in rows if row.mode == mode]
+    levels = sorted({row.used for row in rows})
+    policies = list(dict.fromkeys(row.policy for row in rows))
+    cells = {(row.policy, row.used): _used_cell(row) for row in rows}
+    return Grid(
+        title=f"{mode.capitalize()}, at equal tokens really used: accuracy in %, gain over uniform in points "
+        "(bold: interval clear of 0)",
+        corner="mean tokens used",
+        columns=[f"{level:.0f}" for level in levels],
+        rows=[
+            (label(policy), MEANINGS.get(policy, ""), [cells.get((policy, u), Cell("–")) for u in levels])
+            for policy in policies
+        ],
+    )
+
+
+def _used_cell(row: EqualUse) -> Cell:
+    if "uniform" not in row.gains:
+        return Cell(percent(row.accuracy))
+    gain, low, high = row.gains["uniform"]
+    return Cell(percent(row.accuracy), points(gain), clear=low > 0 or high < 0)
+
+
 def _cell(row: SummaryRow) -> Cell:
     if row.policy == "uniform" or row.gain is None or row.gain_low is None or row.gain_high is None:
         return Cell(percent(row.accuracy))
@@ -268,7 +296,11 @@ def _command(summary: Summary) -> str:
 def _again(name: str, config: Mapping[str, Any]) -> str:
     flags = []
     for flag, value in config.items():
+        flag_name = f"--{flag.replace('_', '-')}"
+        if isinstance(value, bool):  # switches are off by default
+            flags += [flag_name] if value else []
+            continue
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         if text and value is not None:
-            flags.append(f"--{flag} {shlex.quote(text)}")
+            flags.append(f"{flag_name} {shlex.quote(text)}")
     return " ".join([f"ps-eval {name}", *flags])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ps_eval.redaction import redacted
 from ps_eval.serve.adapters import Server
@@ -35,6 +35,19 @@ class ModelRule:
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
     """Flags."""
+
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "observe": "Budgets and the server",
+        "pace": "Prices and the mean",
+        "explore": "Exploring, comparing, drift",
+        "state": "What is kept over a restart",
+        "question": "What is read of a request",
+        "models": "Rules by model, key and route",
+        "predict_timeout": "The predictor's work",
+        "max_body_mb": "Limits",
+        "decision_log": "What is written and shown",
+    }
+    """Titles of the help, by the first field below each."""
 
     upstream: str
     """The server, without `/v1`, such as http://127.0.0.1:8000."""

@@ -22,7 +22,7 @@ from ps_eval.scheduler import Scheduler
 from ps_eval.spending.answer_file import STDOUT, Answered, AnswerFile, Decided, beside
 from ps_eval.spending.answer_screen import show_answers, show_decision
 from ps_eval.spending.target import TARGETED
-from ps_eval.spending.unlike import KEEP
+from ps_eval.spending.unlike import KEEP, Choice
 from ps_train.questions import Question, questions_from_rows
 
 STDIN = "-"
@@ -47,7 +47,7 @@ def answer_command(
     omit_reasoning: bool = False,
     skip_failed: bool = False,
     json: bool = False,
-    unlike: str = KEEP,
+    unlike: Choice = KEEP,
     allowed: Allowed = Allowed(),
 ) -> None:
     """Answer questions, each with the thinking tokens it needs, within one budget for all.

@@ -65,12 +65,15 @@ class Answered:
     """None where there is no reference."""
     unlike: bool | None = None
     """Whether the question is unlike those that the predictor learned from; None: not known."""
+    probe_tokens: int | None = None
+    """Decoded for a forecaster that asked for answers on the way, in no budget; None: none could ask."""
 
     def line(self) -> str:
         """As a line of JSON; without a reference, without a grade."""
         record = asdict(self)
-        if self.unlike is None:
-            del record["unlike"]
+        for name in ("unlike", "probe_tokens"):
+            if record[name] is None:
+                del record[name]
         if self.reference is None:
             del record["reference"], record["correct"]
         return json.dumps(record, ensure_ascii=False) + "\n"

@@ -41,7 +41,7 @@ from ps_eval.spending.replay_inputs import (
 )
 from ps_eval.spending.result_screen import show_result
 from ps_eval.spending.scoring import Cell, cell_name, compare, summarise
-from ps_eval.spending.unlike import KEEP, check_unlike, fall_back, say_unlike
+from ps_eval.spending.unlike import KEEP, Choice, check_unlike, fall_back, say_unlike
 from ps_train.curve_table import AT_ZERO, CurveTable, score_windows
 
 N_DRAWS = 16
@@ -191,7 +191,7 @@ def replay_command(
     seed: int = 0,
     n_resamples: int = 2000,
     json: bool = False,
-    unlike: str = KEEP,
+    unlike: Choice = KEEP,
     allow_training_questions: bool = False,
     allowed: Allowed = Allowed(),
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from ps_alloc import StoppingRule
-from ps_eval.engines import load_engine
+from ps_eval.engines import WATCHED, load_engine
 from ps_eval.engines.base import Sampling
 from ps_eval.flag_groups import EngineFlags, QuestionFlags
 from ps_eval.grading import DEFAULT_GRADER, load_grader
@@ -20,9 +20,6 @@ from ps_eval.run_folder import report_failures
 from ps_eval.run_settings import RunSettings, predictor_identity
 from ps_eval.spending.answer_file import STDOUT, AnswerFile, beside
 from ps_eval.spending.asked import questions_identity
-
-WATCHED = ("transformers", "vllm")
-"""Engines that tell each token's probability, and stop at checkpoints."""
 
 
 def roll_command(
@@ -81,7 +78,7 @@ def roll_command(
     from ps_train.forecast.forecaster import Forecaster
 
     learnt = Forecaster.load(forecaster)
-    chosen = learnt.schema.budgets[:-1] if checkpoints is None else checkpoints
+    chosen = learnt.schema.budgets[:-1] if checkpoints is None else sorted(set(checkpoints))
     policy: Policy
     if budget is not None:
         policy = Budgeted(budget)
@@ -113,7 +110,7 @@ def roll_command(
         "questions": len(answers),
         "mean_used": sum(a.reasoning_tokens for a in answers) / max(1, len(answers)),
         "accuracy": sum(graded) / len(graded) if graded else None,
-        "probe_tokens": roller.probe_tokens,
+        "probe_tokens": sum(a.probe_tokens or 0 for a in answers),
         "checkpoint_seconds": roller.seconds["checkpoints"],
         "probe_seconds": roller.seconds["probes"],
         "reasoning_seconds": roller.seconds["reasoning"],

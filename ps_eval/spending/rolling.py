@@ -13,10 +13,10 @@ import numpy.typing as npt
 from ps_alloc import StoppingRule, reallocate, worth_going_on
 from ps_eval.engines.base import Answer, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.prefill import PrefillEngine
-from ps_eval.engines.watch import Underway, Watch
+from ps_eval.engines.watch import Checkpoint, Underway, Watch
 from ps_eval.grading import Grader, load_grader
 from ps_eval.spending.answer_file import Answered, AnswerFile
-from ps_train.common.features import layer_name
+from ps_train.common.features import TEXT, layer_name, layers_by_model
 from ps_train.forecast.forecaster import Forecast, Forecaster
 from ps_train.forecast.probes import Probe, asks
 from ps_train.forecast.states import stopping_states
@@ -52,6 +52,10 @@ class Priced:
     """Correct answers a token must buy."""
     rule: StoppingRule | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.price < np.inf:
+            raise ValueError(f"price must be finite and at least 0, got {self.price}")
+
     def begin(self, rows: int) -> None:
         """Nothing is shared by a batch."""
 
@@ -71,6 +75,10 @@ class Budgeted:
     """Reasoning tokens a question."""
     _total: int = field(default=0, init=False)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.mean_tokens < np.inf:
+            raise ValueError(f"budget must be finite and at least 0, got {self.mean_tokens}")
+
     def begin(self, rows: int) -> None:
         """The batch's budget."""
         self._total = int(self.mean_tokens * rows)
@@ -78,13 +86,14 @@ class Budgeted:
     def goes_on(self, forecast: Forecast, checkpoint: int, segment: int, ended: int) -> Bools:
         """See `Policy`."""
         elapsed = np.full(len(forecast.now), forecast.elapsed)
+        ahead = forecast.budgets >= forecast.elapsed + segment  # it is not stopped before: less is not had
         return reallocate(
-            forecast.curves,
+            forecast.curves[:, ahead],
             max(0, self._total - ended - int(elapsed.sum())),
             elapsed=elapsed,
             now=forecast.now,
-            budgets=forecast.budgets,
-            use=forecast.use,
+            budgets=forecast.budgets[ahead],
+            use=forecast.use[:, ahead],
             segment=segment,
         ).goes_on
 
@@ -105,8 +114,8 @@ class Roller:
         default_factory=lambda: {"checkpoints": 0.0, "probes": 0.0, "reasoning": 0.0}
     )
     """Spent on forecasts and decisions, on answers that the forecaster asks for, and on reasoning alone."""
-    probe_tokens: int = 0
-    """Decoded for the answers that the forecaster asked for."""
+    probe_tokens: dict[str, int] = field(default_factory=dict)
+    """Question id to the tokens decoded for the answers that the forecaster asked for."""
 
     def __post_init__(self) -> None:
         grid = self.forecaster.schema.budgets
@@ -116,29 +125,48 @@ class Roller:
                 f"checkpoints must be among the forecaster's budgets before its last, {grid[:-1]}, "
                 f"got {list(self.checkpoints)}"
             )
+        prompt = self.forecaster.schema.prompt
+        named = layers_by_model(prompt)
+        if TEXT in prompt or named.keys() - {"backbone"}:
+            raise ValueError(
+                "a forecaster that rolls must read the engine's own model at the prompt, layer_<n>, got "
+                f"{', '.join(sorted(prompt))}"
+            )
+        self._layers = named.get("backbone", [])
 
     def reason(self, questions: Sequence[Question]) -> list[Reasoning | Failure]:
-        """Reason about one batch of questions, each as long as the policy lets it."""
+        """Reason about one batch of questions, each as long as the policy lets it.
+
+        One that has no room for the forecaster's last budget and an answer fails, and takes none of the
+        batch's tokens.
+        """
+        longest = self.forecaster.schema.budgets[-1]
+        unfit = self.engine.unfit([Request(q.question, longest) for q in questions])
+        fit = [q for q, failure in zip(questions, unfit, strict=True) if failure is None]
+        reasoned = iter(self._reason(fit) if fit else [])
+        return [failure or next(reasoned) for failure in unfit]
+
+    def _reason(self, questions: Sequence[Question]) -> list[Reasoning | Failure]:
         grid = [0, *self.forecaster.schema.budgets]
         points = [0, *self.checkpoints]
         texts = [q.question for q in questions]
-        layers = [int(name.removeprefix("layer_")) for name in self.forecaster.schema.prompt]
         started = time.perf_counter()
         watched = self.forecaster.schema.trace.layer
-        prefilled = self.engine.prefill(texts, sorted({*layers, *([watched] if watched else [])}))
+        prefilled = self.engine.prefill(texts, sorted({*self._layers, *([watched] if watched else [])}))
         prompts = self.forecaster.prompts(texts, prefilled.features)
         seconds = dict.fromkeys(self.seconds, 0.0)
         self.policy.begin(len(questions))
-        ended: dict[int, int] = {}
+        reserved = dict.fromkeys(range(len(texts)), 0)  # what each may use at most until it is seen again
         heard: list[list[Probe]] = [[] for _ in questions]
+        self.probe_tokens |= dict.fromkeys((q.id for q in questions), 0)
 
-        def decide(underway: list[Underway]) -> Bools:
+        def decide(at: Checkpoint) -> Bools:
             since = time.perf_counter()
-            elapsed = len(underway[0].pieces)
+            elapsed, underway = at.tokens, at.underway
             checkpoint = points.index(elapsed)
             places = [u.place for u in underway]
             following = points[checkpoint + 1] if checkpoint + 1 < len(points) else grid[-1]
-            self._listen(texts, underway, points[checkpoint - 1], heard)
+            self._listen(at, points[checkpoint - 1], questions, heard)
             probed = time.perf_counter()
             traces = [
                 TokenTrace(
@@ -151,16 +179,19 @@ class Roller:
                 for u in underway
             ]
             seen = self.forecaster.forecast(prompts[places], traces, grid.index(elapsed))
-            used = sum(known for place, known in ended.items() if place not in set(places))
+            known = reserved | dict(at.ended)
+            used = sum(known[place] for place in known.keys() - set(places))
             gone = np.asarray(self.policy.goes_on(seen, checkpoint, following - elapsed, used))
-            # Whoever is not seen at the next checkpoint has used all of this segment at most.
-            ended.update({place: following if g else elapsed for place, g in zip(places, gone, strict=True)})
+            reserved.update(
+                {place: following if g else elapsed for place, g in zip(places, gone, strict=True)}
+            )
             seconds["probes"] += probed - since
             seconds["checkpoints"] += time.perf_counter() - probed
             return gone
 
         states = prefilled.features.get(layer_name(watched), [None] * len(texts))
-        first = decide([Underway(place, (), (), (), (), state) for place, state in enumerate(states)])
+        nothing = [Underway(place, (), (), (), (), state) for place, state in enumerate(states)]
+        first = decide(Checkpoint(0, nothing, lambda _: [], {}))
         limits = [grid[-1] if on else 0 for on in first]
         requests = [
             Request(q.question, limit, stream_of(q.id)) for q, limit in zip(questions, limits, strict=True)
@@ -172,35 +203,27 @@ class Roller:
         return found
 
     def _listen(
-        self, texts: Sequence[str], underway: Sequence[Underway], since: int, heard: Sequence[list[Probe]]
+        self, at: Checkpoint, since: int, questions: Sequence[Question], heard: Sequence[list[Probe]]
     ) -> None:
-        """Ask for the answers that the forecaster wants of reasonings at one checkpoint.
+        """Ask for the answers that the forecaster wants of reasonings at a checkpoint.
 
         Args:
-            texts: The batch's questions.
-            underway: Reasonings that stand at the checkpoint.
-            since: Tokens of the checkpoint before.
+            at: The checkpoint.
+            since: Tokens of the one before.
+            questions: The batch's.
             heard: Of each of the batch's reasonings, its answers so far; the new ones are added.
         """
         probing = self.forecaster.schema.trace.probing
-        asked = [u for u in underway if asks(probing, u.pieces, since, len(u.pieces))]
+        asked = [n for n, u in enumerate(at.underway) if asks(probing, u.pieces, since, at.tokens)]
         if not asked:
             return
-        cut = [Reasoning(u.token_ids, finished=False) for u in asked]
-        at = len(asked[0].pieces)
-        for u, found in zip(
-            asked, self.engine.probe([texts[u.place] for u in asked], cut, [at]), strict=True
-        ):
-            if isinstance(found, Failure):
+        for number, answer in zip(asked, at.ask(asked), strict=True):
+            if isinstance(answer, Failure):
                 continue  # its reasoning will fail likewise when it answers
-            (answer,) = found
-            if answer.confidence is None:
-                raise ValueError(
-                    "the forecaster asks for answers with their probabilities, which the engine "
-                    f"{self.engine.kind} does not tell"
-                )
-            heard[u.place].append(Probe(at, self.grader.extract(answer.text), answer.confidence))
-            self.probe_tokens += answer.num_generated
+            assert answer.confidence is not None  # engines that can be watched tell it
+            place = at.underway[number].place
+            heard[place].append(Probe(at.tokens, self.grader.extract(answer.text), answer.confidence))
+            self.probe_tokens[questions[place].id] += answer.num_generated
 
     def answer(
         self,
@@ -261,4 +284,5 @@ class Roller:
             forced=answer.forced,
             reference=question.answer if graded else None,
             correct=self.grader(answer.text, question.answer) if graded else None,
+            probe_tokens=self.probe_tokens[question.id],
         )

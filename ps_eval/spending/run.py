@@ -30,7 +30,7 @@ from ps_eval.spending.replay import PLOT_FILE
 from ps_eval.spending.replay_inputs import means_of
 from ps_eval.spending.result_screen import show_result
 from ps_eval.spending.scoring import cell_name
-from ps_eval.spending.unlike import KEEP, check_unlike, fall_back, say_unlike
+from ps_eval.spending.unlike import KEEP, Choice, check_unlike, fall_back, say_unlike
 from ps_train.common.features import Features
 from ps_train.load import load_predictor
 from ps_train.predictor import CurvePredictor
@@ -57,7 +57,7 @@ def run_command(
     n_resamples: int = 2000,
     skip_failed: bool = False,
     json: bool = False,
-    unlike: str = KEEP,
+    unlike: Choice = KEEP,
     allow_training_questions: bool = False,
     allowed: Allowed = Allowed(),
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,9 @@ import numpy.typing as npt
 from ps_alloc import Predictions
 from ps_train.common.novelty import NOVELTY_FILE, how_many_unlike
 
-KEEP, MEAN = "keep", "mean"
+Choice = Literal["keep", "mean"]
+KEEP: Final = "keep"
+MEAN: Final = "mean"
 CANNOT_TELL = (
     f"unlike {MEAN!r} needs a predictor that tells unlike questions, but its folder has no {NOVELTY_FILE}: "
     "ps-train novelty adds one"

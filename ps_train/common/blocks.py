@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from threading import RLock
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -150,8 +151,13 @@ def starting_at(blocks: nn.ModuleList, number: int, hidden: Tensor) -> Iterator[
 
 def accepted(model: nn.Module, **inputs: Any) -> dict[str, Any]:
     """Those of `inputs` that are not None and that the model's forward pass takes by name."""
-    names = inspect.signature(model.forward).parameters
+    names = _argument_names(getattr(model.forward, "__func__", model.forward))  # the function holds no model
     return {name: value for name, value in inputs.items() if value is not None and name in names}
+
+
+@lru_cache(maxsize=64)
+def _argument_names(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 _PADDED: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()

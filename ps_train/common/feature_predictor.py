@@ -58,13 +58,15 @@ class FeaturePredictor(CurvePredictor):
         features = x if isinstance(x, Mapping) else self._extract(x)
         inputs = self.stack(features)
         was_training = self.training
-        self.eval()
+        if was_training:  # each walks through all modules
+            self.eval()
         try:
             with torch.inference_mode():
                 device = self.mean_curve.device
                 batches = [self(part.to(device)).float() for part in inputs.split(batch_size)]
         finally:
-            self.train(was_training)
+            if was_training:
+                self.train()
         return torch.cat(batches)
 
     def read(

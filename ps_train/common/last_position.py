@@ -7,7 +7,7 @@ predictor that reads two blocks this saves a quarter of the time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -75,10 +75,11 @@ def for_last_tokens(block: nn.Module, last: Tensor) -> Iterator[None]:
         attention.config._attn_implementation = NAME
         attention._ps_last = where
         stack.callback(delattr, attention, "_ps_last")
-        parts = dict(block.named_modules())
-        for part in (parts[name] for name in POSITIONWISE if name in parts):
-            part.forward = where.only(part.forward)
-            stack.callback(delattr, part, "forward")
+        for name in POSITIONWISE:
+            with suppress(AttributeError):
+                part = block.get_submodule(name)
+                part.forward = where.only(part.forward)
+                stack.callback(delattr, part, "forward")
         yield
 
 

@@ -143,7 +143,7 @@ def how_many_unlike(unlike: npt.NDArray[np.bool_] | None) -> str:
         )
     return (
         f"{int(unlike.sum())} of {unlike.size} questions ({unlike.mean():.0%}) are unlike those the "
-        f"predictor learned from; of questions like those, {UNLIKE_SHARE:.0%} would count as unlike."
+        f"predictor learned from; by chance it would be {UNLIKE_SHARE:.0%}."
     )
 
 

@@ -46,6 +46,13 @@ class ForecastSettings:
     """Share of the questions that choose the epoch."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("num_members", "epochs", "batch_size", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
 
 @dataclass(frozen=True)
 class _Rows:
@@ -130,6 +137,11 @@ def fit_forecaster(
             best = error, {name: tensor.clone() for name, tensor in net.state_dict().items()}
         if progress:
             progress(epoch + 1, error)
+    if not best[1]:
+        raise ValueError(
+            "a forecaster must learn to a finite loss on questions held out, got none: are all features and "
+            "states finite, and is the learning rate small enough?"
+        )
     net.load_state_dict(best[1])
     learned = {"questions": len(asked), "rows": len(train), "held_out_loss": best[0]}
     return Forecaster(schema, net, {**kept, "learned": learned})

@@ -12,7 +12,9 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
+from ps_alloc._checks import one_line
 from ps_alloc.files import atomic_path, read_json, write_json
+from ps_alloc.predictions import check_budgets
 from ps_train.forecast.net import ForecastNet
 from ps_train.forecast.trace_features import TokenTrace, TraceFeatures, dense_counts
 from ps_train.light.hashing import TextHasher
@@ -48,6 +50,9 @@ class ForecastSchema:
     prompt: dict[str, int]
     """The prompt's features, name to width; none: the question's words, hashed."""
     trace: TraceFeatures = field(default_factory=TraceFeatures)
+
+    def __post_init__(self) -> None:
+        check_budgets(self.budgets)
 
     @property
     def prompt_size(self) -> int:
@@ -128,19 +133,23 @@ class Forecaster:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: If there is no forecaster, or another version's.
+            ValueError: If there is no forecaster, it is damaged, or another version's.
         """
         config = read_json(Path(folder) / CONFIG_FILE)
-        if config.get("forecaster") != VERSION:
-            raise ValueError(
-                f"{folder} must hold a forecaster of version {VERSION}, got {config.get('forecaster')!r}"
-            )
-        schema = dict(config["schema"])
-        trace = TraceFeatures(**schema.pop("trace"))
-        settings = config["settings"]
-        whole = ForecastSchema(**schema, trace=trace)
-        net = new_net(whole, settings)
-        net.load_state_dict(load_file(Path(folder) / WEIGHTS_FILE))
+        version = config.get("forecaster") if isinstance(config, dict) else None
+        if version != VERSION:
+            raise ValueError(f"{folder} must hold a forecaster of version {VERSION}, got {version!r}")
+        try:
+            schema, settings = dict(config["schema"]), config["settings"]
+            trace = TraceFeatures(**schema.pop("trace"))
+            whole = ForecastSchema(**schema, trace=trace)
+            net = new_net(whole, settings)
+            weights = load_file(Path(folder) / WEIGHTS_FILE)
+            net.load_state_dict(weights)
+        except Exception as error:  # safetensors and torch raise types of their own for a damaged file
+            raise ValueError(f"{folder} must hold a whole forecaster, but {one_line(error)}") from error
+        if bad := [name for name, values in weights.items() if values.isnan().any()]:
+            raise ValueError(f"{folder} must hold weights that are numbers, but {bad[0]} has others")
         return cls(whole, net, settings)
 
 

@@ -38,7 +38,8 @@ class KeptTraces:
     answers: npt.NDArray[np.int64]
     """(R, W): answers as numbers, equal where the texts are; 0 where there is none."""
     confidences: npt.NDArray[np.float32]
-    """(R, W): how sure the model was of each forced answer; 1 where it ended by itself."""
+    """(R, W): how sure the model was of each forced answer; 1 where it ended by itself, NaN where the engine
+    did not tell."""
     states: Mapping[int, npt.NDArray[np.float16]] = field(default_factory=dict)
     """Block to (R, W + 1, D), its state after 0 tokens and each budget; 0 where the trace had ended."""
 
@@ -62,12 +63,21 @@ class KeptTraces:
         Args:
             probing: Where it is asked at all.
             points: Numbers of the grid's points at which it may be, rising; 0 is before the first token.
+
+        Raises:
+            ValueError: If it is not known how sure the model was of an answer.
         """
         found = np.zeros((len(self.tokens), len(self.budgets) + 1), bool)
         places = np.array([point for point in points if point], int)
         for row, trace in enumerate(self.tokens):
             found[row, places] = where_asked(probing, trace.pieces, self.budgets[places - 1])
-        return found & self.running
+        found &= self.running
+        if np.isnan(self.confidences[found[:, 1:]]).any():
+            raise ValueError(
+                "a forecaster that probes must know how sure the model was of its answers, which the engine "
+                "that made these traces did not tell"
+            )
+        return found
 
     def probed(self, probing: Probing, points: Sequence[int]) -> KeptTraces:
         """The same traces with the answers that they are asked for; see `asked`."""
@@ -147,16 +157,38 @@ def load_kept_traces(folder: str | Path, features: Sequence[str] | None = None) 
     found: list[tuple[int, dict[str, Any]]] = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
-            traced = json.loads(line)
+            try:
+                traced = dict(json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path} line {number} must be a traced question, but {error}") from error
             if "pieces" not in traced:
                 raise ValueError(
                     f"{path} line {number} must hold each trace's tokens, as ps-eval trace --keep-tokens does"
                 )
-            if traced["id"] in rows:
+            if traced.get("id") in rows:
                 found.append((rows[traced["id"]], traced))
+    try:
+        each = [(row, traced, t) for row, traced in found for t in range(len(traced["lengths"]))]
+        kept = _kept(table, each)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} must hold whole traces, but one lacks or has too much: {error}") from error
+    if kept.correct.shape[1:] != (len(table.budgets) + 1,) or kept.answers.shape != kept.confidences.shape:
+        raise ValueError(
+            f"{path} must hold a probe a trace and budget, {len(table.budgets)}, got arrays of "
+            f"{kept.correct.shape}, {kept.answers.shape} and {kept.confidences.shape}"
+        )
+    ended = np.isnan(kept.confidences) & ~kept.running[:, 1:]
+    return replace(
+        kept,
+        confidences=np.where(ended, np.float32(1), kept.confidences),
+        states=load_trace_states(folder, [(traced["id"], t) for _, traced, t in each]),
+    )
+
+
+def _kept(table: CurveTable, each: Sequence[tuple[int, dict[str, Any], int]]) -> KeptTraces:
+    """R traces, each a row of the table, its question's line, and its number there; without states."""
     known: dict[str | None, int] = {None: 0}
     at_zero = table.extra.get(AT_ZERO, np.zeros(len(table)))
-    each = [(row, traced, t) for row, traced in found for t in range(len(traced["lengths"]))]
     return KeptTraces(
         table=table,
         question=np.array([row for row, _, _ in each], np.int64),
@@ -174,10 +206,7 @@ def load_kept_traces(folder: str | Path, features: Sequence[str] | None = None) 
         answers=np.array(
             [[known.setdefault(a, len(known)) for a in traced["answers"][t]] for _, traced, t in each]
         ),
-        confidences=np.array(
-            [[1.0 if c is None else c for c in traced["confidences"][t]] for _, traced, t in each], np.float32
-        ),
-        states=load_trace_states(folder, [(traced["id"], t) for _, traced, t in each]),
+        confidences=np.array([traced["confidences"][t] for _, traced, t in each], np.float32),  # None: NaN
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 TRANSITIONS = ("wait", "alternatively", "hmm")
 """Words of doubt after which a trace is asked for its answer, as DEER does (arXiv:2504.15895)."""
+_WORD_OF_DOUBT = re.compile(rf"\b(?:{'|'.join(TRANSITIONS)})\b", re.IGNORECASE)
 Probing = Literal["none", "doubts", "every"]
 NONE: Probing = "none"
 DOUBTS: Probing = "doubts"
@@ -42,8 +44,18 @@ def asks(probing: Probing, pieces: Sequence[str], since: int, point: int) -> boo
         point: Tokens of this one.
     """
     if probing == DOUBTS:
-        return any(piece.strip().lower() in TRANSITIONS for piece in pieces[since:point])
+        return _doubted(pieces, since, point)
     return probing == EVERY and point > 0
+
+
+def _doubted(pieces: Sequence[str], since: int, point: int) -> bool:
+    """Whether a word of doubt was completed by one of the tokens from `since` to `point`."""
+    if any(piece.strip().lower() in TRANSITIONS for piece in pieces[since:point]):
+        return True  # also where a tokenizer's pieces do not show their spaces
+    # A word may be several tokens ("H", "mm"), and begin before the checkpoint before.
+    start = max(0, since - max(map(len, TRANSITIONS)))
+    before = len("".join(pieces[start:since]))
+    return any(found.end() > before for found in _WORD_OF_DOUBT.finditer("".join(pieces[start:point])))
 
 
 def where_asked(

@@ -169,7 +169,7 @@ class LightPredictor:
         for start in range(0, len(questions), chunk):
             rows = slice(start, start + chunk)
             text = self.hasher(questions[rows])
-            rarity_and_weights = self._weights[text.columns]
+            rarity_and_weights = self._weights.take(text.columns, axis=0)
             scores = self._scores(questions[rows], named[rows], text, rarity_and_weights)
             curves[rows], use[rows] = self._shaped(scores)
             if self.novelty is not None:
@@ -201,11 +201,11 @@ class LightPredictor:
         rarity_and_weights: npt.NDArray[np.float32],
     ) -> npt.NDArray[np.float64]:
         values = weigh(text, rarity_and_weights[:, 0], self.hasher)
-        weights = rarity_and_weights[:, 1:]
         if len(questions) == 1:
-            read = (values.astype(np.float64) @ weights)[None]
+            read = (values @ rarity_and_weights)[None, 1:]
         else:
             row = np.repeat(np.arange(len(questions)), np.diff(text.starts))
+            weights = rarity_and_weights[:, 1:]
             sums = [np.bincount(row, column * values, minlength=len(questions)) for column in weights.T]
             read = np.stack(sums, axis=1)
         dense = self._scaling.apply(np.hstack([count_columns(questions), named]))

@@ -65,7 +65,7 @@ TESTS = {
     "kernels/curves": ALLOCATION,
     "kernels/menus": ("test_fuzz", "test_options_fuzz", "test_options", "test_optimality"),
     "kernels/myopic": ("test_fuzz", "test_allocate"),
-    "kernels/stream": ("test_fuzz", "test_scale", "test_optimality"),
+    "kernels/stream": ("test_stream", "test_fuzz", "test_scale", "test_optimality"),
 }
 """File of ps_alloc to the tests that must see its changes, the quickest first."""
 COPIED = ("ps_alloc/", "tests/ps_alloc/", "tests/conftest", "benchmarks/", "pyproject")

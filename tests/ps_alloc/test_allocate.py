@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import KINDS, level, make_curves, released_myopic
 
-from ps_alloc import Allocation, allocate
+from ps_alloc import Allocation, _menus, allocate
 
 RNG = np.random.default_rng(0)
 CURVES = make_curves("noisy", 20, 8, RNG)
@@ -96,6 +97,16 @@ def test_tokens_that_raise_no_curve_are_kept_or_spread_where_they_cost_least():
     assert spread.gap_bound == 0.0
 
 
+@pytest.mark.parametrize("leftover", ["keep", "spread", "all"])
+def test_where_the_search_is_given_up_the_answer_is_no_worse_than_uniform_s(leftover, monkeypatch):
+    curves = np.array([[0.0, 0.0, 0.9], [0.0, 0.3, 0.3]])
+    monkeypatch.setattr(_menus, "EXACT_WORK_LIMIT", 0)  # else it would find this by itself
+    monkeypatch.setattr(_menus, "WORK_LIMIT", 0)
+    allocation = allocate(curves, 16 * 3, leftover=leftover)
+    assert allocation.windows.tolist() == [1, 2]
+    assert allocation.gap_bound == pytest.approx(0.45 / 2 - 0.15)
+
+
 def test_a_budget_beyond_all_windows_gives_all_windows():
     allocation = allocate(CURVES, 10**9, leftover="all")
     assert (allocation.windows == 8).all()
@@ -165,6 +176,21 @@ def test_levelling_up_raises_the_lowest_first_and_spends_what_it_can(seed):
             else 0
         )
         assert left - (extra * cost).sum() < 16 or extra.sum() == room or (allocation.windows == most).all()
+
+
+@given(st.integers(1, 400), st.integers(0, 10**6), st.booleans())
+def test_one_window_more_goes_to_an_even_share_of_those_at_the_common_level(n, seed, same):
+    """Error diffusion in exact fractions: every third query gets one where a third of equal steps is paid."""
+    rng = np.random.default_rng(seed)
+    cost = np.full(n, 16) if same else rng.integers(1, 9, n)
+    left = int(rng.integers(0, cost.sum()))
+    windows = allocate(np.zeros((n, 3)), int(cost.sum()) + left, method="uniform", window_cost=cost).windows
+    share, owed, spare = Fraction(left, int(cost.sum())), Fraction(0), left
+    for i in range(n):
+        owed += share * int(cost[i])
+        gets = owed >= cost[i] and cost[i] <= spare
+        owed, spare = (owed - int(cost[i]), spare - cost[i]) if gets else (owed, spare)
+        assert windows[i] == 1 + gets
 
 
 @pytest.mark.parametrize(
@@ -353,8 +379,15 @@ def test_an_allocation_survives_its_file(tmp_path):
         ({"window": 16, "tokens": []}, r"tokens must be a non-empty list of whole numbers"),
         ({"window": 16, "tokens": [1.5]}, r"tokens must be a non-empty list of whole numbers"),
         ({"window": 16, "tokens": [[16], [16, 32]]}, r"tokens must be a non-empty list of whole numbers"),
-        ({"window": 16, "tokens": [16], "ids": 3}, r"ids must be a list, got 3"),
+        ({"window": 16, "tokens": [16], "ids": 3}, r"ids must be a list of texts, got 3"),
+        ({"window": 16, "tokens": [16], "ids": [None]}, r"ids must be a list of texts, got \[None\]"),
+        ({"window": 16, "tokens": [16], "method": 3}, r"a.json: method must be a text, got 3"),
+        ({"window": 16, "tokens": [16], "charged": None}, r"a.json: charged must be a text, got None"),
+        ({"window": 16, "tokens": [16], "price": "0.1"}, r"a.json: price must be a number, got '0.1'"),
+        ({"window": 16, "tokens": [16], "gap_bound": float("inf")}, r"gap_bound must be finite, got inf"),
         ({"window": 16, "tokens": [17]}, r"tokens must be multiples of the window, 16"),
+        ({"window": 16, "tokens": [16], "invalid": [1]}, r"invalid must be rows of 1, got 1"),
+        ({"window": 16, "tokens": [16], "unlike": [1]}, r"unlike must be rows of 1, got 1"),
         ({"window": 16, "tokens": [16], "ids": ["a", "b"]}, r"ids must be as many as tokens \(1\), got 2"),
     ],
 )
@@ -364,6 +397,23 @@ def test_a_bad_allocation_file_is_refused(tmp_path, content, message):
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         Allocation.load(tmp_path / "a.json")
+
+
+def test_a_window_in_a_file_says_the_grid_whatever_budgets_stand_beside_it(tmp_path):
+    content = {"method": "hull", "window": 16, "tokens": [16, 48], "total_tokens": 64, "spent_tokens": 64}
+    (tmp_path / "a.json").write_text(json.dumps({**content, "budgets": "none"}))
+    assert Allocation.load(tmp_path / "a.json").budgets.tolist() == [16, 32, 48]
+
+
+@pytest.mark.parametrize("method", ["auto", "hull", "myopic", "uniform"])
+def test_an_allocation_says_how_it_was_made(method):
+    assert allocate(CURVES, 20 * 64, method=method).method == ("hull" if method == "auto" else method)
+
+
+@pytest.mark.parametrize(("weights", "total"), [(np.zeros(20), "0"), (1e308, "inf")])
+def test_accuracy_by_weights_of_no_finite_sum_is_refused(weights, total):
+    with pytest.raises(ValueError, match=f"weights must have a finite sum above zero, got {total}"):
+        allocate(CURVES, 20 * 64).accuracy_on(CURVES, weights=weights)
 
 
 def test_accuracy_on_curves_of_another_shape_is_refused():

@@ -88,14 +88,14 @@ def test_where_no_multiple_lies_within_the_limits_the_size_is_whole(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_size": 0}, "min_size must be at least 1, got 0"),
-        ({"base_size": 4}, r"min_size <= base_size <= max_size must hold for finite values, got 8, 4, 64"),
-        ({"max_size": float("inf")}, "must hold for finite values, got 8, 16, inf"),
-        ({"confidence_window": 0}, "confidence_window must be at least 1, got 0"),
+        ({"min_size": 0}, "min_size must be finite and at least 1, got 0"),
+        ({"base_size": 4}, r"min_size <= base_size <= max_size must hold, got 8, 4, 64"),
+        ({"max_size": float("inf")}, "max_size must be finite, got inf"),
+        ({"confidence_window": 0}, "confidence_window must be at least 1 .*, got 0"),
         ({"adaptation_sensitivity": 2}, r"adaptation_sensitivity must lie in \[0, 1\], got 2"),
-        ({"adaptation_rate": 1}, r"adaptation_rate must lie in \[0, 1\), got 1"),
+        ({"adaptation_rate": 1}, "adaptation_rate must be below 1, got 1"),
         ({"reference_confidence": -1}, r"reference_confidence must lie in \[0, 1\], got -1"),
-        ({"multiple": 0}, "multiple must be at least 1, got 0"),
+        ({"multiple": 0}, "multiple must be at least 1 .*, got 0"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> None:
@@ -104,7 +104,7 @@ def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> N
 
 
 def test_bad_observations_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"confidence must lie in \[0, 1\], got nan"):
+    with pytest.raises(ValueError, match="confidence must be finite, got nan"):
         BlockSizeController().observe(float("nan"))
-    with pytest.raises(ValueError, match="remaining must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"remaining must be at least 1 .*, got 0"):
         BlockSizeController().next_size(0)

@@ -195,3 +195,12 @@ def test_bad_use_is_refused():
             ValueError, match=rf"measured must lie between 0 and .* 64 tokens, got {wrong} at row 2"
         ):
             UseCalibrator.fit(use, bad, GRID)
+
+
+def test_a_calibration_of_use_is_none_of_accuracy(tmp_path):
+    predicted, measured = uses(50, np.random.default_rng(8))
+    UseCalibrator.fit(predicted, measured, GRID, 50).save(tmp_path / "use.json")
+    with pytest.raises(
+        ValueError, match=r"use.json must hold a calibration of accuracy, but it is one of use"
+    ):
+        PlattCalibrator.load(tmp_path / "use.json")

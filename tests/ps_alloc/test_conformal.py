@@ -209,6 +209,7 @@ def test_bad_calibration_sets_are_refused():
     expect("needed must be positive multiples of the window, 16 tokens, got 20 in row 1", needed=[16, 20])
     expect("levels must ascend between 0 and 1, got None", method="quantile")
     expect(r"levels must ascend between 0 and 1, got \[0.5, 0.5\]", method="quantile", levels=[0.5, 0.5])
+    expect("levels must ascend between 0 and 1, got", method="quantile", levels=[0.5, np.nan])
     expect("levels are for the method 'quantile', got them with 'additive'", levels=[0.5])
     expect(r"predicted must have one row a needed budget \(2\), got 1", predicted=[20.0])
     expect(r"predicted must be an array of shape \(N,\), got shape \(2, 1\)", predicted=[[1.0], [2.0]])

@@ -124,8 +124,8 @@ def test_a_changed_row_is_recomputed_before_it_is_served(make, blocks, data) -> 
     ("settings", "message"),
     [
         ({"tier2_stability_threshold": 1.5}, r"tier2_stability_threshold must lie in \[0, 1\], got 1.5"),
-        ({"tier2_update_interval": 0}, "tier2_update_interval must be at least 1, got 0"),
-        ({"memory_window": -1}, "memory_window must be at least 0, got -1"),
+        ({"tier2_update_interval": 0}, "tier2_update_interval must be at least 1 .*, got 0"),
+        ({"memory_window": -1}, "memory_window must be at least 0 .*, got -1"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> None:
@@ -134,7 +134,7 @@ def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> N
 
 
 def test_an_empty_prompt_or_response_is_refused() -> None:
-    with pytest.raises(ValueError, match="prompt_length must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"prompt_length must be at least 1 .*, got 0"):
         NoCache().start(0, 5)
-    with pytest.raises(ValueError, match="total_length must be at least 6, got 5"):
+    with pytest.raises(ValueError, match=r"total_length must be at least 6 .*, got 5"):
         NoCache().start(5, 5)

@@ -103,8 +103,8 @@ def test_bad_observations_are_refused(confidence: list[float], entropy: list[flo
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"distance_penalty": -1}, "distance_penalty must be at least 0, got -1"),
-        ({"max_commits": 0}, "max_commits must be at least 1, got 0"),
+        ({"distance_penalty": -1}, "distance_penalty must be finite and at least 0, got -1"),
+        ({"max_commits": 0}, "max_commits must be at least 1 .*, got 0"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, int], message: str) -> None:

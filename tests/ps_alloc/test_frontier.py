@@ -137,3 +137,17 @@ def test_without_matplotlib_there_is_the_table_alone(tmp_path, capsys, monkeypat
     assert main(["frontier", *files, "--picture", str(tmp_path / "f.png")]) == 0
     assert "was not drawn: that takes matplotlib" in capsys.readouterr().out
     assert not (tmp_path / "f.png").exists()
+
+
+def test_no_file_of_the_command_replaces_another(tmp_path, capsys):
+    np.save(tmp_path / "p.npy", np.full((3, 4), 0.5))
+    (tmp_path / "c.json").write_text('{"slopes": [1, 1, 1, 1], "shifts": [0, 0, 0, 0]}')
+    given = ["frontier", "--predictions", str(tmp_path / "p.npy"), "--calibration", str(tmp_path / "c.json")]
+    for output, picture, message in (
+        ("c.json", "f.png", "c.json must be another file than the input"),
+        ("f.json", "c.json", "c.json must be another file than the input"),
+        ("f.json", "f.json", "--picture must be another file than --output, but both are"),
+    ):
+        files = ["--output", str(tmp_path / output), "--picture", str(tmp_path / picture)]
+        assert main([*given, *files]) == 2
+        assert message in capsys.readouterr().err

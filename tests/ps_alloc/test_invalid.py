@@ -83,6 +83,25 @@ def test_a_batch_of_nothing_but_bad_rows_is_spread_evenly(tmp_path):
     assert Allocation.load(tmp_path / "a.json").invalid.tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("name", ["weights", "base_accuracy"])
+@pytest.mark.parametrize("curves", [broken(CURVES), np.full((N, W), np.nan)], ids=["some", "all"])
+def test_settings_are_of_all_queries_though_some_are_bad(name, curves):
+    """As many as there are good ones is a misaligned list."""
+    with pytest.raises(
+        ValueError, match=rf"{name} must be one number or have shape \(40,\), got shape \(37,"
+    ):
+        allocate(curves, N * 56, invalid="uniform", **{name: np.full(N - len(BAD), 0.5)})
+
+
+def test_where_the_bad_rows_alone_are_worth_anything_all_get_the_same():
+    weights = np.zeros(N)
+    weights[BAD] = 1.0
+    allocation = allocate(broken(CURVES), N * 56, invalid="uniform", weights=weights)
+    even = allocate(CURVES, N * 56, method="uniform")
+    np.testing.assert_array_equal(allocation.windows, even.windows)
+    assert allocation.expected_accuracy is None
+
+
 def test_without_bad_rows_nothing_changes():
     for invalid in ("clip", "uniform"):
         allocation = allocate(CURVES, N * 56, invalid=invalid)

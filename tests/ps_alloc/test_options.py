@@ -102,10 +102,18 @@ def test_vote_menus_offer_every_length_with_every_number_of_samples():
         (
             OptionMenus([0, 1], [-3], [0.5]),
             9,
-            r"cost must be whole numbers, not negative, got -3 at option 0",
+            r"cost must be whole numbers, not negative and at most .*, got -3 at option 0",
         ),
-        (OptionMenus([0, 1], [3.5], [0.5]), 9, r"cost must be whole numbers, not negative, got 3.5"),
-        (OptionMenus([0, 1], [np.nan], [0.5]), 9, r"cost must be whole numbers, not negative, got nan"),
+        (OptionMenus([0, 1], [3.5], [0.5]), 9, r"cost must be whole numbers, .*, got 3.5"),
+        (OptionMenus([0, 1], [np.nan], [0.5]), 9, r"cost must be whole numbers, .*, got nan"),
+        (
+            OptionMenus([0, 2], [3, 2**62], [0.5, 1]),
+            9,
+            r"at most 2305843009213693952 .* got 46.* at option 1",
+        ),
+        (OptionMenus([0, 1], [3], np.array([np.longdouble("1e400")])), 9, r"value must be finite, got inf"),
+        (None, 9, r"menus must be OptionMenus of start, cost and value, got None"),
+        (([0, 1], [3], [0.5]), 9, r"menus must be OptionMenus of start, cost and value, got \(\[0, 1"),
         (OptionMenus([0, 1], [3], [np.nan]), 9, r"value must be finite, got nan at option 0"),
         (OptionMenus([0, 1], [3], [0.5]), -1, r"total_tokens must be at least 0"),
     ],
@@ -136,7 +144,11 @@ def test_lists_that_do_not_fit_are_refused():
 def test_bad_sample_counts_are_refused():
     with pytest.raises(ValueError, match=r"n_samples must be at least 1"):
         majority_vote_values([[0.5]], 0)
-    with pytest.raises(ValueError, match=r"n_samples must be at most 1000, got 1001"):
+    with pytest.raises(ValueError, match=r"n_samples must be at least 1 and at most 1000, got 1001"):
         majority_vote_values([[0.5]], 1001)
     with pytest.raises(ValueError, match=r"sample_counts must be a list of shape \(M,\), got shape \(0,\)"):
         vote_menus([[0.5]], [])
+    with pytest.raises(ValueError, match=r"sample_counts must be at least 1 and at most 1000, got 1001"):
+        vote_menus([[0.5]], [3, 1001])
+    with pytest.raises(ValueError, match=r"window must be at least 1 and at most 1099511627776, got 46"):
+        vote_menus([[0.5]], [3], window=2**62)

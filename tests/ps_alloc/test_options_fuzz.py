@@ -87,3 +87,20 @@ def test_the_referee_finds_nothing(seed):
     cheap, dear = tied_spending(kept_values, kept_costs, result.price, 1e-9 * largest_value)
     assert cheap <= total
     assert dear >= total or result.price == 0.0
+
+
+@pytest.mark.parametrize("shared", [10**9, 10**15])
+def test_what_all_options_cost_alike_changes_nothing(shared):
+    """Beside a price times such costs, values are lost in rounding."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        n, size = int(rng.integers(2, 8)), int(rng.integers(2, 6))
+        costs = np.cumsum(rng.integers(1, 5, (n, size)), axis=1)
+        values = np.round(rng.random((n, size)), int(rng.integers(1, 6)))
+        total = int(costs[:, 0].sum() + rng.integers(0, 4 * n))
+        plain = allocate_options(OptionMenus.from_lists(list(costs), list(values)), total)
+        dear = allocate_options(
+            OptionMenus.from_lists(list(costs + shared), list(values)), total + n * shared
+        )
+        assert dear.options.tolist() == plain.options.tolist()
+        assert dear.gap_bound == plain.gap_bound == 0.0

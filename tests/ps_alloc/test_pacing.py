@@ -440,6 +440,23 @@ def test_a_refund_undoes_a_charge_even_one_that_came_to_the_bounds(requests, tok
     assert visible(pacer) == pytest.approx(before)
 
 
+@given(st.lists(st.floats(0, 300), min_size=1, max_size=20), st.randoms())
+def test_whatever_was_booked_can_be_taken_back_in_any_order_and_the_state_restored(tokens, random):
+    """Sums of fractions of tokens do not come back to 0."""
+    pacer = Pacer(RATE)
+    taken = [("charge", number, pacer.charge(number)) for number in tokens]
+    taken += [("grant", pacer.decide([0.5], use=[number / 20]), 1.0) for number in tokens]
+    random.shuffle(taken)
+    for kind, booked, share in taken:
+        if kind == "charge":
+            pacer.refund(booked, 1, share)
+        else:
+            pacer.revoke(booked)
+    assert pacer.n_requests == 0
+    assert 0 <= pacer.spent_tokens < 1e-9
+    assert Pacer.from_state_dict(pacer.state_dict()).spent_tokens == pacer.spent_tokens
+
+
 def test_what_was_not_granted_cannot_be_refunded():
     pacer = Pacer(64)
     pacer.charge(100, requests=2)

@@ -161,3 +161,10 @@ def test_files_that_are_no_predictions_are_refused_in_one_sentence(tmp_path):
         (tmp_path / "vector.npy").read_bytes(),
         r"curves must be an array of shape \(N, W\), .* got shape \(4,\)",
     )
+
+
+@pytest.mark.timeout(20)
+def test_one_name_twice_among_many_is_found_soon():
+    ids = [str(i) for i in range(200_000)] + ["7"]
+    with pytest.raises(ValueError, match=r"ids must differ from each other, got '7' twice"):
+        Predictions(np.zeros((len(ids), 1)), [16], ids=ids)

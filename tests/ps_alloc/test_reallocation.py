@@ -133,9 +133,9 @@ def test_streaming_under_a_pacers_price_keeps_the_rate() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"elapsed": [1.0]}, r"elapsed must be one a trace, shape \(2,\), got shape \(1,\)"),
-        ({"elapsed": [1.0, -1.0]}, r"elapsed must be at least 0, got -1.0 at trace 1"),
-        ({"now": [0.5, 1.5]}, r"now must be in \[0, 1\], got 1.5 at trace 1"),
+        ({"elapsed": [1.0]}, r"elapsed must be a list of shape \(2,\), got shape \(1,\)"),
+        ({"elapsed": [1.0, -1.0]}, r"elapsed must be finite and at least 0, got -1.0 for position 1"),
+        ({"now": [0.5, 1.5]}, r"now must lie in \[0, 1\], got 1.5 for position 1"),
         ({"use": [[1.0, 2.0]]}, r"use must have the shape of curves \(2, 2\), got \(1, 2\)"),
         ({"budgets": [16]}, r"budgets must be one a column of curves \(2\), got 1"),
         ({"segment": 0}, "segment must be at least 1"),

@@ -163,3 +163,16 @@ def test_what_single_precision_cannot_tell_apart_is_left_undecided():
     use = np.tile([1_000.0, 20_000.0, 20_000.0], (N, 1))
     allocation = allocate(curves, N * 8_000, budgets=[1_000, 20_000, 40_000], use=use, leftover="keep")
     assert set(np.unique(allocation.windows)) == {1, 3}
+
+
+@pytest.mark.parametrize("kind", ["noisy", "copies"])
+def test_what_all_budgets_cost_alike_changes_nothing_at_scale(kind):
+    curves = make_curves(kind, N, 6, np.random.default_rng(6)).astype(float)
+    budgets = np.array([1, 3, 4, 9, 10, 20])
+    plain, dear = (
+        allocate(curves, N * (6 + shared), budgets=budgets + shared, leftover="keep") for shared in (0, 2**48)
+    )
+    for one, other in ((plain, dear), (dear, plain)):
+        assert one.expected_accuracy <= other.expected_accuracy + other.gap_bound + 1e-12
+        assert one.gap_bound < 1e-4
+        assert one.price == pytest.approx(other.price)

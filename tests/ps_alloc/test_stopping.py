@@ -57,6 +57,9 @@ def test_the_fit_is_its_slow_twin() -> None:
     rule = fit_stopping(x, alive, now, used, 0.004, **given_)
     slow = fitted_slowly(x, alive, now.astype(float), used, 0.004, ends[0].astype(float), ends[1], 5.0)
     np.testing.assert_allclose(rule.weights, slow, atol=1e-9)
+    default = fit_stopping(x, alive, now, used, 0.004, **{**given_, "ridge": 30.0})
+    del given_["ridge"]
+    np.testing.assert_array_equal(fit_stopping(x, alive, now, used, 0.004, **given_).weights, default.weights)
 
 
 def two_kinds(n: int, seed: int):
@@ -128,3 +131,24 @@ def test_bad_arguments_are_named() -> None:
         worth_going_on([[0.5]], [[1.0, 2.0]], 0.1, now=[0.5], elapsed=[0])
     with pytest.raises(ValueError, match=r"now must be one a trace, shape \(1,\), got shape \(2,\)"):
         worth_going_on([[0.5]], [[1.0]], 0.1, now=[0.5, 0.5], elapsed=[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": np.full((2, 4), np.nan)}, "weights must be finite, got nan"),
+        ({"weights": np.zeros((2, 3))}, r"must have shapes \(D,\), \(D,\) and \(C, D \+ 1\), got .*\(2, 3\)"),
+        ({"weights": np.zeros(4)}, r"must have shapes .*\(4,\)"),
+        ({"weights": np.array(["a"] * 4)}, "weights must be an array of real numbers"),
+        ({"centre": np.zeros(2)}, r"must have shapes .*got \(2,\), \(3,\) and \(2, 4\)"),
+        ({"centre": np.full(3, np.inf)}, "centre must be finite, got inf"),
+        ({"scale": np.zeros(3)}, "scale must be above 0, got 0.0"),
+        ({"scale": np.full(3, np.nan)}, "scale must be above 0, got nan"),
+        ({"price": -0.1}, "price must be finite and at least 0, got -0.1"),
+    ],
+)
+def test_a_rule_that_could_not_decide_is_refused(change: dict, message: str) -> None:
+    """Compared with 0, a weight that is no number would end every trace."""
+    rule = {"price": 0.01, "centre": np.zeros(3), "scale": np.ones(3), "weights": np.zeros((2, 4))}
+    with pytest.raises(ValueError, match=message):
+        StoppingRule(**{**rule, **change})

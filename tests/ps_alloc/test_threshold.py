@@ -65,13 +65,13 @@ def test_the_threshold_stays_within_its_limits_and_counts_its_changes(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"minimum": -0.1}, "minimum must be at least 0, got -0.1"),
-        ({"base": 0.6}, "minimum <= base <= maximum must hold for finite values, got 0.7, 0.6, 0.95"),
-        ({"maximum": 1.2}, "maximum must be a probability of at most 1, got 1.2"),
-        ({"entropy_low": -1}, "entropy_low must be at least 0, got -1"),
-        ({"entropy_low": 3}, "entropy_low <= entropy_high must hold for finite values, got 3, 2.0"),
-        ({"window": 0}, "window must be at least 1, got 0"),
-        ({"adaptation_rate": -0.1}, r"adaptation_rate must lie in \[0, 1\), got -0.1"),
+        ({"minimum": -0.1}, r"minimum must lie in \[0, 1\], got -0.1"),
+        ({"base": 0.6}, "minimum <= base <= maximum must hold, got 0.7, 0.6, 0.95"),
+        ({"maximum": 1.2}, r"maximum must lie in \[0, 1\], got 1.2"),
+        ({"entropy_low": -1}, "entropy_low must be finite and at least 0, got -1"),
+        ({"entropy_low": 3}, "entropy_low <= entropy_high must hold, got 3, 2"),
+        ({"window": 0}, "window must be at least 1 .*, got 0"),
+        ({"adaptation_rate": -0.1}, r"adaptation_rate must lie in \[0, 1\], got -0.1"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> None:
@@ -80,5 +80,5 @@ def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> N
 
 
 def test_a_bad_entropy_is_refused() -> None:
-    with pytest.raises(ValueError, match="entropy must be at least 0, got nan"):
+    with pytest.raises(ValueError, match="entropy must be finite, got nan"):
         ThresholdController().observe(float("nan"))

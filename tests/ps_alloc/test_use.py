@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from naive import make_curves
 
-from ps_alloc import Allocation, allocate, allocate_by_difficulty
+from ps_alloc import Allocation, _hull, allocate, allocate_by_difficulty
 
 BUDGETS = np.array([64, 128, 256, 512, 1024])
 
@@ -81,6 +83,9 @@ def test_a_reserve_keeps_what_is_really_used_within_the_budget(n):
     assert 0.3 < overspent(plain) < 0.7
     assert overspent(safe) <= 0.05
     assert safe.total_tokens == total
+    assert (
+        safe.gap_bound is None
+    )  # best for the tokens that were not kept back; of all of them nothing is known
     assert safe.expected_used.sum() < total
     # The bound is the largest spread there can be, and no more is kept back than it asks for.
     deviation = np.sqrt((safe.expected_used * (safe.tokens - safe.expected_used)).sum())
@@ -91,6 +96,10 @@ def test_a_reserve_keeps_what_is_really_used_within_the_budget(n):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"budgets": [1, 2, 3, 4, 2**60], "use": [0.5, 1, 1, 1, 2**60], "overspend_rate": None},
+            r"use must be at most 4398046511104 tokens where it is not whole, got 1.15292e\+18 at position 4",
+        ),
         ({"use": None}, r"overspend_rate must come with use, got none: granted budgets are never overspent"),
         ({"overspend_rate": 0.0}, r"overspend_rate must be above 0 and at most 0.5, got 0.0"),
         ({"overspend_rate": 0.7}, r"overspend_rate must be above 0 and at most 0.5, got 0.7"),
@@ -108,3 +117,38 @@ def test_a_reserve_that_cannot_be_kept_is_refused(change, message):
     }
     with pytest.raises(ValueError, match=message):
         allocate(**arguments)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["keep", "spread", "all"]),
+    st.sampled_from(["hull", "myopic", "uniform"]),
+    st.booleans(),
+)
+@settings(max_examples=80)
+def test_one_use_for_all_queries_and_a_row_for_each_are_one_setting(seed, leftover, method, streams):
+    rng = np.random.default_rng(seed)
+    n, w = int(rng.choice([1, 2, 7, 30])), int(rng.integers(1, 7))
+    curves = rng.random((n, w)) if seed % 3 else rng.integers(0, 3, (n, w)) / 2
+    grid = np.cumsum(rng.integers(1, 30, w))
+    use = np.minimum(np.sort(rng.random(w)) * grid[-1], grid)
+    if rng.random() < 0.3:
+        use[w // 2 :] = use[w // 2]
+    least = int(np.ceil(n * use[0] + 1e-3))
+    total = least + int(rng.random() * 1.1 * n * (use[-1] - use[0]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_hull, "DIRECT_ROWS", 5 if streams else 4096)
+        one, each = (
+            allocate(curves, total, budgets=grid, use=given, leftover=leftover, method=method)
+            for given in (use, np.tile(use, (n, 1)))
+        )
+    np.testing.assert_array_equal(one.windows, each.windows)
+    assert one.spent_tokens == each.spent_tokens
+    assert one.gap_bound == (None if method != "hull" else pytest.approx(each.gap_bound))
+
+
+def test_what_is_left_of_a_token_is_left_whatever_the_shape_of_use():
+    use = np.array([[10.25, 10.5, 10.75, 11.0]])
+    for given_use in (use[0], use):
+        allocation = allocate([[0.5, 0.5, 0.4, 0.5]], 11, use=given_use, leftover="all")
+        assert allocation.expected_used.tolist() == [10.25]

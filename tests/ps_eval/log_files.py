@@ -131,6 +131,14 @@ def responses_row() -> dict[str, Any]:
     return {"custom_id": "q2", "response": {"status_code": 200, "body": body}, "error": None}
 
 
+def message_row(name: str, tokens: int, text: str, reason: str = "end_turn") -> dict[str, Any]:
+    """A line of a batch's results as Anthropic writes it."""
+    content = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": text}]
+    usage = {"input_tokens": 9, "output_tokens": tokens}
+    message = {"model": "toy", "role": "assistant", "content": content, "stop_reason": reason, "usage": usage}
+    return {"custom_id": name, "result": {"type": "succeeded", "message": message}}
+
+
 def benchmark() -> dict[str, Any]:
     return {
         "backend": "openai-chat",

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ps_eval.assess.assessment import assess
-from ps_eval.assess.folds import by_mean, cross_validate, make_folds
+from ps_eval.assess.folds import cross_validate, make_folds
 from ps_eval.assess.points import mixed_points, split_oracle_points, uniform_points
-from ps_eval.assess.verdict import judge, saved_share
+from ps_eval.assess.verdict import judge, mean_line, saved_share
 from ps_eval.cli import main
 from ps_eval.logs.sample import Sample
 from ps_eval.logs.table import to_table
@@ -133,12 +133,23 @@ def test_the_object_is_what_was_promised(tmp_path, capsys) -> None:
         assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
     money = [row["saved_per_thousand_questions"] for row in content["rows"] if row["policy"] == "predicted"]
     assert money[0] > 0
-    assert "tokens saved, equal accuracy" in captured.err
+    assert "tokens saved, same accuracy" in captured.err
     # The predictor fitted on everything, and the page.
     assert load_predictor(out / "predictor").predict(["sum of the list"]).curves.shape[1] > 4
     page = (out / "report.html").read_text()
     assert "yes: at" in page
     assert write_report([out], tmp_path / "again").is_file()
+
+
+def test_levels_that_do_not_fit_the_screen_go_on_below(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path, levels = write_jsonl(tmp_path / "s.jsonl", rows(make_samples(40))), range(150, 600, 50)
+    args = ["assess", str(path), "--output", f"{tmp_path}/out", "--n-resamples", "20", "--folds", "3"]
+    assert main([*args, "--used", ",".join(map(str, levels))]) == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    heads = [line.split()[3:] for line in shown.splitlines() if "mean tokens used " in line]
+    assert [int(level) for head in heads for level in head if level.isdigit()] == list(levels)
 
 
 def test_a_curve_table_is_assessed_as_well(tmp_path, capsys) -> None:
@@ -204,10 +215,9 @@ def test_the_oracle_sees_no_luck_where_all_questions_are_alike() -> None:
         for s in range(4)
     ]
     table = to_table(samples)
-    folds = make_folds(table.ids, 10, 0)
     points = {
         "uniform": uniform_points(table),
-        "mix": mixed_points(table, by_mean(table, folds), 0.0),
+        "mix": mixed_points(table, 0.0),
         "oracle": split_oracle_points(table, samples, 0.0),
     }
     lines = {
@@ -219,6 +229,27 @@ def test_the_oracle_sees_no_luck_where_all_questions_are_alike() -> None:
         assert oracle < mix + 0.02
         # All or nothing beats a little for everyone, and needs no knowledge.
         assert mix > uniform
+
+
+def test_the_blind_mix_is_the_hull_of_the_even_spread_and_never_below_it() -> None:
+    """It knows the mean curve, and may spread evenly as well: what a prediction has to beat."""
+    samples = make_samples(told=False)
+    table = to_table(samples)
+    uniform, mix = (mean_line(points) for points in (uniform_points(table), mixed_points(table, 0.0)))
+    levels = np.linspace(uniform[0][0], uniform[0][-1], 200)
+    hull = np.interp(levels, *mix)
+    assert (hull >= np.interp(levels, *uniform) - 1e-12).all()
+    assert (np.diff(hull, 2) <= 1e-9).all()
+    assert set(zip(*mix, strict=True)) <= {(0.0, 0.0), *zip(*uniform, strict=True)}
+
+
+@pytest.mark.slow
+def test_where_texts_tell_nothing_few_data_sets_say_yes() -> None:
+    said = []
+    for seed in range(40):
+        samples = make_samples(told=False, seed=seed)
+        said.append(assess(to_table(samples), samples, n_resamples=300, seed=seed).pays)
+    assert np.mean(said) < 0.15
 
 
 def line(*pairs: tuple[float, float]) -> list[Point]:
@@ -254,9 +285,10 @@ def test_a_single_clear_level_of_many_is_not_enough() -> None:
 
     settings = {
         "policy": "predicted",
-        "uniform_accuracy": [0.1, 0.9],
+        "uniform": line((100, 0.1), (900, 0.9)),
         "cap": None,
         "finished": 1.0,
+        "ended": 1.0,
         "saved": {1: 0.1},
     }
     assert not judge([row(1, 0.04, 0.01), row(2, 0.01, -0.04), row(3, 0.0, -0.05)], **settings)[0]

@@ -1,6 +1,7 @@
 import importlib
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, is_dataclass
@@ -10,7 +11,8 @@ from typing import Any, Literal, get_type_hints
 import pytest
 
 from ps_eval import cli
-from ps_eval.cli import COMMANDS, main
+from ps_eval.cli import COMMANDS, GROUPS, main, settings_of
+from ps_eval.command_examples import EXAMPLES
 from ps_eval.command_line import CommandParser
 from ps_eval.docstrings import field_docstrings, read_docstring
 
@@ -58,6 +60,7 @@ def test_every_flag_of_every_command_is_explained(
     assert main([command, "--help"]) == 0
     printed = capsys.readouterr().out
     assert all(len(line) <= 80 for line in printed.splitlines())
+    assert "Raises:" not in printed
     module, attribute = COMMANDS[command][0].split(":")
     imported = importlib.import_module(module)
     function, fields_of = getattr(imported, attribute), getattr(imported, "SETTINGS", None)
@@ -71,6 +74,24 @@ def test_every_flag_of_every_command_is_explained(
     for name in flags:
         assert name.replace("_", "-") in printed.casefold()
         assert explained[name]
+
+
+def test_every_command_stands_in_one_group_of_the_overview_and_has_an_example() -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
+    assert set(EXAMPLES) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", list(EXAMPLES))
+def test_the_examples_of_a_command_are_what_it_takes(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("gateway.yaml").write_text("upstream: http://127.0.0.1:8000\ntokens_per_request: 512\n")
+    main([command, "--help"])
+    printed = capsys.readouterr().out.replace(" \\\n      ", " ")
+    for example in EXAMPLES[command]:
+        assert f"  ps-eval {command} {example}".rstrip() in printed.splitlines()
+        settings_of([command, *shlex.split(example, comments=True)])
 
 
 def test_the_overview_imports_no_heavy_library() -> None:

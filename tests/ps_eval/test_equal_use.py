@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ps_eval.reporting.frontier import Point, equal_use, levels_of, print_equal_use
+from ps_eval.reporting.frontier import Point, equal_use, equal_use_headline, levels_of, print_equal_use
 
 N = 40
 
@@ -86,5 +86,23 @@ def test_the_table_shows_gains_and_gaps() -> None:
     print_equal_use(equal_use(made_points(), [11.0, 19.0], mode="live", n_resamples=20), console)
     text = console.file.getvalue()
     assert "live, at equal reasoning tokens really used" in text
-    assert "gains over uniform, hull in points" in text
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    use = next(i for i, line in enumerate(lines) if line[0] == "use")
+    assert [line[:2] for line in lines[use + 1 : use + 3]] == [["over", "uniform"], ["over", "hull"]]
+    hull = next(i for i, line in enumerate(lines) if line[0] == "hull")
+    assert [line[:2] for line in lines[hull + 1 : hull + 3]] == [["over", "uniform"], ["use", lines[use][1]]]
     assert "–" in text
+
+
+def test_the_headline_is_the_clearest_gain_over_uniform_with_its_range() -> None:
+    points = made_points()
+    points["use"] = [Point(np.ones(N), p.used) for p in points["use"]]  # right whatever is spent
+    rows = equal_use(points, [11.0, 19.0], mode="replay", n_resamples=50)
+    gains = {row.used: 100 * row.gains["uniform"][0] for row in rows if row.policy == "use"}
+    said = equal_use_headline(rows, lambda policy: policy.upper())
+    assert "(replay): USE is right on 100.0%, uniform on" in said
+    assert f"{min(gains.values()):+.1f} to {max(gains.values()):+.1f} from 11 to 19 tokens" in said
+    even = {"uniform": points["uniform"], "hull": points["uniform"]}
+    weak = equal_use_headline(equal_use(even, [19.0], mode="live", n_resamples=50), str)
+    assert weak.startswith("No policy's gain is clear of 0. The best: at 19 tokens")
+    assert equal_use_headline(equal_use({"hull": points["hull"]}, [19.0], mode="live"), str) == ""

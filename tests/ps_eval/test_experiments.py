@@ -22,7 +22,13 @@ from ps_eval.experiments.other_domain import _joined, other_domain
 from ps_eval.experiments.policy_rows import tokens_saved
 from ps_eval.experiments.predictors import check_sources, predict_with
 from ps_eval.experiments.replayed import RIDGE_PENALTY, load_tables, ridge
-from ps_eval.experiments.robustness import POLICIES, noise_tolerance, starvation
+from ps_eval.experiments.robustness import (
+    POLICIES,
+    from_there_on,
+    noise_tolerance,
+    noise_verdict,
+    starvation,
+)
 from ps_eval.experiments.settings import EmbeddedSettings, RidgeSettings
 from ps_eval.experiments.training_data import distribution_shift, inputs, label_noise, training_size
 from ps_eval.reporting.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
@@ -129,7 +135,7 @@ def test_the_command_runs_an_experiment_and_reports_it(
     assert json.loads(capsys.readouterr().out)["name"] == "training_size"
     folder = tmp_path / "out" / "quick" / "training_size"
     record = ExperimentRecord.load(folder)
-    assert record.command == f"ps-eval experiment training_size --quick --config_file {config}"
+    assert record.command == f"ps-eval experiment training_size --quick --config-file {config}"
     assert record.run.config["sizes"] == [50, 200]
     assert [row[0] for row in record.tables[0].rows] == ["50", "200"]
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -358,6 +364,20 @@ def test_without_errors_labels_and_probabilities_are_one(tables: Path) -> None:
     outcome = starvation(tables=str(tables), error_rates=[0, 0.6667], budgets=[32, 64], num_draws=3)
     first, second = outcome.tables[0].rows[:2]
     assert first[2:] == second[2:]
+
+
+@pytest.mark.parametrize(
+    ("hull", "guarded", "verdict"),
+    [(0.002, 0.0, "does not hold"), (-0.04, 0.0, "holds only if"), (-0.04, -0.02, "holds")],
+)
+def test_a_claim_of_harm_holds_only_where_there_is_some(hull: float, guarded: float, verdict: str) -> None:
+    assert noise_verdict({"hull": hull, "hull + Platt + guard": guarded}) == verdict
+
+
+def test_a_gain_is_gone_from_a_rate_on_only_if_it_does_not_come_back() -> None:
+    assert from_there_on([0, 0.1, 0.2, 0.3], [0.04, -0.01, 0.02, 0.0]) == 0.3
+    assert from_there_on([0, 0.1], [-0.01, 0.0]) == 0
+    assert from_there_on([0, 0.1], [0.04, 0.01]) is None
 
 
 # --- whole traces -------------------------------------------------------------------------------------------

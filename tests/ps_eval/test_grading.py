@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import threading
 import time
 from fractions import Fraction
@@ -11,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps_eval.grading import GRADER_NAMES, load_grader, reference_answer
+from ps_eval.grading import GRADER_NAMES, equality, load_grader, reference_answer
 from ps_eval.grading.extraction import last_box, last_number, stated_answer
 from ps_eval.grading.numbers import read_number
+from ps_eval.grading.time_limit import within_seconds
 
 RIGHT = [
     ("\\boxed{\\frac{\\sqrt{3}}{2}}", "\\frac{\\sqrt{3}}{2}"),
@@ -335,6 +338,56 @@ def test_what_a_person_calls_wrong_is_wrong(text: str, reference: str) -> None:
     assert time.monotonic() - start < 20  # towers of powers and the like are not computed
 
 
+def graded_texts() -> dict[str, list[tuple[str, str, bool]]]:
+    """Grader to its (text, reference, right) of graded_texts.txt."""
+    found: dict[str, list[tuple[str, str, bool]]] = {}
+    for line in (Path(__file__).parent / "graded_texts.txt").read_text(encoding="utf-8").splitlines()[1:]:
+        name, verdict, pair = line.split(" | ", 2)
+        text, reference = re.sub(
+            r"\\u\{(\w+)\}", lambda code: chr(int(code.group(1), 16)), pair.replace("⏎", "\n")
+        ).split(" ⟂ ")
+        found.setdefault(name, []).append((text, reference, verdict == "right"))
+    return found
+
+
+@pytest.mark.parametrize("name", GRADER_NAMES)
+def test_hundreds_of_texts_are_graded_as_a_person_would(name: str) -> None:
+    grader, texts = load_grader(name), graded_texts()[name]
+    assert len(texts) > 15
+    wrong = [(text, ref, right) for text, ref, right in texts if grader(text, ref) is not right]
+    assert not wrong, f"{len(wrong)} of {len(texts)}"
+
+
+def test_a_formula_that_takes_for_ever_is_given_up_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equality, "_SECONDS", 0.2)
+    results: list[bool] = []
+    grade = lambda: results.append(load_grader()(r"\boxed{(x+y+z)^{999}}", "(x+y+z)^{998}"))  # noqa: E731
+    grade()
+    thread = threading.Thread(target=grade)
+    thread.start()
+    thread.join(timeout=60)
+    assert results == [False, False]
+    assert not load_grader()("\\boxed{" + "{" * 140 + "2" + "}" * 141, "2")
+
+
+def test_time_asleep_does_not_count_and_errors_come_through() -> None:
+    def sleep() -> int:
+        time.sleep(0.3)
+        return 1
+
+    assert within_seconds(sleep, 0.1) == 1
+    with pytest.raises(ZeroDivisionError):
+        within_seconds(lambda: 1 // 0, 10)
+
+    def spin() -> None:
+        while True:
+            with contextlib.suppress(Exception):  # as a library that expects failures
+                while True:
+                    pass
+
+    assert within_seconds(spin, 0.1) is None
+
+
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
@@ -427,6 +480,11 @@ def test_the_other_graders_keep_to_their_rule(name: str, text: str, reference: s
         "(A) ",
         "Check: 1\n",
         "**",
+        "not ",
+        "<",
+        '"answer": "a',
+        "\\text{5 cm} ",
+        "√(",
     ],
 )
 def test_a_model_that_repeats_itself_for_ever_is_graded_at_once(loop: str) -> None:

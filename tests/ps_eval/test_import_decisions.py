@@ -76,7 +76,7 @@ def test_traffic_can_be_assessed(tmp_path, lines, capsys) -> None:
 
 
 def test_where_the_gateway_only_watched_nothing_was_cut(tmp_path) -> None:
-    rows = [decision(n, {"text": f"question {n}"}, 100, 50 + 10 * n) for n in range(40)]
+    rows = [decision(n, {"text": f"question {n}"}, 100, 50 + 10 * n, enforced=False) for n in range(40)]
     rows[0]["finish_reason"] = "length"
     reading = read_samples([str(write_jsonl(tmp_path / "d.jsonl", rows))])
     assert "only observed" in reading.said[0]

@@ -278,7 +278,7 @@ def test_the_grid_ends_where_samples_were_cut() -> None:
         ([{"id": 1, "tokens": 5, "finished": "perhaps"}], "finished must be true, false or a finish reason"),
         ([{"id": None, "tokens": 5}], "question_id must be a name or a number"),
         ([{"id": 1, "tokens": None}], "tokens must be there, got none"),
-        ([5], "a line must be a JSON object, got a int"),
+        ([5], "a row must be a JSON object, got a int"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_named(rows, message, tmp_path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 
 from ps_alloc.files import write_json
-from ps_eval.cli import main
+from ps_eval.cli import main, settings_of
 from ps_eval.reporting.record import Claim, ExperimentRecord, Outcome, ResultTable, line_plot
 from ps_eval.reporting.report import write_report
-from ps_eval.reporting.sections import headline
+from ps_eval.reporting.sections import headline, read_section
 from ps_eval.reporting.summary import RunInfo, SummaryRow
 from ps_train.curve_table import CurveTable
 
@@ -99,6 +100,33 @@ def test_claims_settings_and_commands_are_there(experiment: Path, replayed: Path
         for expected in ("holds only if", "ps-eval experiment one", "abc123", "seed 7", "Why?"):
             assert expected in text, (name, expected)
         assert f"ps-eval replay --table {tmp_path}/table --output {tmp_path}/replayed --budgets 32,48" in text
+
+
+def test_the_command_of_a_run_can_be_typed_again(replayed: Path) -> None:
+    section = read_section(replayed)
+    name, *flags = shlex.split(section.command)[1:]
+    again = settings_of([name, *flags])
+    assert list(again["budgets"]) == [32, 48]
+    assert "False" not in section.command
+
+
+def test_policies_at_equal_tokens_used_come_before_those_allowed_the_same(replayed: Path) -> None:
+    content = json.loads((replayed / "summary.json").read_text())
+    row = {"mode": "replay", "policy": "uniform", "used": 32.0, "accuracy": 0.4, "low": 0.3, "high": 0.5}
+    better = {**row, "policy": "use", "accuracy": 0.5, "gains": {"uniform": [0.1, 0.05, 0.15]}}
+    write_json(replayed / "summary.json", {**content, "equal_use": [row, better]})
+    section = read_section(replayed)
+    assert section.headline == (
+        "At 32 tokens really used a question (replay): priced by use (ours) is right on 50.0%, uniform "
+        "on 40.0%, +10.0 points [+5.0, +15.0]."
+    )
+    first = section.grids[0]
+    assert first.columns == ["32"]
+    assert [(cell.value, cell.note, cell.clear) for _, _, (cell,) in first.rows] == [
+        ("40.0", "", False),
+        ("50.0", "+10.0", True),
+    ]
+    assert "allowed" in section.grids[1].corner
 
 
 def test_markdown_tables_keep_their_columns_and_links_lead_somewhere(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,10 @@ def test_the_command_says_what_was_used_and_refuses_other_settings(
         (["--price", "0.002", "--checkpoints", "4,8"], "checkpoints was"),
         (["--price", "0.002", "--checkpoints", "5"], "checkpoints must be among the forecaster's budgets"),
         ([], "give one of price and budget, got None and None"),
+        (["--price", "nan"], "price must be finite and at least 0, got nan"),
+        (["--price", "-1"], "price must be finite and at least 0, got -1.0"),
+        (["--budget", "inf"], "budget must be finite and at least 0, got inf"),
+        (["--budget", "-1"], "budget must be finite and at least 0, got -1.0"),
         (["--price", "0.002", "--engine", "openai"], "engine must be one of transformers, vllm to roll"),
         (["--budget", "9", "--rule", "r.npz"], "rule must come with its price"),
     ):
@@ -146,6 +151,31 @@ def test_a_learnt_rule_decides_at_its_own_price_and_checkpoints_alone(
         json.loads(line)["reasoning_tokens"] for line in (tmp_path / "out.jsonl").read_text().splitlines()
     ]
     assert max(used) == 8
+
+
+def test_a_question_without_room_fails_alone(
+    flags: list[str], questions: list[Question], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*flags, "--budget", "9"]) == 0
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    long = replace(questions[0], id="long", question=" ".join([questions[0].question] * 40))
+    save_questions(tmp_path / "q.jsonl", [*questions[:10], *questions[10:], long])
+    other = [str(tmp_path / "other.jsonl") if f == str(tmp_path / "out.jsonl") else f for f in flags]
+    assert main([*other, "--budget", "9"]) == 2
+    assert "1 of 13 failed, long first: the model has room for 1024 tokens" in capsys.readouterr().err
+    assert (tmp_path / "other.jsonl").read_text().splitlines() == lines
+    assert main([*other, "--budget", "9", "--skip-failed"]) == 0
+
+
+def test_a_forecaster_of_another_models_features_is_refused(
+    engine: TransformersEngine, forecaster: Forecaster
+) -> None:
+    for prompt in ({"encoder_layer_2": 64}, {"text": 64}, {"layer_1": 32, "text": 32}):
+        other = Forecaster(replace(forecaster.schema, prompt=prompt), forecaster.net, {})
+        with pytest.raises(
+            ValueError, match="must read the engine's own model at the prompt, layer_<n>, got"
+        ):
+            Roller(engine, other, Priced(0.002), [4], SAMPLING)
 
 
 def test_what_trace_keeps_is_what_a_forecaster_reads(

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from ps_alloc import Predictions
+from ps_eval.experiments import forecast_world
 from ps_eval.experiments import stopping_rules as rules
-from ps_eval.experiments.forecast import _tuned, compare, wasted_share
+from ps_eval.experiments import stopping_tables as tables
+from ps_eval.experiments.forecast import forecast
 from ps_eval.experiments.forecast_world import Seen
-from ps_eval.reporting.frontier import Point
+from ps_eval.experiments.stopping_contest import BEFORE, STEP, Compared, _tuned, compare, wasted_share
+from ps_eval.measuring import trace_file
+from ps_eval.reporting.frontier import EqualUse, Point
 from ps_train.curve_table import CurveTable
 from ps_train.forecast.along import Foreseen
 from ps_train.forecast.forecaster import Forecast
@@ -151,9 +160,13 @@ def test_priced_before_takes_each_questions_best_budget() -> None:
         assert worth[stops[r]] == pytest.approx(max(worth))
 
 
+@pytest.mark.parametrize("points", [[0, 1, 2, 3], [0, 2], [0, 3], [0]])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
-def test_a_rolling_batch_never_uses_more_than_its_budget(share: float) -> None:
-    seen = SEEN.along
+def test_a_rolling_batch_never_uses_more_than_its_budget(share: float, points: list[int]) -> None:
+    """Nor where it is asked at fewer points than the grid has."""
+    whole = SEEN.along
+    some = [[mine[p] for p in points] for mine in (whole.rows, whole.forecasts)]
+    seen = replace(whole, points=points, rows=some[0], forecasts=some[1], asked=np.zeros_like(whole.asked))
     total = int(share * seen.traces.lengths.sum())
     stops = rules.rolling_batch(seen, total)
     assert np.minimum(seen.traces.lengths, GRID[stops]).sum() <= total
@@ -210,3 +223,85 @@ def test_every_rule_has_a_line_and_the_tables_are_read_off_them() -> None:
     } <= set(found.points)
     assert {row.policy for row in found.at_use} <= set(found.points)
     assert found.at_accuracy
+
+
+def contest(*gains: tuple[float, float, float]) -> Compared:
+    """What the one-step rule gains over before the run, a level each: in accuracy, and in share of tokens."""
+    levels = range(1, 1 + len(gains))
+    at_use = [
+        EqualUse("replay", STEP, level, 0.5, 0, 1, {BEFORE: list(gain)})
+        for level, gain in zip(levels, gains, strict=True)
+    ]
+    at_accuracy = [
+        EqualUse("replay", STEP, level, 100 * (1 - g), 0, 1, {BEFORE: [-100 * g, -100 * high, -100 * low]})
+        for level, (g, low, high) in zip(levels, gains, strict=True)
+    ]
+    return Compared({STEP: []}, at_accuracy, at_use, 0.1, Point(np.array([0.8]), np.array([90.0])))
+
+
+@pytest.mark.parametrize(
+    ("gains", "says", "verdict"),
+    [
+        ([(-0.01, -0.03, 0.006), (0.0, -0.02, 0.022)], "no difference is shown: all 2 intervals hold 0, "
+         "and leave room for a loss of up to 3.0 points and a gain of up to 2.2 points", "holds"),
+        ([(0.3, 0.26, 0.4), (0.4, 0.3, 0.5)], "more than 26.0 points at each of 2 levels", "holds"),
+        ([(-0.1, -0.2, -0.05), (-0.2, -0.3, -0.1)], "a loss is shown at 2 of 2 levels", "does not hold"),
+        ([(0.1, 0.05, 0.2), (0, -1, 1)], "a gain is shown at 1 of 2 levels", "holds"),
+        ([(0.1, 0.05, 0.2), (-0.1, -0.2, -0.01), (0, -1, 1)],
+         "a gain is shown at 1 and a loss is shown at 1 of 3 levels", "does not hold"),
+    ],
+)  # fmt: skip
+def test_a_finding_says_what_the_intervals_show(
+    gains: list[tuple[float, float, float]], says: str, verdict: str
+) -> None:
+    compared = contest(*gains)
+    assert says in tables.finding("diary", compared)
+    claim = tables.no_loss_claim("diary", compared)
+    assert says in claim.measured
+    assert claim.verdict == verdict
+
+
+def test_a_goal_is_held_to_its_worst_level() -> None:
+    compared = contest((0.3, 0.26, 0.4), (0.2, 0.1, 0.3))
+    assert [saved for saved, _, _ in tables.savings(compared, STEP, BEFORE)] == pytest.approx([0.3, 0.2])
+    (met,), (missed,) = (tables.goal_claims("doubts", compared, {BEFORE: goal}) for goal in (0.15, 0.25))
+    assert (met.verdict, missed.verdict) == ("holds", "does not hold")
+    assert missed.measured == "20 to 30% fewer tokens; met at 1 of 2 levels"
+    (none,) = tables.goal_claims("doubts", contest(), {BEFORE: 0.1})
+    assert none.verdict == "does not hold"
+
+
+@pytest.mark.slow
+def test_an_experiment_stopped_at_any_moment_goes_on_to_the_same_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped while it traces, while it reads states, and while it learns; nothing is done twice."""
+    settings: dict[str, Any] = {
+        "worlds": {"diary": 1.0}, "every": 4, "epochs": 1,
+        "train_problems": 40, "train_traces": 1, "tune_problems": 8, "tune_traces": 1,
+        "test_problems": 8, "test_traces": 1, "inputs": ["probabilities, probes, states", "probabilities"],
+        "prices": [0.001, 0.005], "levels": [0.5, 1.0], "thresholds": [0.5],
+    }  # fmt: skip
+    whole = forecast(scratch=tmp_path / "whole", **settings)
+    for module, name, call in (
+        (trace_file.TraceFile, "append", 1), (forecast_world, "write_trace_states", 2),
+        (forecast_world, "fit_forecaster", 1),
+    ):  # fmt: skip
+        real, calls = getattr(module, name), itertools.count()
+
+        def stopped(*given: Any, **named: Any) -> Any:
+            if next(calls) == call:  # noqa: B023  # it is called within this round alone
+                raise KeyboardInterrupt
+            return real(*given, **named)  # noqa: B023
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, stopped)
+            with pytest.raises(KeyboardInterrupt):
+                forecast(scratch=tmp_path / "cut", **settings)
+    found = forecast(scratch=tmp_path / "cut", **settings)
+    assert (found.tables, found.finding, found.claims) == (whole.tables, whole.finding, whole.claims)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("*") if path.is_file()}
+    forecast(scratch=tmp_path / "cut", **settings)
+    learned = [path for path in kept if path.suffix in (".safetensors", ".npz", ".jsonl")]
+    assert learned
+    assert all(path.stat().st_mtime_ns == kept[path] for path in learned)

@@ -357,5 +357,5 @@ def test_bad_sampling_settings_are_refused(settings: dict[str, float], message: 
 
 
 def test_a_batch_size_below_one_is_refused(random_reasoner: Path) -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1, got 0"):
         TransformersEngine(random_reasoner, batch_size=0)

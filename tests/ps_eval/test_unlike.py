@@ -94,8 +94,8 @@ def test_many_stand_in_the_title_few_below_and_the_unknown_is_said() -> None:
     assert say_unlike(few, "keep") == (
         [],
         [
-            "3 of 100 questions (3%) are unlike those the predictor learned from; of questions like those, "
-            "1% would count as unlike. --unlike mean gives them its mean curve."
+            "3 of 100 questions (3%) are unlike those the predictor learned from; by chance it would be 1%. "
+            "--unlike mean gives them its mean curve."
         ],
     )
     ((title,), below) = say_unlike(np.arange(100) < 60, "mean")

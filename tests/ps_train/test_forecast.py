@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +19,7 @@ from ps_train.cli import main
 from ps_train.curve_table import CurveTable
 from ps_train.forecast.along import foresee, learn_rule
 from ps_train.forecast.fit import ForecastSettings, fit_forecaster
-from ps_train.forecast.forecaster import Forecaster
+from ps_train.forecast.forecaster import Forecaster, new_net
 from ps_train.forecast.kept_traces import STATES_FILE, KeptTraces, load_kept_traces
 from ps_train.forecast.probes import NUM_PROBED, Probe, Probing, asks, probe_numbers, where_asked
 from ps_train.forecast.states import NUM_STATES, stopping_states
@@ -51,7 +54,8 @@ def write_world(folder: Path, num_questions: int = 40, seed: int = 0) -> Path:
             row["pieces"].append(pieces)
             row["logprobs"].append((-rng.random(length)).round(3).tolist())
             row["entropies"].append(rng.random(length).round(3).tolist())
-            row["confidences"].append([0.5, 0.9, None, None])
+            ended = done and ends
+            row["confidences"].append([0.5, 0.9, *([None] * 2 if ended else [0.9, 0.9])])
         lines.append(json.dumps(row))
         curves.append(np.mean(row["correct"], axis=0))
         use.append(np.minimum(np.array(row["lengths"])[:, None], BUDGETS).mean(axis=0))
@@ -176,9 +180,81 @@ def test_a_forecaster_is_kept_in_a_folder(forecaster: Forecaster, world: KeptTra
     one, two = (f.forecast(prompts, world.tokens, 1) for f in (forecaster, again))
     np.testing.assert_array_equal(one.curves, two.curves)
     np.testing.assert_array_equal(one.use, two.use)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="must hold a forecaster of version 1, got None"):
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: {}, "must hold a forecaster of version 1, got None"),
+        (lambda c: [c], "must hold a forecaster of version 1, got None"),
+        (lambda c: {"forecaster": 1}, "must hold a whole forecaster, but 'schema'"),
+        (lambda c: c["schema"].update(budgets=[8, 16]), "must hold a whole forecaster, but .*size mismatch"),
+        (lambda c: c["schema"].update(budgets=[8, 8, 16, 32]), "a whole forecaster, but budgets must rise"),
+        (lambda c: c["schema"]["trace"].update(colour=1), "a whole forecaster, but .*'colour'"),
+        (lambda c: c["settings"].pop("dropout"), "must hold a whole forecaster, but 'dropout'"),
+    ],
+)
+def test_a_damaged_forecaster_is_named(
+    forecaster: Forecaster, tmp_path: Path, change: Callable[[Any], Any], message: str
+) -> None:
+    forecaster.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    found = change(config)
+    (tmp_path / "config.json").write_text(json.dumps(found if isinstance(found, dict | list) else config))
+    with pytest.raises(ValueError, match=message):
         Forecaster.load(tmp_path)
+
+
+def test_damaged_weights_are_named(forecaster: Forecaster, tmp_path: Path) -> None:
+    forecaster.save(tmp_path)
+    net = new_net(forecaster.schema, forecaster.settings)
+    with torch.no_grad():
+        net.members[1].bias[0] = torch.nan
+    Forecaster(forecaster.schema, net, forecaster.settings).save(tmp_path / "nan")
+    with pytest.raises(ValueError, match=r"must hold weights that are numbers, but members\.1\.bias"):
+        Forecaster.load(tmp_path / "nan")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50])
+    with pytest.raises(ValueError, match="must hold a whole forecaster"):
+        Forecaster.load(tmp_path)
+    weights.unlink()
+    with pytest.raises(ValueError, match="must hold a whole forecaster"):
+        Forecaster.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"every": 0}, "every must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_members": 0}, "num_members must be at least 1, got 0"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+    ],
+)
+def test_settings_out_of_range_are_named(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ForecastSettings(**setting)
+
+
+def test_what_cannot_be_learned_is_said(world: KeptTraces) -> None:
+    tokens = [replace(t, logprobs=np.full(len(t.pieces), np.nan, np.float32)) for t in world.tokens]
+    with pytest.raises(ValueError, match="must learn to a finite loss on questions held out"):
+        fit_forecaster(replace(world, tokens=tokens), replace(SETTINGS, epochs=1))
+
+
+def test_answers_of_which_no_probability_is_known_teach_no_forecaster_that_probes(tmp_path: Path) -> None:
+    """Of an engine that does not tell: they are not taken for sure."""
+    folder = write_world(tmp_path)
+    path = folder / "traces.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(r | {"confidences": [[None] * 4] * 4}) + "\n" for r in rows))
+    traces = load_kept_traces(folder)
+    np.testing.assert_array_equal(np.isnan(traces.confidences), traces.running[:, 1:])
+    assert (traces.confidences[~traces.running[:, 1:]] == 1).all()
+    fit_forecaster(traces, replace(SETTINGS, epochs=1))
+    with pytest.raises(ValueError, match="must know how sure the model was of its answers"):
+        fit_forecaster(traces, replace(SETTINGS, trace=TraceFeatures(probing="every")))
 
 
 def test_prompt_features_are_read_where_the_table_has_them(world: KeptTraces, tmp_path: Path) -> None:
@@ -216,6 +292,17 @@ def test_traces_without_tokens_and_too_few_questions_are_refused(tmp_path: Path)
     path.write_text(json.dumps({k: row[k] for k in ("id", "lengths", "finished")}) + "\n")
     with pytest.raises(ValueError, match=r"line 1 must hold each trace's tokens, as ps-eval trace --keep-t"):
         load_kept_traces(folder)
+    for damaged, message in (
+        ("{", "line 1 must be a traced question"),
+        ("[1]", "line 1 must be a traced question"),
+        (json.dumps(row | {"finished": [True]}), "must hold whole traces, but one lacks or has too much"),
+        (json.dumps(row | {"lengths": 3}), "must hold whole traces, but one lacks or has too much"),
+        (json.dumps(row | {"correct": [[0, 1]] * 4}), r"must hold a probe a trace and budget, 4, got .*4, 3"),
+        (json.dumps(row | {"confidences": [[0.5]] * 4}), "must hold a probe a trace and budget, 4, got"),
+    ):
+        path.write_text(damaged + "\n")
+        with pytest.raises(ValueError, match=message):
+            load_kept_traces(folder)
     path.unlink()
     with pytest.raises(ValueError, match="must hold the traces of its table"):
         load_kept_traces(folder)
@@ -236,6 +323,21 @@ def test_a_trace_is_asked_at_the_first_checkpoint_after_a_word_of_doubt(
         assert found[place] == {"none": False, "doubts": doubted, "every": True}[probing]
         assert asks(probing, PIECES, since[place], point) == found[place]
     assert not asks("every", PIECES, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "asked"),
+    [
+        (["So", ".", " H", "mm", ",", " 4"], [False, True, False]),  # the word is two tokens
+        (["So", " H", "mm", ",", " 4", "."], [False, True, False]),  # it begins before the checkpoint
+        (["So", "▁", "H", "mm", "wait", "4"], [False, True, True]),  # pieces that do not show their spaces
+        (["So", " a", "wait", "ing", " re", "wait"], [False, True, True]),  # a piece alone may be the word
+        (["So", " a", "wa", "its", " wa", "iting"], [False, False, False]),
+        (["Alter", "natively", ".", "4", "4", "4"], [True, False, False]),
+    ],
+)
+def test_a_word_of_doubt_may_be_several_tokens(pieces: list[str], asked: list[bool]) -> None:
+    assert where_asked("doubts", pieces, np.array([2, 4, 6])).tolist() == asked
 
 
 def test_probes_tell_how_sure_the_last_answer_was_and_how_long_it_stood() -> None:

@@ -14,17 +14,19 @@ from ps_alloc import allocate
 from ps_eval.cli import main
 from ps_eval.demo import PREDICTOR
 from ps_eval.engines import load_engine
-from ps_eval.engines.base import Reasoning, Request, Sampling, stream_of
+from ps_eval.engines.base import Answer, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import OneEngine
 from ps_eval.engines.shared_prefill import shared_prefill
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.engines.vllm import VLLMEngine
-from ps_eval.engines.watch import Decide, Underway, Watch
+from ps_eval.engines.watch import Checkpoint, Decide, Watch
+from ps_eval.measuring.probing import measure_curves
 from ps_eval.spending.rolling import Budgeted, Priced, Roller
 from ps_train.common.features import extract_features
 from ps_train.common.loading import load_backbone
 from ps_train.embedded.problem_families import make_problems
 from ps_train.forecast.forecaster import Forecaster, ForecastSchema, new_net
+from ps_train.forecast.kept_traces import load_kept_traces
 from ps_train.forecast.trace_features import TraceFeatures
 from ps_train.load import load_predictor
 from ps_train.questions import Question, save_questions
@@ -50,12 +52,13 @@ def questions() -> list[Question]:
     return [p.as_question(f"diary-{i}") for i, p in enumerate(make_problems(32, seed=5))]
 
 
-@pytest.fixture(scope="module")
-def forecaster() -> Forecaster:
+@pytest.fixture(scope="module", params=["none", "every"])
+def forecaster(request: pytest.FixtureRequest) -> Forecaster:
     """Untrained, with outputs that differ: what it says is nonsense, and decides all the same."""
     torch.manual_seed(1)
     settings = {"hidden_sizes": [16], "num_members": 2, "dropout": 0.0}
-    schema = ForecastSchema(GRID, {"layer_3": 128}, TraceFeatures(layer=6, width=128))
+    reads = TraceFeatures(probing=request.param, layer=6, width=128)
+    schema = ForecastSchema(GRID, {"layer_3": 128}, reads)
     net = new_net(schema, settings)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -96,19 +99,22 @@ def test_budgets_are_those_of_a_forward_pass_of_its_own(
 def test_greedy_pieces_are_the_whole_and_show_what_transformers_shows(
     engine: VLLMEngine, reference: TransformersEngine, questions: list[Question]
 ) -> None:
-    def decide(underway: list[Underway]) -> np.ndarray:
-        return np.array([u.place % 3 != 0 or len(u.pieces) < 32 for u in underway])
-
     states: list[dict[tuple[int, int], np.ndarray | None]] = [{}, {}]
+    answers: list[dict[tuple[int, int], Answer | Failure]] = [{}, {}]
+    ended: list[list[dict[int, int]]] = [[], []]
 
-    def seeing(mine: dict[tuple[int, int], np.ndarray | None]) -> Decide:
-        def see(underway: list[Underway]) -> np.ndarray:
-            mine.update({(u.place, len(u.pieces)): u.state for u in underway})
-            return decide(underway)
+    def seeing(number: int) -> Decide:
+        def see(at: Checkpoint) -> np.ndarray:
+            states[number].update({(u.place, at.tokens): u.state for u in at.underway})
+            some = [n for n, u in enumerate(at.underway) if (u.place + at.tokens) % 2]
+            places = [(at.underway[n].place, at.tokens) for n in some]
+            answers[number].update(zip(places, at.ask(some), strict=True))
+            ended[number].append(dict(at.ended))
+            return np.array([u.place % 3 != 0 or at.tokens < 32 for u in at.underway])
 
         return see
 
-    seen = [Watch([16, 17, 32, 100], seeing(mine), layer=6) for mine in states]
+    seen = [Watch([16, 17, 32, 100], seeing(number), layer=6) for number in range(2)]
     found = [
         e.reason(requests(questions, 160), GREEDY, watch=w)
         for e, w in zip((engine, reference), seen, strict=True)
@@ -117,6 +123,11 @@ def test_greedy_pieces_are_the_whole_and_show_what_transformers_shows(
     assert states[0].keys() == states[1].keys()
     for key, state in states[1].items():
         np.testing.assert_allclose(states[0][key], state, atol=5e-2)
+    assert answers[0] == answers[1]
+    assert len(answers[0]) > 32
+    for key, answer in answers[1].items():
+        assert answers[0][key].confidence == pytest.approx(answer.confidence, rel=2e-3)  # type: ignore[union-attr]  # none failed
+    assert ended[0] == ended[1]
     whole = engine.reason(requests(questions, 160), GREEDY)
     for place, (long, short) in enumerate(zip(whole, found[0], strict=True)):
         assert isinstance(long, Reasoning)
@@ -138,12 +149,32 @@ def test_rolling_gives_the_answers_of_the_transformers_engine(
     policy: Priced | Budgeted,
 ) -> None:
     texts = [q.question for q in questions]
-    ours, theirs = (
-        Roller(e, forecaster, policy, GRID[:-1], GREEDY).reason(questions) for e in (engine, reference)
-    )
+    rollers = [Roller(e, forecaster, policy, GRID[:-1], GREEDY) for e in (engine, reference)]
+    ours, theirs = (roller.reason(questions) for roller in rollers)
     assert ours == theirs
+    assert rollers[0].probe_tokens == rollers[1].probe_tokens
+    assert (sum(rollers[0].probe_tokens.values()) > 0) == (forecaster.schema.trace.probing == "every")
     assert len({len(r.token_ids) for r in theirs if isinstance(r, Reasoning)}) > 2
     assert engine.answer(texts, ours) == reference.answer(texts, theirs)
+
+
+def test_kept_traces_are_those_of_the_transformers_engine(
+    engine: VLLMEngine, reference: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    kept = []
+    for name, one in (("vllm", engine), ("transformers", reference)):
+        measure_curves(
+            questions[:8], one, tmp_path / name, num_traces=1, budgets=GRID, sampling=GREEDY, keep_tokens=True
+        )
+        kept.append(load_kept_traces(tmp_path / name))
+    ours, theirs = kept
+    for found, expected in zip(ours.tokens, theirs.tokens, strict=True):
+        assert found.pieces == expected.pieces
+        np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=2e-3)
+        np.testing.assert_allclose(found.entropies, expected.entropies, rtol=0.05, atol=0.01)
+    np.testing.assert_array_equal(ours.correct, theirs.correct)
+    np.testing.assert_allclose(ours.confidences, theirs.confidences, rtol=2e-3)
+    assert not np.isnan(ours.confidences).any()
 
 
 def test_sampled_pieces_keep_their_budgets_and_repeat(engine: VLLMEngine, questions: list[Question]) -> None:

@@ -20,6 +20,9 @@ CPU_ENVIRONMENT = {
     # vLLM would pin every process to the first core, and two of them would share it.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
+    # Engine and worker in one process, as vLLM has them on one GPU (with the executor below). As two, the CPU
+    # build's default, they poll for each other's messages without sleeping and leave no core to others.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 CPU_ARGUMENTS = (
     *("--dtype", "float32"),
@@ -28,6 +31,7 @@ CPU_ARGUMENTS = (
     *("--max-num-seqs", "128"),
     # With it, vLLM 0.32 ends with "CPU Generator does not use offset" where a prompt with a seed is chunked.
     "--no-enable-chunked-prefill",
+    *("--distributed-executor-backend", "uni"),
 )
 
 
