@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from ps_eval.grading import DEFAULT_GRADER, load_grader
 from ps_eval.run_folder import report_failures
 from ps_eval.run_settings import RunSettings, predictor_identity
 from ps_eval.spending.answer_file import Answered, AnswerFile, Decided, beside, decided_for
-from ps_eval.spending.asked import as_questions, check_spend, questions_identity
+from ps_eval.spending.asked import as_questions, check_most, check_spend, questions_identity
 from ps_eval.spending.guards import check_predictor
 from ps_eval.spending.policies import PolicyInputs, allocate_policy, default_policy
 from ps_eval.spending.response_file import Job
@@ -90,7 +90,9 @@ class Scheduler:
         """
         transformers_logging.disable_progress_bar()  # loading is quick beside generating
         self.predictor = load_predictor(predictor, backbone=backbone, allow_code=allow_code)
-        self.sampling, self.grader = sampling or Sampling(), load_grader(grader)
+        self.sampling, self.grader = Sampling() if sampling is None else sampling, load_grader(grader)
+        if not isinstance(self.sampling, Sampling):
+            raise ValueError(f"sampling must be a Sampling, got {sampling!r:.80}")
         served = engine.name if isinstance(engine, EnginePool) else model
         self.remarks = check_predictor(
             predictor,
@@ -105,7 +107,11 @@ class Scheduler:
         self._pool = engine if isinstance(engine, EnginePool) else None
         self._model = model
         self._runner = EngineFlags(
-            str(engine), _copied(engine_options), _copied(format), _copied(prompt), batch_size
+            str(engine),
+            _copied("engine_options", engine_options),
+            _copied("format", format),
+            _copied("prompt", prompt),
+            batch_size,
         )
 
     @property
@@ -179,16 +185,12 @@ class Scheduler:
         if accuracy is not None:
             total = tokens_for_accuracy(inputs, accuracy, policy=policy, min_windows=self._min_windows)
         elif total_tokens is not None:
+            check_most("total_tokens", total_tokens / len(asked), inputs.budgets)
             total = total_tokens
         else:
             assert mean_tokens is not None
+            check_most("mean_tokens", mean_tokens, inputs.budgets)
             total = int(mean_tokens * len(asked))
-        most = int(inputs.budgets[-1]) * len(asked)
-        if total > most:
-            raise ValueError(
-                f"the budget must be at most {most // len(asked)} mean tokens, the last of the predictor's "
-                f"grid, got {total / len(asked):g}"
-            )
         allocation = allocate_policy(
             policy, inputs, total, min_windows=self._min_windows, seed=self.sampling.seed
         )
@@ -320,16 +322,18 @@ class Scheduler:
             policy: use or hull; by default use where the predictor knows it.
 
         Raises:
-            ValueError: If the policy is another.
+            ValueError: If the policy is another, the mean is out of range, or a past question is no text.
         """
         policy = self.policy_or_default(policy)
         if policy not in TARGETED:
             raise ValueError(f"a stream is decided by one of the policies {TARGETED}, got {policy!r}")
         check_spend(mean_tokens=mean_tokens)
+        grid = grid_of(self.predictor)
+        check_most("mean_tokens", mean_tokens, grid)
         price = None
-        if past_questions:
+        if not isinstance(past_questions, Sized) or len(past_questions):
             price = self.budgets(past_questions, mean_tokens=mean_tokens, policy=policy).price
-        pacer = paced(grid_of(self.predictor), mean_tokens, self._min_windows, price, step)
+        pacer = paced(grid, mean_tokens, self._min_windows, price, step)
         return Stream(self.predict, pacer, by_use=policy == "use")
 
     def run_settings(self, more: Mapping[str, Any]) -> RunSettings:
@@ -340,7 +344,9 @@ class Scheduler:
         return RunSettings(self.pool.settings, self.sampling, self.grader.identity, self._identity, more)
 
 
-def _copied(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _copied(name: str, values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if values is not None and not isinstance(values, Mapping):
+        raise ValueError(f"{name} must be fields with values, got {values!r:.80}")
     return None if values is None else dict(values)
 
 

@@ -14,7 +14,7 @@ import openai
 from ps_eval.engines.base import Failure, Progress, Sampling, request_seed
 from ps_eval.engines.completion import BrokenCompletionError, Completion, NotACompletionError
 from ps_eval.engines.formats import ReasoningFormat
-from ps_eval.engines.token_engine import GREEDY, Stops, TokenEngine
+from ps_eval.engines.token_engine import GREEDY, Stops, TokenEngine, check_batch_size
 from ps_eval.redaction import redacted
 from ps_train.common.loading import first_line
 from ps_train.common.prompts import PromptFormat
@@ -85,8 +85,7 @@ class OpenAIEngine(TokenEngine):
         Raises:
             ValueError: If there is no address, no completion from it, no such model or no such tokenizer.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = check_batch_size(batch_size)
         if not 1 <= seed_bits <= MAX_SEED_BITS:
             raise ValueError(f"seed_bits must lie in 1..{MAX_SEED_BITS}, got {seed_bits}")
         super().__init__(tokenizer or model, format, prompt)

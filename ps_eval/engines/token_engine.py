@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -42,6 +43,17 @@ class Decoded(NamedTuple):
     ids: list[int]
     confidence: float | None = None
     """Geometric mean of its tokens' probabilities, where that was asked for and can be told."""
+
+
+def check_batch_size(batch_size: int) -> int:
+    """A batch size as it is given.
+
+    Raises:
+        ValueError: If it is no whole number of at least 1.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
+    return int(batch_size)
 
 
 class TokenEngine(ABC):

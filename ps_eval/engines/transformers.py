@@ -22,7 +22,7 @@ from ps_eval.engines.prefill import Prefill, PrefilledBatch, last_states
 from ps_eval.engines.reading import Rows
 from ps_eval.engines.sampling import Choose, chooser, greedy, scored
 from ps_eval.engines.self_check import check_reading
-from ps_eval.engines.token_engine import Decoded, Stops, TokenEngine
+from ps_eval.engines.token_engine import Decoded, Stops, TokenEngine, check_batch_size
 from ps_eval.engines.watch import Sight, Watch
 from ps_train.common.blocks import hidden_size, text_decoder
 from ps_train.common.features import check_layers, layer_name, max_positions
@@ -69,8 +69,7 @@ class TransformersEngine(TokenEngine):
             ValueError: If the model or an option cannot be had here, or the model does not read alike in
                 every way.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = check_batch_size(batch_size)
         transformers_logging.disable_progress_bar()  # loading is quick beside generating; errors stay visible
         super().__init__(model, format, prompt)
         self.model = load_causal_model(

@@ -58,23 +58,24 @@ def check_predictor(
         _allow(
             allow_training_questions,
             remarks[-1],
-            "allow-training-questions",
+            "allow_training_questions",
             "what it says of them is no test",
         )
     learned = training.get("served_model") or (config.get("schema") or {}).get("served_model")
     if served_model and learned not in UNKNOWN and _last_part(learned) != _last_part(served_model):
         remarks.append(f"the predictor learned from {learned}, but {served_model} answers")
-        _allow(allow_other_model, remarks[-1], "allow-other-model", "its curves are not this model's")
+        _allow(allow_other_model, remarks[-1], "allow_other_model", "its curves are not this model's")
     graded_by = training.get("grader")
     if grader and graded_by not in UNKNOWN and graded_by != grader:
         remarks.append(f"the predictor learned from grades of {graded_by}, but {grader} grades")
-        _allow(allow_other_grader, remarks[-1], "allow-other-grader", "right is not the same to both")
+        _allow(allow_other_grader, remarks[-1], "allow_other_grader", "right is not the same to both")
     return remarks
 
 
-def _allow(allowed: bool, found: str, flag: str, why: str) -> None:
+def _allow(allowed: bool, found: str, name: str, why: str) -> None:
     if not allowed:
-        raise ValueError(f"{found}: {why}; --{flag} goes on all the same")
+        flag = f"--{name.replace('_', '-')}"
+        raise ValueError(f"{found}: {why}; {name} ({flag}) goes on all the same")
 
 
 def _last_part(model: object) -> str:

@@ -125,7 +125,8 @@ def test_a_target_accuracy_is_met_with_the_fewest_tokens(problems: list[Question
     [
         ({}, "give one of mean_tokens, total_tokens, accuracy, got none"),
         ({"mean_tokens": 48, "accuracy": 0.5}, "give one of mean_tokens, total_tokens, accuracy, got {"),
-        ({"mean_tokens": 257}, "at most 256 mean tokens, the last of the predictor's grid, got 257"),
+        ({"mean_tokens": 257}, "mean_tokens must be at most 256 a question, the last of .* grid, got 257"),
+        ({"total_tokens": 10**9}, "total_tokens must be at most 256 a question, the last of the predictor's"),
         ({"mean_tokens": 8}, r"total_tokens .* which takes .* tokens, got .* \(a query: 16, got 8\)"),
         ({"mean_tokens": float("nan")}, "mean_tokens must be a finite number above 0, got nan"),
         ({"mean_tokens": float("inf")}, "mean_tokens must be a finite number above 0, got inf"),
@@ -143,7 +144,12 @@ def test_a_budget_that_says_nothing_or_too_much_is_refused(
 @pytest.mark.parametrize(
     ("questions", "message"),
     [
-        ("How many ?", "must be a list of texts or questions, got one"),
+        ("How many ?", "must be a list of texts or questions, got 'How many"),
+        (None, "must be a list of texts or questions, got None"),
+        (b"How ?", "must be a list of texts or questions, got b'How"),
+        ({"a": "How ?"}, "must be a list of texts or questions, got {'a'"),
+        ({"How ?"}, "must be a list of texts or questions, got {'How"),
+        (["\ud800 ?"], r"must be texts, got '\\ud800 \?' for 'q0'"),
         ([], "at least one, got none"),
         (["How ?", " "], "must be texts, got ' ' for 'q1'"),
         ([Question("a", "How ?"), Question("a", "Who ?")], "ids that differ"),
@@ -152,6 +158,32 @@ def test_a_budget_that_says_nothing_or_too_much_is_refused(
 def test_what_is_no_list_of_questions_is_refused(questions: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Scheduler(PREDICTOR).budgets(questions, mean_tokens=48)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sampling": {"temperature": 0}}, "sampling must be a Sampling, got {'temperature'"),
+        ({"engine_options": ["dtype"]}, r"engine_options must be fields with values, got \['dtype'\]"),
+        ({"format": "</think>"}, "format must be fields with values, got '</think>'"),
+        ({"prompt": 3}, "prompt must be fields with values, got 3"),
+    ],
+)
+def test_what_a_scheduler_cannot_be_made_of_is_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Scheduler(PREDICTOR, **arguments)
+
+
+def test_questions_come_as_any_sequence(problems: list[Question]) -> None:
+    scheduler = Scheduler(PREDICTOR)
+    texts = [q.question for q in problems[:4]]
+    expected = scheduler.budgets(texts, mean_tokens=48).tokens.tolist()
+    assert scheduler.budgets(np.array(texts), mean_tokens=48).tokens.tolist() == expected  # type: ignore[arg-type]
+    assert scheduler.budgets((t for t in texts), mean_tokens=48).tokens.tolist() == expected  # type: ignore[arg-type]
+    streams = [scheduler.stream(mean_tokens=48, past_questions=past) for past in (texts, np.array(texts))]  # type: ignore[arg-type]
+    assert len({int(s.decide(texts[0])) for s in streams}) == 1
+    with pytest.raises(ValueError, match="mean_tokens must be at most 256 a question"):
+        scheduler.stream(mean_tokens=1000)
 
 
 def test_a_predictor_of_another_model_is_refused(random_reasoner: Path, problems: list[Question]) -> None:

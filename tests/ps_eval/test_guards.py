@@ -53,7 +53,7 @@ def test_a_predictor_where_it_belongs_passes_without_a_remark(predictor: Path) -
 def test_a_predictor_on_the_wrong_thing_is_refused_unless_that_is_meant(
     predictor: Path, use: dict, allow: str, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"{message}.*--{allow.replace('_', '-')} goes on all the same"):
+    with pytest.raises(ValueError, match=rf"{message}.*{allow} \(--{allow.replace('_', '-')}\) goes on"):
         check_predictor(predictor, **use)
     (remark,) = check_predictor(predictor, **use, **{allow: True})
     assert message in remark

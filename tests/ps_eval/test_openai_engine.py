@@ -420,5 +420,5 @@ def test_an_address_where_nobody_answers_is_refused(random_reasoner: Path) -> No
 
 
 def test_a_batch_size_below_one_is_refused(random_reasoner: Path) -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1, got 0"):
         load_engine("openai", random_reasoner, batch_size=0)

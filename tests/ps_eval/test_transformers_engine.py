@@ -27,7 +27,7 @@ from ps_eval.engines.kv_cache import GrowingLayer, cache_of, fork, keep_rows
 from ps_eval.engines.sampling import chooser
 from ps_eval.engines.self_check import Ways
 from ps_eval.engines.transformers import TransformersEngine
-from ps_eval.engines.vllm import ENVIRONMENT
+from ps_eval.engines.vllm_load import ENVIRONMENT
 from ps_train.common.prompts import encode_prompts
 from ps_train.questions import Question
 
@@ -357,5 +357,5 @@ def test_bad_sampling_settings_are_refused(settings: dict[str, float], message: 
 
 
 def test_a_batch_size_below_one_is_refused(random_reasoner: Path) -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1, got 0"):
         TransformersEngine(random_reasoner, batch_size=0)
