@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc._checks import FloatArray, IntArray, check_values
-from ps_alloc._menus import Menus, Solution, chosen_windows, solve
+from ps_alloc._menus import Menus, Solution, chosen_windows, segment_steps, solve
 from ps_alloc._problem import NO_ROWS, Limits
 from ps_alloc.kernels.curves import curve_menus, first_invalid, first_invalid_use
 from ps_alloc.kernels.menus import climb, envelopes
@@ -213,10 +213,7 @@ def _bracket(
     menus = Menus(*curve_menus(*sample, settings)[:3])
     seg_row, seg_item, seg_slope = envelopes(*menus, 0.0)
     order = np.argsort(-seg_slope)
-    opens_row = np.ones(seg_row.size, bool)
-    opens_row[1:] = seg_row[1:] != seg_row[:-1]
-    before = np.where(opens_row, menus.start[seg_row], np.roll(seg_item, 1))
-    spending = np.cumsum((menus.cost[seg_item] - menus.cost[before])[order])
+    spending = np.cumsum(segment_steps(menus, seg_row, seg_item)[0][order])
     least_spending = int(menus.cost[menus.start[:-1]].sum())
 
     target = budget * (size / count)

@@ -86,32 +86,35 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
     work_limit = EXACT_WORK_LIMIT if choice.size <= EXACT_ROWS else WORK_LIMIT
     if core_span is not None:
         work_limit = SCALE_WORK_LIMIT
-    base_choice, gap, complete = choice, price * slack, True
+    best, gap = choice, price * slack
+
+    def search(core: IntArray, core_loss: FloatArray, work_limit: int, state_limit: int) -> tuple[bool, int]:
+        """Keep the best choice of these rows; whether it is proved, and the work."""
+        nonlocal best, gap
+        trial, limits = choice.copy(), (work_limit, state_limit)
+        found, proved, work = fill_slack(*menus, trial, core, core_loss, price, slack, tolerance, *limits)
+        if found <= gap:
+            best, gap = trial, found
+        return proved, work
+
     for size in (FIRST_CORE, core.size):  # the whole core is looked at only where the first rows do not do
-        choice = base_choice.copy()
-        gap, complete, work = fill_slack(
-            *menus, choice, core[:size], core_loss[:size], price, slack, tolerance, work_limit, STATE_LIMIT
-        )
+        complete, work = search(core[:size], core_loss[:size], work_limit, STATE_LIMIT)
         if size >= core.size or core_loss[size] >= gap - tolerance or not complete:
             break
         work_limit -= work
     if not complete and core_span is None:
         # Rows of equal loss in order of the break: changes up and down then lie side by side.
         near = np.lexsort((_distance(seg_row, order, taken, choice.size)[core], core_loss))
-        again = base_choice.copy()
-        better, _, _ = fill_slack(
-            *menus,
-            again,
-            core[near],
-            core_loss[near],
-            price,
-            slack,
-            tolerance,
-            min(WORK_LIMIT, work_limit),
-            THIN_STATES,
-        )
-        choice, gap = (again, better) if better < gap else (choice, gap)
-    return Solution(choice, price, 0.0 if complete and core_span is None else gap, price)
+        search(core[near], core_loss[near], min(WORK_LIMIT, work_limit), THIN_STATES)
+    return Solution(best, price, 0.0 if complete and core_span is None else gap, price)
+
+
+def segment_steps(menus: Menus, seg_row: IntArray, seg_item: IntArray) -> tuple[IntArray, FloatArray]:
+    """(S,) what each of a row's envelope segments adds to cost and value, from what `envelopes` returned."""
+    opens_row = np.ones(seg_row.size, bool)
+    opens_row[1:] = seg_row[1:] != seg_row[:-1]
+    before = np.where(opens_row, menus.start[seg_row], np.roll(seg_item, 1))
+    return menus.cost[seg_item] - menus.cost[before], menus.value[seg_item] - menus.value[before]
 
 
 def chosen_windows(menus: Menus, choice: IntArray, of_item: IntArray, least: IntArray) -> IntArray:

@@ -111,7 +111,6 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         reading.add_argument(
             "--window",
             type=int,
-            default=16,
             help="tokens a window, where the file does not say (default: 16)",
         )
         reading.add_argument("--grid", metavar="256,512,…", help="tokens of each column, instead of --window")

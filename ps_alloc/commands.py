@@ -131,9 +131,20 @@ def bench_command(parsed: argparse.Namespace) -> None:
 
 
 def read_predictions(parsed: argparse.Namespace, name: str = "predictions") -> Predictions:
-    """The file of a flag, on the grid that it or the flags name."""
+    """The file of a flag, on the grid that it or the flags name.
+
+    Raises:
+        ValueError: If a flag names another grid than the file's own, or as `Predictions.load`.
+    """
+    path, window = getattr(parsed, name), 16 if parsed.window is None else parsed.window
     grid = None if parsed.grid is None else _numbers("--grid", parsed.grid)
-    return Predictions.load(getattr(parsed, name), window=parsed.window, budgets=grid)
+    predictions = Predictions.load(path, window=window, budgets=grid)
+    own = predictions.budgets.tolist()
+    if grid is not None and own != grid:
+        raise ValueError(f"--grid must be that of {path}, {own!s:.60}, got {parsed.grid}")
+    if grid is None and parsed.window not in (None, predictions.window):
+        raise ValueError(f"--window must be that of {path}, whose budgets are {own!s:.60}, got {window}")
+    return predictions
 
 
 def _outcomes(parsed: argparse.Namespace, predictions: Predictions) -> Predictions:

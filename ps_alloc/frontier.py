@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, numbers, per_query_float, real
 from ps_alloc._hull import Rows
-from ps_alloc._menus import Menus, steepest_first
+from ps_alloc._menus import Menus, segment_steps, steepest_first
 from ps_alloc._problem import NO_ROWS, Limits, check_costs, check_limits, check_weights
 from ps_alloc.allocate import allocate
 from ps_alloc.kernels.curves import curve_menus, mean_accuracy
@@ -163,13 +163,11 @@ def _breakpoints(rows: Rows, settings: tuple[Any, ...]) -> tuple[IntArray, Float
     *items, _ = curve_menus(*rows, settings)
     menus = Menus(*items)
     seg_row, seg_item, seg_slope = envelopes(*menus, 0.0)
-    opens = np.ones(seg_row.size, bool)
-    opens[1:] = seg_row[1:] != seg_row[:-1]
-    before = np.where(opens, menus.start[seg_row], np.roll(seg_item, 1))
+    costs, values = segment_steps(menus, seg_row, seg_item)
     order = steepest_first(seg_slope)
     first = menus.start[:-1]
-    cost = np.concatenate(([menus.cost[first].sum()], (menus.cost[seg_item] - menus.cost[before])[order]))
-    value = np.concatenate(([menus.value[first].sum()], (menus.value[seg_item] - menus.value[before])[order]))
+    cost = np.concatenate(([menus.cost[first].sum()], costs[order]))
+    value = np.concatenate(([menus.value[first].sum()], values[order]))
     return np.cumsum(cost), np.cumsum(value), np.append(seg_slope[order], 0.0)
 
 

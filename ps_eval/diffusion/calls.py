@@ -38,7 +38,7 @@ def generate_with_adaptive_scheduling(
             `mask_token_id` (and `shifted_logits`, if so).
         prompt: (1, P) int64 token ids, P at least 1.
         gen_length: G, tokens to decode.
-        base_block_size: Size of the first block.
+        base_block_size: Size of the first block; sizes are rounded to multiples of 4.
         base_confidence_threshold: Threshold of the first step.
         adaptation_rate: Of block size and threshold; 0 leaves both as they are.
         enable_tiered_cache: Else Fast-dLLM's dual cache.

@@ -22,6 +22,8 @@ ENGINES = {
     "openai": "ps_eval.engines.openai:OpenAIEngine",
 }
 """Engine name to the class that runs it; a class of the user's own goes by `module:Class`."""
+WATCHED = ("transformers", "vllm")
+"""Engines that tell each token's probability, and stop at checkpoints."""
 ENGINE_PARTS = (
     *("kind", "repeatable", "one_pass", "concurrent", "settings"),
     *("prompt_of", "text_of", "reason", "answer", "respond", "probe"),

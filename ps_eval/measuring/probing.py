@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ps_alloc.predictions import check_budgets, uniform_budgets
+from ps_eval.engines import WATCHED
 from ps_eval.engines.base import Answer, Engine, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.pool import EnginePool, OneEngine
 from ps_eval.grading import Grader, load_grader
@@ -70,7 +71,7 @@ def measure_curves(
         grader: Tells right answers from wrong ones.
         skip_failed: Write the table of the questions that did not fail.
         keep_tokens: Also keep each trace's tokens with their log-probabilities and entropies, and how sure
-            the model was of each forced answer: what a forecaster learns from. Transformers alone.
+            the model was of each forced answer: what a forecaster learns from. Transformers and vLLM alone.
         progress: Called with the questions, or parts of one, that just ended; first with those of an earlier
             run.
 
@@ -91,10 +92,10 @@ def measure_curves(
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if keep_tokens and pool.settings.get("engine") != "transformers":
+    if keep_tokens and pool.settings.get("engine") not in WATCHED:
         raise ValueError(
-            f"keep_tokens needs the engine transformers, got {pool.settings.get('engine')!r}, which does not "
-            "tell the probability of each token"
+            f"keep_tokens needs the engine {' or '.join(WATCHED)}, got {pool.settings.get('engine')!r}, "
+            "which does not tell the probability of each token"
         )
     grid = uniform_budgets(window, num_windows) if budgets is None else check_budgets(budgets)
     settings = RunSettings(

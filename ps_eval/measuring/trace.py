@@ -67,7 +67,7 @@ def trace_command(
         questions_per_chunk: Questions traced and saved together.
         skip_failed: Write the table although some questions failed, without them.
         keep_tokens: Also keep every trace's tokens with their log-probabilities and entropies, from which
-            `ps-train forecast` learns; some 20 bytes a token. Engine transformers alone.
+            `ps-train forecast` learns; some 20 bytes a token. Engines transformers and vllm.
         trace_layers: Of kept tokens also store these blocks' states at each budget, such as 16, for
             `ps-train forecast --layer`: the traces are read once more.
         json: Print the curve and the shares as JSON.

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ps_eval.serve.upstream_json import object_of
 from ps_eval.serve.usage import Usage
 
 TAIL_BYTES = 2**16
 """Kept of a stream's end: usage and the reason of its end are in its last events."""
 WHOLE_BYTES = 2**26
-"""Largest decompressed answer that is read."""
+"""Largest answer that is held whole, and, decompressed, that is read."""
 READABLE = frozenset(("gzip", "x-gzip", "deflate", "identity"))
 """Codings of an answer that can be undone here."""
 NOT_PLAIN = re.compile(r"identity\s*;\s*q=0(\.0*)?")
@@ -145,13 +146,7 @@ class AnswerWatch:
 
     def whole(self, content: bytes) -> Observed:
         """What a response that is no stream brought."""
-        if self._decode is None:
-            return Observed()
-        try:
-            response = json.loads(self._decode(content))
-        except (ValueError, RecursionError):
-            return Observed()
-        if not isinstance(response, dict):
+        if self._decode is None or (response := object_of(self._decode(content))) is None:
             return Observed()
         usage = response.get("usage")
         choices = response.get("choices")
@@ -194,11 +189,8 @@ class AnswerWatch:
 def _last_usage(tail: bytes) -> Usage:
     for line in reversed(tail.splitlines()):
         if line.startswith(b"data:") and b'"usage"' in line:
-            try:
-                event = json.loads(line[5:])
-            except (ValueError, RecursionError):
-                continue
-            inner = event.get("response", event) if isinstance(event, dict) else None  # of /v1/responses
+            event = object_of(line[5:]) or {}
+            inner = event.get("response", event)  # of /v1/responses
             usage = inner.get("usage") if isinstance(inner, dict) else None
             if isinstance(usage, dict):
                 return usage

@@ -174,6 +174,7 @@ class Gateway:
     def replace_lanes(self, lanes: Lanes) -> None:
         """Decide by other lanes from now on; what is under way ends with those it began with."""
         lanes.start()
+        lanes.go_on_from(self.lanes)
         old, self.lanes = self.lanes, lanes
         self.watch.begin(lanes)
         self.keep(asyncio.create_task(self._stop_later(old)))

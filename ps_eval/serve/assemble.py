@@ -18,7 +18,7 @@ from ps_eval.serve.intent import EFFORTS
 from ps_eval.serve.lanes import Lane, Lanes
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.pacer_state import StateFile
-from ps_eval.serve.pacing import MAX_MOVE, moved
+from ps_eval.serve.pacing import MAX_MOVE
 from ps_eval.serve.prediction import MicroBatcher
 from ps_eval.serve.question import QuestionReader
 from ps_eval.serve.request_body import BodyLimits
@@ -274,8 +274,4 @@ def carry_prices(old: Lanes, new: Lanes) -> None:
         pairs.append((old.default.challenger, new.default.challenger))
     pairs += [(old.models[name], lane) for name, lane in new.models.items() if name in old.models]
     for source, lane in pairs:
-        before, after = source.budgets.accounts, lane.budgets.accounts
-        after.shared.pacer = moved(before.shared.pacer, after.shared.pacer)
-        for name, account in after.named.items():
-            if name in before.named:
-                account.pacer = moved(before.named[name].pacer, account.pacer)
+        lane.budgets.accounts.go_on_from(source.budgets.accounts)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 
 MAX_PROMPTS = 4096
 """Most prompts or chats that are read of a body, whatever a setting allows."""
@@ -117,15 +117,13 @@ OWN = "own_budget"
 
 
 @lru_cache(maxsize=256)
-def _model(budget: tuple[str, ...], without: frozenset[str]) -> type[Body]:
-    """`Body` with the budget's field, and without fields that cannot be read."""
+def _model(budget: tuple[str, ...]) -> type[Body]:
+    """`Body` with the budget's field."""
     inner: Any = Any
     for name in reversed(budget[1:]):
         nested: dict[str, Any] = {OWN: (inner | None, Field(None, validation_alias=name))}
         inner = create_model("Nested", __base__=_Part, **nested)
     fields: dict[str, Any] = {OWN: (inner | None, Field(None, validation_alias=budget[0]))}
-    for name in without:
-        fields[name] = (None, Field(None, validation_alias=" unread"))
     return create_model("Read", __base__=Body, **fields)
 
 
@@ -135,24 +133,16 @@ def read_body_fields(raw: bytes | dict[str, Any], budget: tuple[str, ...]) -> tu
     Raises:
         ValidationError: If it is no JSON object, or where the budget belongs, there is no object.
     """
-    errors: list[ErrorDetails] = []
-    without: frozenset[str] = frozenset()
-    while True:
-        model = _model(budget, without)
-        try:
-            read = model.model_validate_json(raw) if isinstance(raw, bytes) else model.model_validate(raw)
-            return read, errors
-        except ValidationError as error:
-            found = error.errors(include_url=False, include_context=True, include_input=False)
-            names = {str(one["loc"][0]) for one in found if one["loc"]}
-            if (
-                not names
-                or not names <= set(Body.model_fields) - without
-                or (names & {budget[0]} and len(budget) > 1)
-            ):
-                raise
-            errors += found
-            without |= names
+    model = _model(budget)
+    try:
+        return model.model_validate_json(raw) if isinstance(raw, bytes) else model.model_validate(raw), []
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=True, include_input=False)
+        names = {str(one["loc"][0]) for one in wrong if one["loc"]}
+        if not names or not names <= set(Body.model_fields) or (budget[0] in names and len(budget) > 1):
+            raise
+    fields = from_json(raw) if isinstance(raw, bytes) else raw
+    return model.model_validate({name: value for name, value in fields.items() if name not in names}), wrong
 
 
 def own_budget(read: Body, budget: tuple[str, ...]) -> object:

@@ -260,6 +260,8 @@ class Budgets:
         elif made:
             self._metrics.uncounted.inc()
             self._warn_of_uncounted()
+        if grant.account is not None:
+            grant.account.answered = True
         if self._pace == "used" and grant.account is not None and grant.booking is not None:
             # Without a count of reasoning apart: it was at most all that was generated.
             spent = used if used is not None else None if made is None else min(made, grant.total)

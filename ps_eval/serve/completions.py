@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from ps_eval.serve.answer_watch import AnswerWatch, Observed, readable
+from ps_eval.serve.answer_watch import WHOLE_BYTES, AnswerWatch, Observed, readable
 from ps_eval.serve.errors import Refusal
 from ps_eval.serve.exchange import Exchange
 from ps_eval.serve.grant import Grant
@@ -116,11 +116,11 @@ class Completions:
         assert exchange.lane is not None
         field = exchange.lane.fields[exchange.route.name]
         limit = request.max_tokens if field.below_max_tokens else None
-        if grant.tokens < field.least:
-            grant = exchange.lane.budgets.raised(grant, field.least)
-        if limit is not None and grant.tokens >= limit:
+        if limit is not None and max(grant.tokens, field.least) >= limit:
             self._metrics.unbudgeted.labels(exchange.route.name).inc()
             return grant, request.raw
+        if grant.tokens < field.least:
+            grant = exchange.lane.budgets.raised(grant, field.least)
         return grant, request.with_budget(grant.tokens, field.beside, field.also)
 
     def _hides_usage(self, exchange: Exchange, request: CompletionRequest) -> bool:
@@ -147,11 +147,15 @@ class Completions:
                 exchange.observed = watch.streamed()
                 return response.status
             # Whole before it is begun: an upstream that dies in the middle is still a clean 502.
-            content = await response.read()
-            head = reply.head(response, added)
+            held = bytearray()
+            async for chunk in response.content.iter_any():
+                held += chunk
+                if len(held) > WHOLE_BYTES:
+                    await reply.stream(response, added, first=bytes(held))
+                    return response.status
+            content, head = bytes(held), reply.head(response, added)
         await reply.whole(response.status, head, content)
-        large = len(content) > INLINE_BYTES
-        if large:
+        if len(content) > INLINE_BYTES:
             loop = asyncio.get_running_loop()
             exchange.observed = await loop.run_in_executor(self._reading, watch.whole, content)
         else:
@@ -162,6 +166,8 @@ class Completions:
         assert exchange.lane is not None
         observed = exchange.observed
         exchange.used = exchange.lane.budgets.settle(grant, observed.usage)
+        if exchange.used and not grant.thinking:  # the server does not know the word by which it was refused
+            self._metrics.unbudgeted.labels(exchange.route.name).inc()
         if observed.empty:
             self._metrics.empty_answers.labels(exchange.route.name).inc()
         if observed.first_answer_seconds is not None:

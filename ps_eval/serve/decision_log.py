@@ -10,11 +10,13 @@ import hashlib
 import hmac
 import json
 import logging
+import os
 import queue
 import secrets
 import threading
 import time
 from collections.abc import Callable
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,8 @@ from ps_eval.serve.usage import completion_tokens
 logger = logging.getLogger(__name__)
 Questions = Literal["text", "hash"]
 MOST_WAITING = 10_000
+LONGEST_MODEL = 256
+"""Characters of a model's name: what a client writes must not push older lines out of the log."""
 FORMAT = 1
 
 
@@ -64,7 +68,7 @@ class DecisionLog:
         self._text = questions == "text"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._handler = RotatingFileHandler(path, maxBytes=max_bytes, backupCount=max(1, files))
+            self._handler = _OwnersFile(path, maxBytes=max_bytes, backupCount=max(1, files))
             path.chmod(0o600)
             self._key = b"" if self._text else _key(path.with_name(path.name + ".key"))
         except OSError as error:
@@ -83,7 +87,7 @@ class DecisionLog:
             "format": FORMAT,
             "time": round(time.time(), 3),
             "request_id": exchange.id,
-            "model": exchange.model,
+            "model": exchange.model and exchange.model[:LONGEST_MODEL],
             "rule": None if exchange.lane is None else exchange.lane.budgets.name,
             "route": exchange.route.name,
             "outcome": exchange.outcome,
@@ -159,17 +163,26 @@ class DecisionLog:
         while (line := self._queue.get()) is not None:
             record = logging.LogRecord("decision", logging.INFO, "", 0, json.dumps(line), None, None)
             try:
-                if self._handler.shouldRollover(record):
-                    self._handler.doRollover()
-                logging.StreamHandler.emit(self._handler, record)
+                self._handler.emit(record)
             except (OSError, ValueError) as error:
                 self._on_lost()
                 logger.error("a decision could not be logged: %s", error)
 
 
+class _OwnersFile(RotatingFileHandler):
+    """Each of its files is its owner's alone, and what cannot be written is an error."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return os.fdopen(descriptor, "a", encoding="utf-8")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
 def _key(path: Path) -> bytes:
     """The hashes' key, made once: the same question has the same hash over restarts."""
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
         path.touch(0o600)
         path.write_bytes(secrets.token_hex(32).encode())
     return path.read_bytes()

@@ -14,7 +14,7 @@ from ps_eval.serve.adapters import ADAPTERS, Field
 from ps_eval.serve.budgets import Budgets
 from ps_eval.serve.errors import Refusal
 from ps_eval.serve.forecast import Forecaster
-from ps_eval.serve.pacing import Account, Fingerprints, key_of, own_pacer
+from ps_eval.serve.pacing import Account, Fingerprints, keys_of, own_pacer
 from ps_eval.serve.request_body import BodyLimits
 from ps_eval.serve.shares import CappedAccount
 
@@ -148,11 +148,15 @@ class Lanes:
 
     def client(self, headers: list[tuple[bytes, bytes]]) -> Client:
         """Who sent a request with these headers."""
-        key = key_of(headers)
-        if key is None:
-            return Client(rule=self._any)
-        rule = self._by_hash.get(hashlib.sha256(key).hexdigest()) if self._by_hash else None
-        return Client(self._fingerprints.of(key), rule or self._any)
+        keys = keys_of(headers)
+        for key in keys if self._by_hash else ():
+            if rule := self._by_hash.get(hashlib.sha256(key).hexdigest()):
+                return Client(self._fingerprints.of(key), rule)
+        return Client(self._fingerprints.of(keys[0]) if keys else None, self._any)
+
+    def go_on_from(self, old: Lanes) -> None:
+        """Know the clients, and what they have under way, of the lanes before."""
+        self._fingerprints, self._in_flight = old._fingerprints, old._in_flight
 
     def enter(self, client: Client) -> None:
         """A request of the client begins.

@@ -7,7 +7,6 @@ import hmac
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +21,14 @@ OWN_MOVE = 1e6
 """The same where a key has a price of its own: all that its bodies take is counted against itself."""
 COUNTED = ("version", "price", "log_price", "debt_tokens", "warm_up", "n_requests", "spent_tokens")
 """Of a pacer's state: what it has learnt, beside its settings."""
+KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key")
 HORIZON = 1000.0
 """Sequences after which one is forgotten to 1/e: how fast a cap on a key's share follows the traffic."""
 PRIOR = 100.0
 """Sequences that are thought to have come before the first, a key's share of them its own."""
 MAX_KEYS = 1024
-"""Most keys with a price of their own; beyond it, the one unused for longest begins anew."""
+"""Most keys with a price of their own. Beyond it one begins anew: one of which nothing was answered yet, else
+the one unused for longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Account:
         self.name, self.pacer = name, pacer
         self.priced_requests = self.priced_tokens = 0
         """Since the start, of those requests that may move the price: their mean is what is held."""
+        self.answered = False
+        """A request of it was: its key is one that the server takes."""
 
     @property
     def uniform(self) -> int:
@@ -166,14 +169,22 @@ class Accounts:
         if account is None:
             account = self._own[key] = Account(self.shared.name, own_pacer(self.pacer))
             if len(self._own) > MAX_KEYS:
-                self._own.popitem(last=False)
+                unknown = (other for other, one in self._own.items() if not one.answered and other != key)
+                del self._own[next(unknown, next(iter(self._own)))]
         self._own.move_to_end(key)
         return account
 
-    def map_pacers(self, change: Callable[[Pacer], Pacer]) -> None:
-        """Replace every pacer, such as by one with another target and the same price."""
-        for account in self.all:
-            account.pacer = change(account.pacer)
+    def go_on_from(self, old: Accounts) -> None:
+        """Take over the prices and counts of those before, at targets of one's own."""
+        self._traffic = old._traffic
+        self.shared.pacer = moved(old.shared.pacer, self.shared.pacer)
+        for name, account in self.named.items():
+            if name in old.named:
+                account.pacer = moved(old.named[name].pacer, account.pacer)
+        if self._by_key:
+            for key, before in old._own.items():
+                own = self._own[key] = Account(self.shared.name, moved(before.pacer, own_pacer(self.pacer)))
+                own.answered = before.answered
 
     @property
     def all(self) -> list[Account]:
@@ -212,16 +223,16 @@ class Fingerprints:
     def __init__(self) -> None:
         self._salt = secrets.token_bytes(16)
 
-    def of(self, key: bytes | None) -> str | None:
-        """The fingerprint of a request's key."""
-        return None if key is None else hmac.new(self._salt, key, hashlib.sha256).hexdigest()[:32]
+    def of(self, key: bytes) -> str:
+        """The fingerprint of a key."""
+        return hmac.new(self._salt, key, hashlib.sha256).hexdigest()[:32]
 
 
-def key_of(headers: list[tuple[bytes, bytes]]) -> bytes | None:
-    """The client's key: of `Authorization: Bearer`, `x-api-key` or `api-key`."""
-    for name, value in headers:
-        if name == b"authorization":
-            return value.split(b" ", 1)[-1].strip()
-        if name in (b"x-api-key", b"api-key"):
-            return value.strip()
-    return None
+def keys_of(headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """The client's keys: of `Authorization: Bearer`, `x-api-key` and `api-key`, in this order.
+
+    Wherever they stand: whoever adds one that the server does not look at is nobody else by it.
+    """
+    found = [(KEY_HEADERS.index(name), value) for name, value in headers if name in KEY_HEADERS]
+    keys = [value.strip() if place else value.split(b" ", 1)[-1].strip() for place, value in sorted(found)]
+    return [key for key in keys if key]

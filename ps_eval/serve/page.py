@@ -17,6 +17,7 @@ from starlette.routing import Route
 from ps_eval.serve.errors import Refusal
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.savings import Seen
+from ps_eval.serve.status import READY_SECONDS
 
 if TYPE_CHECKING:
     from ps_eval.serve.app import Gateway
@@ -34,8 +35,6 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
-STATE_SECONDS = 1.0
-"""How long the upstream's state is remembered, however many pages are open."""
 
 
 class Page:
@@ -51,16 +50,14 @@ class Page:
         folder = resources.files("ps_eval.serve") / "page_files"
         self._files = {path: (folder / name).read_bytes() for path, name in FILES.items()}
         self._hosts = frozenset(host.lower() for host in hosts)
-        self._upstream, self._asked = "unreachable", -math.inf
         self.seen = Seen()
 
     def routes(self, gateway: Gateway) -> list[Route]:
         """What is mounted in the gateway."""
 
         async def status(request: Request) -> Response:
-            if time.monotonic() - self._asked > STATE_SECONDS:
-                self._upstream, self._asked = await gateway.upstream.state(), time.monotonic()
-            return JSONResponse(status_of(gateway, self.seen, self._upstream), headers=HEADERS)
+            state = await gateway.upstream.state(READY_SECONDS)
+            return JSONResponse(status_of(gateway, self.seen, state), headers=HEADERS)
 
         async def file(request: Request) -> Response:
             name = request.url.path.rpartition("/")[2]

@@ -13,6 +13,7 @@ from ps_eval.serve.errors import Refusal
 from ps_eval.serve.relay import is_event_stream
 from ps_eval.serve.sse import read_events
 from ps_eval.serve.upstream import Upstream
+from ps_eval.serve.upstream_json import object_of
 from ps_eval.serve.usage import Usage
 
 Fields = dict[str, Any]
@@ -82,7 +83,7 @@ class Phases:
                 raise UpstreamRefusedError(response, await response.read())
             if not is_event_stream(response):
                 content = await response.read()
-                chunk = _chunk(_parsed(content))
+                chunk = _chunk(object_of(content) or {})
                 await self._on_head(response)
                 yield chunk
                 return
@@ -105,20 +106,16 @@ class Phases:
                 content = await response.read()
             if strict and response.status >= 400 and response.status not in (404, 405, 501):
                 raise UpstreamRefusedError(response, content)
-            answer = json.loads(content)
-        except (Refusal, ValueError):
+        except Refusal:
             return None
-        return answer if isinstance(answer, dict) and response.status < 400 else None
+        return object_of(content) if response.status < 400 else None
 
 
 def error_message(content: bytes) -> str | None:
     """The sentence in an error of OpenAI's format, or of those like it."""
-    try:
-        fields = json.loads(content)
-        error = fields.get("error", fields)
-        message = error if isinstance(error, str) else error.get("message") or error.get("detail")
-    except (ValueError, AttributeError):
-        return None
+    fields = object_of(content) or {}
+    error = fields.get("error", fields)
+    message = (error.get("message") or error.get("detail")) if isinstance(error, dict) else error
     return message if isinstance(message, str) else None
 
 
@@ -147,13 +144,3 @@ def _chunk(fields: Fields) -> Chunk:
         usage,
         fields,
     )
-
-
-def _parsed(content: bytes) -> Fields:
-    try:
-        fields = json.loads(content)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict):
-        raise Refusal(502, "failed", "the upstream server's answer must be a completion")
-    return fields

@@ -44,7 +44,7 @@ class Bodies:
             ClientDisconnected: If the client went away first.
         """
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if declared.isdigit() and int(declared) > self.max_bytes:
+        if int(declared.lstrip(b"0") or b"0") > self.max_bytes:
             raise too_large(self.max_bytes)
         parts, size = [], 0
         self.unread += 1
@@ -113,7 +113,7 @@ class Reply:
             cors: The gateway allows origins itself: what the upstream says of them is dropped.
         """
         self._send, self._upstream, self._has_origin, self._cors = send, upstream, has_origin, cors
-        self._is_events = False
+        self._takes_events = False
         self.begun = False
         self.complete = False
         self.status = 0
@@ -125,11 +125,16 @@ class Reply:
         head = response_headers(response.raw_headers, added, self._upstream)
         if self._cors:
             head = [(name, value) for name, value in head if not name.startswith(b"access-control-")]
+        if response.status in (204, 304):  # the length that an answer with a body would have
+            head = [(name, value) for name, value in head if name != b"content-length"]
         return head
 
     async def begin(self, status: int, headers: Headers, *, events: bool = False) -> None:
         """Send the head."""
-        self.begun, self._is_events, self.status = True, events, status
+        self.begun, self.status = True, status
+        # Nothing of the gateway's own fits into a stream that is compressed or of a known length.
+        fixed = {b"content-length", b"content-encoding"}
+        self._takes_events = events and not any(name in fixed for name, _ in headers)
         own = [(name.encode(), value.encode()) for name, value in self.headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *own]})
 
@@ -155,9 +160,14 @@ class Reply:
         added: Mapping[str, str],
         on_chunk: Callable[[bytes], None] = lambda chunk: None,
         taken: TakenUsage | None = None,
+        first: bytes = b"",
     ) -> None:
-        """Send an upstream's response on as it arrives, without the usage that is `taken` out of it."""
+        """Send an upstream's response on as it arrives, after what is known of it already, and without the
+        usage that is `taken` out of it.
+        """
         await self.begin(response.status, self.head(response, added), events=is_event_stream(response))
+        if first:
+            await self.write(first)
         async for chunk in response.content.iter_any():
             on_chunk(chunk)
             if part := chunk if taken is None else taken.without(chunk):
@@ -172,7 +182,7 @@ class Reply:
         if not self.begun:
             allowed = {"access-control-allow-origin": "*"} if self._has_origin and not self._cors else {}
             await self.json(refusal.status, refusal.content(), allowed | refusal.headers)
-        elif self._is_events:
+        elif self._takes_events:
             # An event may have been cut: an empty line ends it.
             await self.write(b"\n\ndata: " + json.dumps(refusal.content()).encode() + b"\n\n")
 

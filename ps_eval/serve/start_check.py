@@ -16,6 +16,7 @@ from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.request_body import CompletionRequest
 from ps_eval.serve.settings import ServeSettings
 from ps_eval.serve.upstream import Upstream
+from ps_eval.serve.upstream_json import object_of
 from ps_train.questions import load_questions
 
 logger = logging.getLogger("ps_eval.serve")
@@ -71,7 +72,7 @@ async def check_later(settings: ServeSettings, upstream: Upstream, metrics: Gate
     """Check an upstream that was not there at the start as soon as it is."""
     while True:
         await asyncio.sleep(RETRY_SECONDS)
-        if await upstream.state() == "reachable":
+        if await upstream.state(0) == "reachable":
             _say(await examine(settings, upstream), metrics)
             return
 
@@ -170,11 +171,7 @@ def _question(settings: ServeSettings) -> str:
 async def _ask(upstream: Upstream, method: str, path: str, body: bytes = b"") -> tuple[int, Any]:
     headers = [("content-type", "application/json")] if body else []
     async with upstream.send(method, path, headers, body) as response:
-        content = await response.read()
-        try:
-            return response.status, json.loads(content)
-        except (ValueError, RecursionError):
-            return response.status, None
+        return response.status, object_of(await response.read())
 
 
 def _first_model(models: Any) -> str | None:

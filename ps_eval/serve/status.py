@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -10,13 +9,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ps_eval.serve.errors import Refusal, invalid
+from ps_eval.serve.errors import ClientDisconnected, Refusal, invalid
+from ps_eval.serve.relay import Bodies
 
 if TYPE_CHECKING:
     from ps_eval.serve.app import Gateway
 
 READY_SECONDS = 1.0
-"""How long the upstream's state is remembered for `/ready`."""
+"""How long the upstream's state is remembered, however many ask for `/ready` or the page."""
+FEEDBACK_BYTES = 2**12
+"""Largest body of a feedback: an id and a number."""
 
 
 class StatusRoutes:
@@ -24,7 +26,7 @@ class StatusRoutes:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._state, self._seen = "unreachable", 0.0
+        self._feedbacks = Bodies(FEEDBACK_BYTES)
 
     @property
     def routes(self) -> list[Route]:
@@ -41,15 +43,14 @@ class StatusRoutes:
         return JSONResponse({"status": "ok"})
 
     async def _health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "upstream": await self._gateway.upstream.state()})
+        return JSONResponse({"status": "ok", "upstream": await self._gateway.upstream.state(max_age=0)})
 
     async def _ready(self, request: Request) -> Response:
         if self._gateway.draining:
             return JSONResponse({"status": "draining"}, 503)
-        if time.monotonic() - self._seen > READY_SECONDS:
-            self._state, self._seen = await self._gateway.upstream.state(), time.monotonic()
-        ready = self._state == "reachable"
-        content = {"status": "ok" if ready else "not ready", "upstream": self._state}
+        state = await self._gateway.upstream.state(READY_SECONDS)
+        ready = state == "reachable"
+        content = {"status": "ok" if ready else "not ready", "upstream": state}
         return JSONResponse(content, 200 if ready else 503)
 
     async def _metrics(self, request: Request) -> Response:
@@ -75,19 +76,26 @@ class StatusRoutes:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _feedback(self, request: Request) -> Response:
-        if self._gateway.decisions is None:
-            refusal = Refusal(404, "invalid", "feedback is taken where a decision log is written")
-            return JSONResponse(refusal.content(), 404)
         try:
-            self._gateway.decisions.feedback(await request.body())
+            if self._gateway.decisions is None:
+                raise Refusal(404, "invalid", "feedback is taken where a decision log is written")
+            self._gateway.decisions.feedback(await self._feedbacks.read(request.scope, request.receive))
         except ValueError as error:
-            return JSONResponse(invalid(str(error)).content(), 400)
+            return _refused(invalid(str(error)))
+        except Refusal as refusal:
+            return _refused(refusal)
+        except ClientDisconnected:
+            return Response(status_code=400)  # which nobody reads
         return JSONResponse({"status": "ok"})
 
 
 async def nothing_there(request: Request) -> Response:
     """Any other path below /ps/: none of the upstream's."""
-    return JSONResponse(Refusal(404, "invalid", "the gateway has nothing there").content(), 404)
+    return _refused(Refusal(404, "invalid", "the gateway has nothing there"))
+
+
+def _refused(refusal: Refusal) -> Response:
+    return JSONResponse(refusal.content(), refusal.status)
 
 
 def _mean(total: float, number: float) -> float:

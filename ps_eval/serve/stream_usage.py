@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
+
+from ps_eval.serve.upstream_json import object_of
 
 EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 MOST_HELD = 2**16
@@ -36,8 +37,5 @@ class TakenUsage:
 def _is_usage(event: bytes) -> bool:
     if b'"usage"' not in event or not event.startswith(b"data:"):
         return False
-    try:
-        fields = json.loads(event[5:])
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(fields, dict) and fields.get("choices") == [] and isinstance(fields.get("usage"), dict)
+    fields = object_of(event[5:]) or {}
+    return fields.get("choices") == [] and isinstance(fields.get("usage"), dict)

@@ -38,6 +38,10 @@ UNSUPPORTED = {
     "functions": "the server parses calls in its own chats alone",
     "response_format": "it would bind the reasoning too",
 }
+NOTHING_ASKED: tuple[Any, ...] = (None, False, "", [], {}, {"type": "text"})
+"""Values of these by which nothing is asked for, beside a `best_of` of 1; `logprobs: 0` asks for one."""
+MOST_AT_ONCE = 64
+"""Sequences of a body that are upstream at once: one body must not take all connections."""
 CHAT_ONLY = frozenset(
     """messages max_completion_tokens chat_template chat_template_kwargs add_generation_prompt
     continue_final_message reasoning_effort reasoning thinking thinking_budget enable_thinking tool_choice
@@ -79,8 +83,15 @@ class TwoPhase:
             raise invalid("two-phase budgets take prompts of text or token ids, or messages")
         if not all(isinstance(stop, str) for stop in _stops(request)):
             raise invalid("stop must be a string or a list of strings")
+        parts = [m.content for chat in request.chats for m in chat if isinstance(m.content, list)]
+        if any(part.text is None for content in parts for part in content):
+            raise invalid(
+                "two-phase budgets cannot serve images and other parts: text alone becomes token ids"
+            )
         for name, reason in UNSUPPORTED.items():
-            if request.fields.get(name):
+            value = request.fields.get(name)
+            nothing = NOTHING_ASKED if name != "best_of" else (*NOTHING_ASKED, 1)
+            if not any(value == none and type(value) is type(none) for none in nothing):
                 raise invalid(f"two-phase budgets cannot serve {name}: {reason}")
 
     async def answer(
@@ -106,10 +117,13 @@ class TwoPhase:
             return await _refused(error, reply, grant)
 
     async def _run(self, sequences: list[Sequence], writer: Writer) -> None:
+        free = asyncio.Semaphore(MOST_AT_ONCE)
+
         async def one(index: int, sequence: Sequence) -> None:
-            async for piece in self._open(sequence, request_is_chat=isinstance(writer, ChatWriter)):
-                await writer.piece(index, sequence, piece)
-            await writer.finish(index, sequence)
+            async with free:
+                async for piece in self._open(sequence, request_is_chat=isinstance(writer, ChatWriter)):
+                    await writer.piece(index, sequence, piece)
+                await writer.finish(index, sequence)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -143,7 +157,11 @@ class TwoPhase:
         prompts: list[Prompt] = (
             [await self._chat_ids(request, phases)] if request.is_chat else list(request.prompts)
         )
-        dropped = CHAT_ONLY | {"n", "stop", request.budget_path[0] if request.budget_path else "n"}
+        dropped = (
+            CHAT_ONLY
+            | UNSUPPORTED.keys()
+            | {"n", "stop", request.budget_path[0] if request.budget_path else "n"}
+        )
         fields = {name: value for name, value in request.fields.items() if name not in dropped}
         fields["stream"] = request.stream
         fields.pop("stream_options", None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
+import re
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -35,6 +37,9 @@ RESET_SECONDS = 30.0
 server works on in silence."""
 MAX_HEADER_BYTES, MAX_HEADERS = 2**16, 1000
 """Of an upstream's response: several times what servers and proxies send."""
+NOT_OF_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""No header's value has such a character, and no server sends one on."""
+NOT_HTTP = "the upstream server's answer is not HTTP, or its headers are too large"
 OWN_HEADERS = b"x-ps-"
 """The gateway's own: those of another gateway behind this one are not passed on beside them."""
 
@@ -69,11 +74,13 @@ class Upstream:
         self._session: aiohttp.ClientSession | None = None
         self._anew: aiohttp.ClientSession | None = None
         """Takes no pooled connection."""
+        self._state, self._asked = "unreachable", -math.inf
 
     async def start(self) -> None:
         """Open the pool; the event loop must be running."""
         self._session = self._opened(keepalive_timeout=KEEP_ALIVE_SECONDS)
         self._anew = self._opened(force_close=True)
+        self._asking = asyncio.Lock()
 
     def _opened(self, **connector: Any) -> aiohttp.ClientSession:
         tracing = aiohttp.TraceConfig()
@@ -122,6 +129,8 @@ class Upstream:
                     raise Refusal(
                         502, "failed", f"the upstream server answered with status {response.status}"
                     )
+                if any(NOT_OF_A_VALUE.search(value) for _, value in response.raw_headers):
+                    raise Refusal(502, "failed", NOT_HTTP)
                 yield response
         except aiohttp.ServerTimeoutError as error:
             raise self._refusal(
@@ -130,8 +139,7 @@ class Upstream:
         except aiohttp.ClientConnectorError as error:
             raise self._refusal(502, "unreachable", "the upstream server cannot be reached", error) from None
         except aiohttp.ClientResponseError as error:
-            message = "the upstream server's answer is not HTTP, or its headers are too large"
-            raise self._refusal(502, "failed", message, error) from None
+            raise self._refusal(502, "failed", NOT_HTTP, error) from None
         except (aiohttp.ClientError, ConnectionError) as error:
             message = "the upstream server broke the connection before its answer was complete"
             raise self._refusal(502, "unreachable", message, error) from None
@@ -170,10 +178,17 @@ class Upstream:
                 raise
         return await request(self._anew)
 
-    async def state(self) -> str:
+    async def state(self, max_age: float) -> str:
         """`reachable`, `failing` where it answers that it is ill, as vLLM does when its engine has died, or
-        `unreachable`.
+        `unreachable`; seen at most `max_age` seconds ago. Those who ask at once share an answer.
         """
+        oldest = time.monotonic() - max_age
+        async with self._asking:
+            if self._asked < oldest:
+                self._state, self._asked = await self._state_now(), time.monotonic()
+            return self._state
+
+    async def _state_now(self) -> str:
         try:
             async with (
                 asyncio.timeout(self._connect_timeout),

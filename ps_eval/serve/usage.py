@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 MOST_TOKENS = 10**9
@@ -11,15 +10,6 @@ DETAILS = ("completion_tokens_details", "output_tokens_details")
 """Where reasoning tokens are counted: by `/v1/chat/completions`, by `/v1/responses`."""
 
 Usage = dict[str, Any] | None
-
-
-def usage_of(body: bytes) -> Usage:
-    """The `usage` of a JSON response, if it has one."""
-    try:
-        usage = json.loads(body).get("usage")
-    except (ValueError, RecursionError, AttributeError):
-        return None
-    return usage if isinstance(usage, dict) else None
 
 
 def reasoning_tokens(usage: Usage) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from ps_alloc import StoppingRule
-from ps_eval.engines import load_engine
+from ps_eval.engines import WATCHED, load_engine
 from ps_eval.engines.base import Sampling
 from ps_eval.flag_groups import EngineFlags, QuestionFlags
 from ps_eval.grading import DEFAULT_GRADER, load_grader
@@ -20,9 +20,6 @@ from ps_eval.run_folder import report_failures
 from ps_eval.run_settings import RunSettings, predictor_identity
 from ps_eval.spending.answer_file import STDOUT, AnswerFile, beside
 from ps_eval.spending.asked import questions_identity
-
-WATCHED = ("transformers", "vllm")
-"""Engines that tell each token's probability, and stop at checkpoints."""
 
 
 def roll_command(

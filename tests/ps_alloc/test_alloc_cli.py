@@ -259,6 +259,22 @@ def test_ids_travel_from_predictions_to_allocation(tmp_path):
     )  # the file's own
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--grid", "16,32"], "--grid must be that of"),
+        (["--window", "16"], "--window must be that of"),
+        (["--window", "8"], None),
+        (["--grid", "8,16,24,32"], None),
+    ],
+)
+def test_a_grid_that_is_not_the_file_s_own_is_refused(tmp_path, capsys, flags, message):
+    Predictions(CURVES[:, :4], [8, 16, 24, 32]).save(tmp_path / "p.npz")
+    command = ["greedy", "--predictions", str(tmp_path / "p.npz"), "--output", str(tmp_path / "a.json")]
+    assert main([*command, "--budget", "24", *flags]) == (2 if message else 0)
+    assert (message or "") in capsys.readouterr().err
+
+
 def test_alone_it_gives_an_overview_and_a_first_command(capsys):
     assert main([]) == 0
     text = capsys.readouterr().out

@@ -100,10 +100,11 @@ def test_what_is_decided_is_best_at_both_prices(seed):
 def test_where_one_choice_is_clear_nothing_is_left_undecided(used, least):
     """Every way of reading rows: whole groups, and the rest of them."""
     curves = np.full((40, 5), 0.1, np.float32)
-    curves[:, 2] = 0.9
+    curves[:, 2:] = 0.9, 0.92, 0.93  # at a price of 0 they would take it all
     use = np.tile(np.arange(1, 6, dtype=np.float32), (40 if used else 0, 1))
-    unit = USE_UNITS if used else 1
-    rows = (least, np.array([5]), np.ones(1), np.zeros(1), np.ones(1, int), np.arange(6))
+    rate = 1 if used else 3
+    unit = USE_UNITS if used else rate
+    rows = (least, np.array([5]), np.ones(1), np.zeros(1), np.array([rate]), np.arange(6))
     windows, _, (count, costs, _, suspicious) = split(
         curves, use, np.empty(0, int), rows, (0.05 / unit, 0.1 / unit), 40
     )

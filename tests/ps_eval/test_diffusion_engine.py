@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from ps_eval.diffusion.forward import Request, read_pass
 from ps_eval.diffusion.generate import decode
 from ps_eval.diffusion.models import DiffusionModel
 from ps_eval.diffusion.row_cache import RowCache
+from ps_eval.diffusion.schedules import schedule_named
 
 LEAN = partial(TieredCacheManager, refresh_block=False)
 CACHES = {"none": NoCache, "prefix": PrefixCache, "dual": DualCache}
@@ -108,6 +110,38 @@ def test_static_decoding_equals_a_plain_decoder(model: DiffusionModel, cache: st
     expected = [plain_decode(model, p, 30, 8, threshold, cache) for p in prompts]
     responses = decode(model, prompts, lambda: (static_scheduler(8, threshold), CACHES[cache]()), 30)
     assert [r.tokens.tolist() for r in responses] == expected
+
+
+def llada_decode(model: DiffusionModel, prompt: list[int], gen_length: int, block: int) -> list[int]:
+    """LLaDA's own loop (`generate.py`: low-confidence remasking, temperature 0), one token a step."""
+    x = torch.tensor([*prompt, *[model.mask_id] * gen_length])
+    for end in range(len(prompt) + block, len(x) + block, block):
+        for _ in range(min(block, len(x) - end + block)):
+            p, best = full_logits(model, x).softmax(-1).max(-1)
+            p[(x != model.mask_id) | (torch.arange(len(x)) >= end)] = -torch.inf
+            x[p.argmax()] = best[p.argmax()]
+    return x.tolist()
+
+
+@pytest.mark.parametrize("block", [1, 8, 30, 64])
+def test_one_token_a_step_equals_lladas_own_loop(model: DiffusionModel, block: int) -> None:
+    endless = replace(model, eos_ids=(MASK,))  # which is never predicted: that loop knows no end of the text
+    prompts = [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14, 15], [20]]
+    one = schedule_named("one-by-one")
+    responses = decode(endless, prompts, replace(one, block_size=block), 30)
+    assert [r.tokens.tolist() for r in responses] == [llada_decode(endless, p, 30, block) for p in prompts]
+
+
+def test_a_confidence_at_the_threshold_is_enough_and_one_below_it_is_not(model: DiffusionModel) -> None:
+    prompt = [9, 10, 11, 12, 13]
+    ids = torch.tensor([*prompt, *[MASK] * 8])
+    asked = request(ids, np.arange(13), np.arange(5, 13))
+    confidence = np.sort(read_pass(model, RowCache(2, 13), [asked])[0].confidence)
+    endless = replace(model, eos_ids=(MASK,))
+    for threshold, committed in ((confidence[3], 5), (np.nextafter(confidence[3], 1), 4)):
+        scheduler = static_scheduler(8, float(threshold))
+        decode(endless, [prompt], lambda scheduler=scheduler: (scheduler, NoCache()), 8)
+        assert scheduler.history[0] == (8, threshold, committed)
 
 
 def test_a_response_does_not_depend_on_the_batch(model: DiffusionModel) -> None:

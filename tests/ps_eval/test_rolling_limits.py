@@ -19,6 +19,7 @@ from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.engines.vllm import _by_output, _score
 from ps_eval.engines.vllm_states import _blocks
 from ps_eval.engines.watch import Checkpoint, Watch
+from ps_eval.measuring.probing import measure_curves
 from ps_eval.spending.rolling import Budgeted, Roller
 from ps_train.forecast.forecaster import Forecaster, ForecastSchema, new_net
 from ps_train.forecast.trace_features import TraceFeatures
@@ -139,6 +140,15 @@ def test_probe_tokens_stand_with_the_answers_and_a_resumed_run_counts_them_all(
     (tmp_path / "out.jsonl").write_text("".join(lines[:5]))
     assert main(flags) == 0
     assert json.loads(capsys.readouterr().out)["probe_tokens"] == first
+
+
+def test_tokens_are_kept_of_engines_that_tell_their_probabilities_alone(
+    engine: TransformersEngine, questions: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "kind", "openai")
+    with pytest.raises(ValueError, match="keep_tokens needs the engine transformers or vllm, got 'openai'"):
+        measure_curves(questions, engine, tmp_path / "t", keep_tokens=True)
+    assert not (tmp_path / "t").exists()
 
 
 def test_states_along_traces_need_their_tokens(

@@ -20,11 +20,13 @@ from ps_eval.engines.shared_prefill import shared_prefill
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.engines.vllm import VLLMEngine
 from ps_eval.engines.watch import Checkpoint, Decide, Watch
+from ps_eval.measuring.probing import measure_curves
 from ps_eval.spending.rolling import Budgeted, Priced, Roller
 from ps_train.common.features import extract_features
 from ps_train.common.loading import load_backbone
 from ps_train.embedded.problem_families import make_problems
 from ps_train.forecast.forecaster import Forecaster, ForecastSchema, new_net
+from ps_train.forecast.kept_traces import load_kept_traces
 from ps_train.forecast.trace_features import TraceFeatures
 from ps_train.load import load_predictor
 from ps_train.questions import Question, save_questions
@@ -154,6 +156,25 @@ def test_rolling_gives_the_answers_of_the_transformers_engine(
     assert (sum(rollers[0].probe_tokens.values()) > 0) == (forecaster.schema.trace.probing == "every")
     assert len({len(r.token_ids) for r in theirs if isinstance(r, Reasoning)}) > 2
     assert engine.answer(texts, ours) == reference.answer(texts, theirs)
+
+
+def test_kept_traces_are_those_of_the_transformers_engine(
+    engine: VLLMEngine, reference: TransformersEngine, questions: list[Question], tmp_path: Path
+) -> None:
+    kept = []
+    for name, one in (("vllm", engine), ("transformers", reference)):
+        measure_curves(
+            questions[:8], one, tmp_path / name, num_traces=1, budgets=GRID, sampling=GREEDY, keep_tokens=True
+        )
+        kept.append(load_kept_traces(tmp_path / name))
+    ours, theirs = kept
+    for found, expected in zip(ours.tokens, theirs.tokens, strict=True):
+        assert found.pieces == expected.pieces
+        np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=2e-3)
+        np.testing.assert_allclose(found.entropies, expected.entropies, rtol=0.05, atol=0.01)
+    np.testing.assert_array_equal(ours.correct, theirs.correct)
+    np.testing.assert_allclose(ours.confidences, theirs.confidences, rtol=2e-3)
+    assert not np.isnan(ours.confidences).any()
 
 
 def test_sampled_pieces_keep_their_budgets_and_repeat(engine: VLLMEngine, questions: list[Question]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +25,8 @@ from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.app import Gateway
 from ps_eval.serve.metrics import GatewayMetrics
 
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
+"""The head of an answer `{}`."""
 COUNTER = ReasoningFormat(forced_prefix="</think> Answer :", max_forced_tokens=2, max_answer_tokens=8)
 
 
@@ -109,6 +113,52 @@ class RunningGateway:
         """How many requests ended so; waits for those that are answered but not yet booked."""
         eventually(lambda: self.gateway.open_requests == 0)
         return self.count("requests_total", route=route, outcome=outcome)
+
+
+class RawServer:
+    """Answers with bytes as they are; counts what it was sent."""
+
+    def __init__(self, *answers: bytes, delay: float = 0.0, closes: bool = False) -> None:
+        self.answers, self.delay, self.closes, self.received = list(answers), delay, closes, 0
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            while connection.recv(65536):
+                self.received += 1
+                answer = self.answers.pop(0) if self.answers else b""
+                if not answer:
+                    time.sleep(self.delay)
+                    return
+                connection.sendall(answer)
+                if self.closes:
+                    return
+
+
+def raw_exchange(url: str, *sent: bytes, seconds: float = 5.0) -> bytes:
+    """What comes back to parts sent a little apart, until the other side closes or is silent for so long."""
+    received = b""
+    address = "127.0.0.1", int(url.rpartition(":")[2])
+    with (
+        socket.create_connection(address, timeout=seconds) as client,
+        contextlib.suppress(TimeoutError, ConnectionError),
+    ):
+        for number, part in enumerate(sent):
+            time.sleep(0.1 if number else 0.0)
+            client.sendall(part)
+        while part := client.recv(2**20):
+            received += part
+    return received
 
 
 def flat_curves(questions: list[str]) -> np.ndarray:

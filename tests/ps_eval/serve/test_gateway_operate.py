@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import RunningGateway, UpstreamProcess, eventually, flat_curves
+from running import OK, RawServer, RunningGateway, UpstreamProcess, eventually, flat_curves
 
 from ps_alloc import Pacer
 from ps_eval.serve.adapters import Field, fields_of, server_of
@@ -373,37 +373,6 @@ def test_errors_can_be_read_by_a_page_and_origins_be_allowed(
     assert headers["access-control-allow-origin"] == "https://chat.example.org"
     preflight = {**origin, "Access-Control-Request-Method": "POST"}
     assert gateway.post(b"", headers=preflight, method="OPTIONS")[0] == 200
-
-
-class RawServer:
-    """Answers with bytes as they are; counts what it was sent."""
-
-    def __init__(self, *answers: bytes, delay: float = 0.0) -> None:
-        self.answers, self.delay, self.received = list(answers), delay, 0
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=[connection], daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            while connection.recv(65536):
-                self.received += 1
-                answer = self.answers.pop(0) if self.answers else b""
-                if not answer:
-                    time.sleep(self.delay)
-                    return
-                connection.sendall(answer)
-
-
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
 
 
 def test_a_post_that_was_worked_on_is_not_sent_again(start_gateway: Start) -> None:
