@@ -8,7 +8,7 @@ from __future__ import annotations
 from vllm import SamplingParams
 
 from ps_alloc import allocate
-from ps_eval.engines.vllm import load_llm
+from ps_eval.engines.vllm_load import load_llm
 from ps_train import load_predictor
 from ps_train.common.prompts import encode_prompts
 from ps_train.embedded.problem_families import make_problems

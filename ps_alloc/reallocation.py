@@ -53,8 +53,9 @@ def reallocate(
         budgets: (W,) the grid, rising, instead of `window`.
         use: (N, W) tokens expected to be used in all under each budget, those behind included; the budgets
             themselves by default. Values below `elapsed` count as `elapsed`.
-        segment: Tokens until the traces are asked about again. With it, what they can use until then never
-            exceeds `total_tokens`, however wrong `use` is: those that gain least a token answer now. Without
+        segment: Tokens until the traces are asked about again. With it, what they can use until then, none
+            beyond its `tokens`, never exceeds `total_tokens`, however wrong `use` is: those that gain least a
+            token answer now. Traces that stop nowhere before must be given no budgets before either. Without
             it, the same is true of all tokens granted where no `use` is given.
 
     Raises:

@@ -47,6 +47,7 @@ def merge_command(*, predictor: str, output: str, backbone: str | None = None) -
         name: value for name, value in net.state_dict().items() if not name.startswith(BACKBONE_PREFIX)
     }
     plain.load_state_dict(learned)
+    plain.novelty, plain.training_questions = net.novelty, net.training_questions
     plain.save_pretrained(folder)
 
 

@@ -25,7 +25,7 @@ from ps_alloc.files import atomic_path, read_json, write_json
 from ps_train.architectures import build_predictor
 from ps_train.common.heads import keeping_type
 from ps_train.common.model_card import model_card
-from ps_train.common.novelty import Novelty
+from ps_train.common.novelty import NOVELTY_FILE, Novelty
 from ps_train.predictor_files import (
     BACKBONE_FOLDER,
     CONFIG_FILE,
@@ -35,7 +35,7 @@ from ps_train.predictor_files import (
     is_own,
     located,
 )
-from ps_train.question_hashes import save_question_hashes
+from ps_train.question_hashes import HASHES_FILE, load_question_hashes, save_question_hashes
 from ps_train.schema import CurveSchema as CurveSchema
 
 LANGUAGE_MODEL = "backbone"
@@ -45,8 +45,9 @@ LANGUAGE_MODEL = "backbone"
 class CurvePredictor(nn.Module, ModelHubMixin):
     """A predictor of accuracy curves, kept in a folder.
 
-    Subclasses give `architecture`, `settings` and `predict_curves`: `ps_train.common.feature_predictor` reads
-    features of a frozen language model, `ps_train.common.text_predictor` the questions themselves.
+    Subclasses give `architecture`, `settings`, and `predict_outputs`, `read` and `curves_of`, or
+    `predict_curves` alone: `ps_train.common.feature_predictor` reads features of a frozen language model,
+    `ps_train.common.text_predictor` the questions themselves.
     """
 
     architecture: ClassVar[str]
@@ -61,8 +62,8 @@ class CurvePredictor(nn.Module, ModelHubMixin):
         self.training_record: dict[str, Any] = {}
         """What it learned from, as `training` in config.json: `served_model`, `grader`, `answer`, `budgets`,
         `num_questions`."""
-        self.training_texts: Sequence[str] | None = None
-        """The questions it learned from, between a fit and `save_pretrained`: their hashes are kept."""
+        self.training_questions: npt.NDArray[np.uint64] | None = None
+        """Hashes of the questions it learned from (`ps_train.question_hashes`), where known."""
         self.novelty: Novelty | None = None
         """Tells questions unlike those it learned from; None in folders written before there was such."""
         self.register_buffer("mean_curve", torch.full((schema.num_windows,), 0.5))
@@ -118,25 +119,30 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             child._apply(fn if name == LANGUAGE_MODEL else kept)
         return super()._apply(kept, recurse=False)
 
-    def predict_curves(self, x: Any, *, batch_size: int = 1024) -> npt.NDArray[np.float32]:
+    def predict_curves(self, x: Any, *, batch_size: int | None = None) -> npt.NDArray[np.float32]:
         """Predict accuracy curves, float32 (N, W) in [0, 1].
 
         Args:
-            x: N questions; a feature predictor takes ready features as well.
-            batch_size: Rows in one pass.
+            x: N questions; a feature predictor takes ready features as well, name to (N, D).
+            batch_size: Rows in one pass; where it is not given, what suits the predictor.
 
         Raises:
             ValueError: If `x` cannot be read.
         """
-        raise NotImplementedError
+        outputs = self.predict_outputs(x, **_given(batch_size=batch_size))
+        if not len(outputs):
+            return np.empty((0, self.schema.num_windows), np.float32)
+        return self.curves_of(outputs).float().cpu().numpy()
 
-    def predict(self, x: Any, *, ids: Sequence[str] | None = None, batch_size: int = 1024) -> Predictions:
+    def predict(
+        self, x: Any, *, ids: Sequence[str] | None = None, batch_size: int | None = None
+    ) -> Predictions:
         """Predict accuracy, and use where it was learned, on the predictor's grid, as `ps_alloc` takes them.
 
         Args:
             x: As for `predict_curves`.
             ids: Names of the questions, to travel with their predictions.
-            batch_size: Rows in one pass.
+            batch_size: As for `predict_curves`.
 
         Raises:
             ValueError: If `x` cannot be read.
@@ -146,13 +152,13 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             return Predictions(
                 np.empty((0, self.schema.num_windows), np.float32), self.schema.grid, ids=names
             )
+        sized = _given(batch_size=batch_size)
         if self.novelty is None and not self.schema.has_use:
-            curves = self.predict_curves(x, batch_size=batch_size)
-            return Predictions(curves, self.schema.grid, ids=names)
+            return Predictions(self.predict_curves(x, **sized), self.schema.grid, ids=names)
         if self.novelty is None:
-            outputs, unlike = self.predict_outputs(x, batch_size=batch_size), None
+            outputs, unlike = self.predict_outputs(x, **sized), None
         else:
-            outputs, columns = self.read(x, batch_size=batch_size)
+            outputs, columns = self.read(x, **sized)
             unlike = self.novelty.unlike(columns)
         use = self.use_of(outputs)
         return Predictions(
@@ -225,8 +231,10 @@ class CurvePredictor(nn.Module, ModelHubMixin):
                 # Kept relative, so that a checkout with the predictor and its backbone can be moved.
                 config["schema"][source] = os.path.relpath(path, save_directory)
         self.save_weights(save_directory)
-        if self.training_texts is not None:
-            save_question_hashes(save_directory, self.training_texts)
+        for file in (HASHES_FILE, NOVELTY_FILE):  # of another predictor, where a fit before wrote here
+            (save_directory / file).unlink(missing_ok=True)
+        if self.training_questions is not None:
+            save_question_hashes(save_directory, self.training_questions)
         if self.novelty is not None:
             self.novelty.save(save_directory)
         write_json(save_directory / CONFIG_FILE, config)
@@ -274,8 +282,13 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             raise ValueError(
                 f"{folder / WEIGHTS_FILE} must hold the weights its config describes, but {reason}"
             ) from error
-        net.novelty = Novelty.load(folder)
+        net.novelty, net.training_questions = Novelty.load(folder), load_question_hashes(folder)
         return net.eval()
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def load_predictor(

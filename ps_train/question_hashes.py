@@ -21,9 +21,14 @@ def hash_question(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
-def save_question_hashes(folder: str | Path, texts: Iterable[str]) -> None:
-    """Write the hashes of training questions into a predictor's folder, atomically."""
-    hashes = np.array(sorted({hash_question(text) for text in texts}), dtype=np.uint64)
+def hash_questions(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """Hashes of the different ones among question texts, ascending."""
+    return np.array(sorted({hash_question(text) for text in texts}), dtype=np.uint64)
+
+
+def save_question_hashes(folder: str | Path, questions: Iterable[str] | npt.NDArray[np.uint64]) -> None:
+    """Write the hashes of training questions, or of their texts, into a predictor's folder, atomically."""
+    hashes = questions if isinstance(questions, np.ndarray) else hash_questions(questions)
     with atomic_path(Path(folder) / HASHES_FILE) as temporary, temporary.open("wb") as file:
         np.save(file, hashes)
 

@@ -51,6 +51,9 @@ MOVED = {
 }
 """Settings under names they had before, and their names now."""
 
+ASKED_AMISS = ("Early stopping conditioned on", "When using the learning rate finder")
+"""How Lightning's messages begin that are a user's mistake, though their types are those of defects."""
+
 
 class Parser(LightningArgumentParser):
     """Says in one sentence what is wrong with a flag or a config."""
@@ -67,10 +70,12 @@ def _in_short(message: str) -> str:
         name = found[1]
         kind = re.search(r"class_path '[\w.]*?(\w+)'", message)
         what = f"{kind[1]} has no setting {name!r}" if kind else f"there is no setting {name!r}"
-        if name in MOVED:
-            return f"{what}: it is {MOVED[name]} now"
         owners = [cls for cls in (*MODULES, *DATA) if not kind or cls.__name__ == kind[1]]
         names = [known for cls in owners for known in inspect.signature(cls).parameters]
+        if name in names:  # of a class that is not known yet
+            return f"{name} is a setting of a class: give --config, or --model or --data CLASS, before it"
+        if name in MOVED:
+            return f"{what}: it is {MOVED[name]} now"
         close = difflib.get_close_matches(name, names, 1, 0.5)
         return f"{what}: did you mean {close[0]!r}?" if close else what
     if found := re.search(r'Parser key "schedule":\s+Unable to load config .?\'?(\w+)', message):
@@ -164,16 +169,23 @@ def run(args: list[str] | None) -> None:
             parser_class=Parser,
             parser_kwargs={"parser_mode": "yaml"},
         )
+    except ValueError as error:
+        # What a class refuses, jsonargparse tells among all that it tried.
+        if found := re.search(r"Errors:\n\s*- (?!Expected a)(.+)", str(error)):
+            raise ValueError(found[1]) from error
+        raise
     except MisconfigurationException as error:
         raise ValueError(" ".join(str(error).split())) from error
     except pickle.UnpicklingError as error:
         raise ValueError(
             "ckpt_path must be a checkpoint that this command wrote: nothing in it is unpickled"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
-            raise
-        raise ValueError("ckpt_path must be a whole checkpoint, but it is cut or damaged") from error
+    except (RuntimeError, AttributeError, EOFError) as error:
+        if str(error).startswith(ASKED_AMISS):
+            raise ValueError(" ".join(str(error).split())) from error
+        if isinstance(error, EOFError) or "PytorchStreamReader" in str(error):
+            raise ValueError("ckpt_path must be a whole checkpoint, but it is cut or damaged") from error
+        raise
 
 
 def quiet() -> None:

@@ -185,10 +185,10 @@ def _of_samples(
     used: Sequence[float],
 ) -> Iterator[_Subject]:
     wanted = pairs(where, "where").items()
-    first: dict[str, float] = {}
+    first: dict[tuple[str | None, str], float] = {}  # ids may repeat from task to task
     if scout:
         for sample in sorted(select(found.reading, scout), key=lambda sample: sample.sample):
-            first.setdefault(sample.question_id, float(sample.tokens))
+            first.setdefault((dict(sample.group).get("task"), sample.question_id), float(sample.tokens))
     any_left = False
     for group, samples in found.groups.items():
         if wanted - set(group) or (scout and not set(pairs(scout, "scout").items()) - set(group)):
@@ -201,7 +201,8 @@ def _of_samples(
         alike = all(sample.cap is None for sample in samples)
         cut = np.array([sample.tokens for sample in samples if alike and not sample.finished])
         cap = budget if budget is not None else int(np.median(cut)) if len(cut) else None
-        known = np.array([first.get(name, np.nan) for name in table.ids]) if scout else None
+        task = dict(group).get("task")
+        known = np.array([first.get((task, name), np.nan) for name in table.ids]) if scout else None
         yield _Subject(describe(group), table, samples, cap, known)
     if not any_left:
         there = "; ".join(describe(group) for group in list(found.groups)[:12])

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ps_eval.assess.assessment import Assessment
 from ps_eval.assess.words import label
 from ps_eval.logs.command import summary
 from ps_eval.logs.table import estimates
+from ps_eval.reporting.screen import print_grid
 from ps_train.curve_table import CurveTable
 
 
@@ -75,17 +74,8 @@ def _show_levels(result: Assessment, record: Mapping[str, Any], console: Console
             "–" if money.get(level) is None else f"{money[level]:.2f}" for level in levels
         ]
     console.print("accuracy in % [95%] at equal tokens used")
-    width = 2 + max(len(part) for texts in lines.values() for cell in texts for part in cell.split("\n"))
-    per_grid = max(1, (console.width - 3 - max(map(len, lines))) // width)
-    for start in range(0, len(levels), per_grid):  # what does not fit goes on below
-        shown = slice(start, start + per_grid)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("mean tokens used", no_wrap=True)
-        for level in levels[shown]:
-            table.add_column(_tokens(level), justify="right", no_wrap=True)
-        for name, row in lines.items():
-            table.add_row(name, *row[shown])
-        console.print(table)
+    titles = ["mean tokens used", *map(_tokens, levels)]
+    print_grid(console, titles, [[name, *row] for name, row in lines.items()])
 
 
 def _tokens(level: float) -> str:

@@ -14,15 +14,14 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ps_alloc.plug_in import load_plug_in
 from ps_eval.experiments import EXPERIMENTS
 from ps_eval.flag_values import grouped, groups_of
-from ps_eval.reporting.record import RECORD_FILE, ExperimentRecord, Outcome, ResultTable
+from ps_eval.reporting.record import RECORD_FILE, ExperimentRecord, Outcome
 from ps_eval.reporting.report import write_report
+from ps_eval.reporting.screen import print_grid
 from ps_eval.reporting.summary import collect_run_info
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -178,14 +177,6 @@ def _print(record: ExperimentRecord, console: Console) -> None:
     console.rule(record.name)
     console.print(record.question, highlight=False)
     for table in record.tables:
-        console.print(_as_rich(table))
+        console.print(table.title, highlight=False)
+        print_grid(console, table.columns, table.rows, num_names=table.num_names)
     console.print(record.finding, highlight=False)
-
-
-def _as_rich(table: ResultTable) -> Table:
-    shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
-    for number, column in enumerate(table.columns):
-        shown.add_column(column, justify="left" if number == 0 else "right")
-    for row in table.rows:
-        shown.add_row(*row)
-    return shown

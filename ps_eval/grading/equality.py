@@ -56,7 +56,7 @@ def same_answer(answer: str, reference: str) -> bool:
     A number inside words counts where it is the only one (`that she has 18 eggs` is 18), one inside a formula
     does not (`\sqrt{2}` is not 2).
     """
-    if same_text(_AND.sub(", ", answer), _AND.sub(", ", reference)):
+    if same_text(_listed(answer, _AND), _listed(reference, _AND)):
         return True
     letter = choice_letter(reference)
     if letter is not None and len(_bare(reference).strip("().: ")) == 1:
@@ -75,6 +75,8 @@ def same_answer(answer: str, reference: str) -> bool:
 
 def _without_unit(text: str) -> str:
     r"""A formula without the unit behind it, or the words before it: `4\sqrt{3}` of `4\sqrt{3}\text{ cm}`."""
+    if len(text) > _LONGEST_FORMULA:
+        return text
     introduction = _INTRODUCTION.match(text)
     rest = text[introduction.end() :] if introduction and not _UNSAID.search(introduction.group()) else text
     unit = _TRAILING_UNIT.search(rest)
@@ -83,8 +85,13 @@ def _without_unit(text: str) -> str:
         formula = rest[: unit.start()].rstrip("\\ ")
         if words and all(map(is_unit, words)) and re.search(r"[\\\d]", formula):
             rest = formula
-    rest = _AND_OR.sub(", ", rest)
+    rest = _listed(rest, _AND_OR)
     return text if _has_words(rest) else rest
+
+
+def _listed(text: str, between: re.Pattern[str]) -> str:
+    """`1, 2` of `1 and 2`, where it may be a formula."""
+    return between.sub(", ", text) if len(text) <= _LONGEST_FORMULA else text
 
 
 def _begins_with(answer: str, reference: str) -> bool:
@@ -111,6 +118,8 @@ def _has_words(text: str) -> bool:
 
 def _same_formula(answer: str, reference: str) -> bool:
     """Equal as formulas; what could keep a computer algebra system busy for ever is not looked at."""
+    if max(len(answer), len(reference)) > _LONGEST_FORMULA:
+        return False
     pair = tuple(as_latex(text) for text in (answer, reference))
     if any(len(text) > _LONGEST_FORMULA or _TOWER.search(text) or not text.strip() for text in pair):
         return False
@@ -118,6 +127,7 @@ def _same_formula(answer: str, reference: str) -> bool:
         return False
     if any(re.search(r"\d\s+\d", text) for text in pair):  # numbers side by side would be added up
         return False
+    # Digits in two bases; a computer algebra system reads past the base.
     bases = {match.group(1) for text in pair if (match := _BASE.fullmatch(text))}
     if len(bases) == 2:
         return False

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from ps_eval.reporting.screen import print_grid
 from ps_eval.reporting.statistics import resampled_means
 
 FloatArray = npt.NDArray[np.float64]
@@ -139,27 +138,12 @@ def print_equal_use(rows: Sequence[EqualUse], console: Console) -> None:
             "(* clear of 0)"
         )
         cells = {(row.policy, row.used): row for row in mine}
-        names = {  # a policy, then a line for each reference but itself
-            policy: [policy, *(f" over {name}" for name in shown if name != policy)]
-            for policy in dict.fromkeys(row.policy for row in mine)
-        }
-        first = max(len(line) for lines in [["tokens used"], *names.values()] for line in lines)
-        columns = {
-            (policy, level): _cell(cells.get((policy, level)), [line[len(" over ") :] for line in lines[1:]])
-            for policy, lines in names.items()
-            for level in levels
-        }
-        width = 2 + max(len(line) for cell in columns.values() for line in cell.split("\n"))
-        per_grid = max(1, (console.width - 3 - first) // width)
-        for start in range(0, len(levels), per_grid):
-            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-            table.add_column("tokens used", no_wrap=True)
-            some = levels[start : start + per_grid]
-            for level in some:
-                table.add_column(f"{level:.0f}", justify="right", no_wrap=True)
-            for policy, lines in names.items():
-                table.add_row("\n".join(lines), *(columns[policy, level] for level in some))
-            console.print(table)
+        table = []
+        for policy in dict.fromkeys(row.policy for row in mine):
+            others = [name for name in shown if name != policy]
+            name = "\n".join([policy, *(f" over {other}" for other in others)])
+            table.append([name, *(_cell(cells.get((policy, level)), others) for level in levels)])
+        print_grid(console, ["tokens used", *(f"{level:.0f}" for level in levels)], table)
 
 
 def _cell(row: EqualUse | None, references: Sequence[str]) -> str:

@@ -14,14 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ps_alloc.files import read_json, write_json
 from ps_eval.redaction import redacted
 from ps_eval.reporting.frontier import EqualUse
+from ps_eval.reporting.screen import print_grid
 
 SUMMARY_FILE = "summary.json"
 Mode = Literal["live", "replay"]
@@ -171,22 +169,12 @@ def print_table(
         budgets = sorted({row.budget for row in chosen})
         policies = list(dict.fromkeys(row.policy for row in chosen))
         cells = {(row.policy, row.budget): _cell(row) for row in chosen}
-        cell_width = 2 + max(len(line) for cell in cells.values() for line in cell.split("\n"))
-        first_column = 3 + max(len("allowed"), *map(len, policies))
-        per_grid = max(1, (console.width - first_column) // cell_width)
         console.print(
             f"{mode}: accuracy in %, gain over uniform allowed the same, in points (* clear of 0), "
             f"t = {tokens} a question, n = {chosen[0].n}"
         )
-        for start in range(0, len(budgets), per_grid):
-            shown = budgets[start : start + per_grid]
-            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-            table.add_column("allowed", no_wrap=True)
-            for budget in shown:
-                table.add_column(str(budget), justify="right", no_wrap=True)
-            for policy in policies:
-                table.add_row(policy, *(Text(cells.get((policy, budget), "")) for budget in shown))
-            console.print(table)
+        table = [[policy, *(cells.get((policy, b), "") for b in budgets)] for policy in policies]
+        print_grid(console, ["allowed", *map(str, budgets)], table)
 
 
 def _cell(row: SummaryRow) -> str:

@@ -82,6 +82,12 @@ class ResultTable:
                     f"got {len(row)} in row {number}"
                 )
 
+    @property
+    def num_names(self) -> int:
+        """Leading columns in which no cell has numbers: they name a row. At least one."""
+        named = [not any(isinstance(row[i], Cell) for row in self.rows) for i in range(len(self.columns))]
+        return max(1, named.index(False) if False in named else 1)
+
     @classmethod
     def by_budget(
         cls,

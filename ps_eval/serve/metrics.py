@@ -45,20 +45,14 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            f"{PREFIX}_requests", "Requests ended.", ["route", "outcome"], registry=self.registry
+        self.requests = self._counter("requests", "Requests ended.", "route", "outcome")
+        self.fallbacks = self._counter(
+            "fallbacks", "Requests whose budget no prediction of their own decided.", "reason"
         )
-        self.fallbacks = Counter(
-            f"{PREFIX}_fallbacks",
-            "Requests that got the uniform budget because there was no prediction.",
-            ["reason"],
-            registry=self.registry,
-        )
-        self.over_budget = Counter(
-            f"{PREFIX}_over_budget",
+        self.over_budget = self._counter(
+            "over_budget",
             "Responses whose usage reports more reasoning tokens than were granted: the upstream does not "
             "enforce budgets.",
-            registry=self.registry,
         )
         self.unbudgeted = self._counter(
             "unbudgeted", "Requests that a model may think over and that went on without a budget.", "route"
@@ -98,40 +92,22 @@ class GatewayMetrics:
         self.unread_bodies = self._gauge("unread_bodies", "Requests whose body is still to come.")
         self.predictor_queue = self._gauge("predictor_queue", "Questions that wait for the predictor.")
         self.predictor_overdue = self._gauge(
-            "predictor_overdue",
-            "1 while a batch takes longer than anybody waits.",
+            "predictor_overdue", "1 while a batch takes longer than anybody waits."
         )
-        self.enforced = self._gauge(
-            "enforced",
-            "Whether the upstream obeys budgets: 1, 0, or -1: not known.",
-        )
+        self.enforced = self._gauge("enforced", "Whether the upstream obeys budgets: 1, 0, or -1: not known.")
         self.enforced.set(-1)
         self.draining = self._gauge("draining", "1 from a stop signal on.")
-        self.lane_price = Gauge(
-            f"{PREFIX}_lane_price",
-            "Price of a model's rule or of a named key.",
-            ["lane"],
-            registry=self.registry,
+        self.lane_price = self._gauge("lane_price", "Price of a model's rule or of a named key.", "lane")
+        self.lane_mean = self._gauge(
+            "lane_paced_tokens_mean", "Mean tokens of a model's rule or of a named key.", "lane"
         )
-        self.lane_mean = Gauge(
-            f"{PREFIX}_lane_paced_tokens_mean",
-            "Mean tokens of a model's rule or of a named key.",
-            ["lane"],
-            registry=self.registry,
-        )
-        self.lane_target = Gauge(
-            f"{PREFIX}_lane_target_tokens",
+        self.lane_target = self._gauge(
+            "lane_target_tokens",
             "Tokens a request that are held, of a model's rule or of a named key.",
-            ["lane"],
-            registry=self.registry,
+            "lane",
         )
-        self.price = Gauge(
-            f"{PREFIX}_price", "Correct answers a token must buy at present.", registry=self.registry
-        )
-        self.paced_mean = Gauge(
-            f"{PREFIX}_paced_tokens_mean", "Mean tokens a request so far, as paced.", registry=self.registry
-        )
-
+        self.price = self._gauge("price", "Correct answers a token must buy at present.")
+        self.paced_mean = self._gauge("paced_tokens_mean", "Mean tokens a request so far, as paced.")
         self.calibration_use = self._gauge(
             "calibration_use_ratio", "Tokens used over those predicted, of the last requests.", "lane"
         )

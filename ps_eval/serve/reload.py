@@ -100,9 +100,9 @@ async def reload(gateway: Gateway, settings: ServeSettings, server: Server, *, f
         seen = {lane.budgets.name: gateway.watch.last(lane.budgets.name) for lane in gateway.lanes.all}
         worse = await asyncio.to_thread(worse_lanes, gateway.lanes, lanes, seen)
         carry_prices(gateway.lanes, lanes)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # predictors of one's own raise what they like
         reloads.labels("failed").inc()
-        logger.error("not reloaded: %s", error)
+        logger.error("not reloaded: %s", error, exc_info=not isinstance(error, ValueError | OSError))
         return False
     if worse and not force:
         reloads.labels("refused").inc()

@@ -140,14 +140,14 @@ class _Row:
 def _parse_line(line: str, default_id: str, labelled: bool) -> _Row:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a syntax error, or a number of thousands of digits
         raise ValueError(f"must be a JSON object, but {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"must be a JSON object, got {type(record).__name__}")
     query = record.get("query", None if labelled else record.get("question"))
     if not isinstance(query, str) or not query.strip():
         raise ValueError(f"must have a non-empty text 'query', got {query!r:.60}")
-    name = str(record.get("id", default_id))
+    name = default_id if record.get("id") is None else str(record["id"])
     if not labelled:
         return _Row(name, query, 0, 1, None)
     given = [record[field] for field in ("optimal_budget", "budget") if field in record]

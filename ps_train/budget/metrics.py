@@ -86,8 +86,7 @@ class BudgetQuality(GatheredRows):
     """All figures of predicted budgets; each row of a distributed run counts once.
 
     `mae`, `rmse` and `mape` of the prediction; `underrun_rate`, `overrun_rate` and `average_underrun` of what
-    it gives, the prediction rounded up to whole windows; `pinball` where there are quantiles. Beside these
-    numbers `rows`, `predicted` and `needed`: what was gathered from all processes.
+    it gives, the prediction rounded up to whole windows; `pinball` where there are quantiles.
 
     Args:
         window: Tokens a window.
@@ -101,11 +100,9 @@ class BudgetQuality(GatheredRows):
         self.window, self.levels = window, tuple(levels)
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures over all rows of all processes, and those rows."""
-        rows, *values = self.gathered()
-        predicted, needed = (array.astype(np.float64) for array in values)
+        """The figures over all rows of all processes."""
+        predicted, needed = (array.astype(np.float64) for array in self.gathered()[1:])
         figures = budget_quality(predicted[:, 0], needed, window=self.window)
         if self.levels:
             figures["pinball"] = pinball_loss(predicted[:, 1:], needed, self.levels)
-        gathered = {"rows": rows, "predicted": predicted, "needed": needed}
-        return {name: torch.tensor(value) for name, value in {**figures, **gathered}.items()}
+        return {name: torch.tensor(value) for name, value in figures.items()}

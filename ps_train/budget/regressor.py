@@ -73,6 +73,8 @@ class BudgetRegressor(LoraModule):
         frozen_cache: str | None = None,
     ) -> None:
         super().__init__(lora, head, optimizer, schedule, predictor, adapter, frozen_cache)
+        if not all(0 < rate < 1 for rate in underrun_rates):
+            raise ValueError(f"underrun_rates must lie between 0 and 1, got {underrun_rates}")
         self.target_settings: dict[str, Any] = {
             "loss": loss,
             "space": space,
@@ -136,36 +138,43 @@ class BudgetRegressor(LoraModule):
         return self.net.tokens_of(outputs), batch["budgets"]
 
     def report(self, name: str) -> dict[str, Tensor]:
-        """Log the figures; calibrate on the validation queries, and measure on others what that brings."""
+        """Log the figures; of queries that were not calibrated on, also what the calibration brings."""
         figures = super().report(name)
-        predicted, needed = figures["predicted"], figures["needed"]
-        if name == "val":
-            size = len(self.rows["val"]) if "val" in self.rows else int(figures["rows"].max()) + 1
-            self.net.keep_calibration(figures["rows"], predicted, needed, size)
-            return figures
-        for rate in self.underrun_rates:
-            given = self.net.budgets_at(predicted, rate).astype(np.float64)
+        _, predicted, needed = self.quality.seen
+        for rate in self.underrun_rates if name != "val" else ():
+            given = self.net.budgets_at(torch.from_numpy(predicted), rate).astype(np.float64)
             brought = {
-                f"underrun_rate_at_{rate:g}": underrun_rate(given, needed.numpy()),
+                f"underrun_rate_at_{rate:g}": underrun_rate(given, needed),
                 f"mean_tokens_at_{rate:g}": float(given.mean()),
             }
             self.log_dict({f"{name}/{key}": value for key, value in brought.items()})
         return figures
+
+    def keep_held_out(self) -> None:
+        """Calibrate on the validation queries."""
+        super().keep_held_out()
+        rows, predicted, needed = (self.held_out[name] for name in ("rows", "predicted", "measured"))
+        size = len(self.rows["val"]) if "val" in self.rows else int(rows.max()) + 1
+        self.net.keep_calibration(rows, predicted, needed, size)
+
+    def forget_held_out(self) -> None:
+        """The calibration with it."""
+        super().forget_held_out()
+        self.net.calibration_predicted.fill_(torch.nan)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Budgets and their quantiles (B, 1 + L), then accuracy curves (B, W)."""
         tokens = self.net.tokens_of(outputs)
         return torch.cat([tokens, self.net.curves_of(outputs).to(tokens)], dim=1)
 
-    def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
+    def write_predictions(self, folder: Path, predictions: Tensor, ids: list[str] | None) -> list[Path]:
         """Write `budgets.json`, predicted curves and an allocation a rate (docs/formats.md)."""
         width = 1 + len(self.net.levels)
         tokens, curves = predictions[:, :width], predictions[:, width:]
-        ids = list(self.rows["predict"].ids) if "predict" in self.rows else None
         window = self.net.window
         given = {f"{rate:g}": self.net.budgets_at(tokens, rate) for rate in self.underrun_rates}
         said = curves.numpy().astype(np.float32)
-        written = write_curves(folder, said, self.net.schema, self.rows, self.unlike)
+        written = write_curves(folder, said, self.net.schema, ids, self.unlike)
         for rate, budgets in given.items():
             total = int(budgets.sum())
             method = f"underrun-{rate}"

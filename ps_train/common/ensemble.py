@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ps_train.common.feature_predictor import FeaturePredictor
-from ps_train.common.heads import spread_of
+from ps_train.common.heads import head_faults, spread_of
 from ps_train.schema import CurveSchema
 
 
@@ -42,6 +42,9 @@ class EnsembleNet(FeaturePredictor):
         hidden_sizes: Widths of the hidden layers.
         num_members: M, the ensemble's size.
         dropout: Share of inputs and hidden units dropped in training.
+
+    Raises:
+        ValueError: If a setting is out of range; all faults in one sentence.
     """
 
     input_mean: Tensor
@@ -56,6 +59,11 @@ class EnsembleNet(FeaturePredictor):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(schema)
+        faults = head_faults(hidden_sizes, dropout)
+        if num_members < 1:
+            faults.append(f"num_members must be at least 1, got {num_members}")
+        if faults:
+            raise ValueError("; ".join(faults))
         self._settings = {"hidden_sizes": list(hidden_sizes), "num_members": num_members, "dropout": dropout}
         self.register_buffer("input_mean", torch.zeros(schema.input_size))
         self.register_buffer("input_scale", torch.ones(schema.input_size))

@@ -34,19 +34,17 @@ class ExportBest(pl.Callback):
             why = "a trial of one batch" if trainer.fast_dev_run else "no step was trained"  # type: ignore[attr-defined]
             console.print(f"nothing exported: {why}", highlight=False)
             return
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        module: Any = pl_module
+        best, step = getattr(trainer.checkpoint_callback, "best_model_path", ""), trainer.global_step
         if best:
             checkpoint: dict[str, Any] = torch.load(best, map_location="cpu", weights_only=True)
-            pl_module.load_state_dict(checkpoint["state_dict"])
-            if "held_out" in checkpoint:
-                pl_module.held_out = checkpoint["held_out"]
-        module: Any = pl_module
-        # Modules that train no predictor, such as the embedded reasoner, have nothing to say.
-        table = module.held_out_table() if hasattr(module, "held_out_table") else None
-        if table is not None and isinstance(table.title, str):
-            module.net.training_record["held_out"] = held_out_scores(table)
+            module.load_state_dict(checkpoint["state_dict"])
+            module.held_out, step = checkpoint.get("held_out", {}), checkpoint["global_step"]
+        # Modules that train no predictor, such as the embedded reasoner, hold nothing out.
+        if hasattr(module, "forget_held_out") and module.held_out.get("step") != step:
+            module.forget_held_out()
         folder = module.export(Path(trainer.default_root_dir))
-        if table is not None:
+        if (table := getattr(module, "scores", None)) is not None:
             console.print(table)
         console.print(f"wrote {folder}", highlight=False, soft_wrap=True)
         if hasattr(module, "next_command"):
@@ -61,7 +59,7 @@ def held_out_scores(table: Table) -> dict[str, Any]:
     return {"title": str(table.title), "rows": rows}
 
 
-def training_record(learned: Sequence[Rows], schema: CurveSchema) -> dict[str, Any]:
+def training_record(learned: Sequence[Rows], schema: CurveSchema, scores: Table | None) -> dict[str, Any]:
     """What a predictor's folder says of the rows it learned from (`CurvePredictor.training_record`)."""
     source = learned[0].source
     return {
@@ -69,6 +67,7 @@ def training_record(learned: Sequence[Rows], schema: CurveSchema) -> dict[str, A
         **{name: source[name] for name in ("grader", "answer") if name in source},
         "budgets": list(schema.budgets),
         "num_questions": sum(len(rows.texts) for rows in learned),
+        **({} if scores is None else {"held_out": held_out_scores(scores)}),
     }
 
 

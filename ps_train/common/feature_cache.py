@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ps_alloc.files import atomic_path
@@ -116,8 +116,11 @@ class FeatureCache:
 def _names(path: Path) -> list[str]:
     if not path.is_file():
         return []
-    with safe_open(path, "np") as file:
-        return list(file.keys())
+    try:
+        with safe_open(path, "np") as file:
+            return list(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, and it is extracted again") from error
 
 
 def _read(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:

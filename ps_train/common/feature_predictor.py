@@ -46,34 +46,14 @@ class FeaturePredictor(CurvePredictor):
         """Accuracy curves (B, W) in [0, 1] from outputs (B, K)."""
         return outputs.sigmoid()
 
-    def predict_curves(
+    def predict_outputs(
         self, x: Sequence[str] | Mapping[str, npt.ArrayLike], *, batch_size: int = 1024
-    ) -> npt.NDArray[np.float32]:
-        """Predict accuracy curves.
-
-        Args:
-            x: N questions, which the frozen backbone reads first; or ready features, name to (N, D).
-            batch_size: Rows of features in one pass.
-
-        Returns:
-            float32 (N, W) in [0, 1].
+    ) -> Tensor:
+        """The outputs (N, K) of questions, which the frozen language models read, or of ready features.
 
         Raises:
             ValueError: If a feature is missing or has another width, holds NaN, or there are questions but no
                 backbone.
-        """
-        outputs = self.predict_outputs(x, batch_size=batch_size)
-        if not len(outputs):
-            return np.empty((0, self.schema.num_windows), np.float32)
-        return self.curves_of(outputs).float().cpu().numpy()
-
-    def predict_outputs(
-        self, x: Sequence[str] | Mapping[str, npt.ArrayLike], *, batch_size: int = 1024
-    ) -> Tensor:
-        """The outputs (N, K) of questions or ready features, as `predict_curves` takes them.
-
-        Raises:
-            ValueError: As `predict_curves`.
         """
         features = x if isinstance(x, Mapping) else self._extract(x)
         inputs = self.stack(features)
@@ -95,7 +75,7 @@ class FeaturePredictor(CurvePredictor):
         """The outputs (N, K), and the concatenated features (N, D), which `novelty` compares.
 
         Raises:
-            ValueError: As `predict_curves`.
+            ValueError: As `predict_outputs`.
         """
         features = x if isinstance(x, Mapping) else self._extract(x)
         columns: npt.NDArray[np.float32] = self.stack(features).numpy()

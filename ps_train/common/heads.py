@@ -29,6 +29,16 @@ def spread_of(inputs: Tensor) -> Tensor:
     return torch.where(spread > 1e-6, spread, torch.inf)
 
 
+def head_faults(hidden_sizes: Sequence[int], dropout: float) -> list[str]:
+    """What is wrong with these settings of a small network: sentences, none where they fit."""
+    faults = []
+    if any(width < 1 for width in hidden_sizes):
+        faults.append(f"hidden_sizes must be positive, got {list(hidden_sizes)}")
+    if not 0 <= dropout < 1:
+        faults.append(f"dropout must lie in [0, 1), got {dropout}")
+    return faults
+
+
 @dataclass(frozen=True)
 class HeadSettings:
     """The network on top of a language model's state."""
@@ -39,13 +49,8 @@ class HeadSettings:
     """Share of units dropped in training."""
 
     def __post_init__(self) -> None:
-        faults = []
-        if any(width < 1 for width in self.hidden_sizes):
-            faults.append(f"head.hidden_sizes must be positive, got {self.hidden_sizes}")
-        if not 0 <= self.dropout < 1:
-            faults.append(f"head.dropout must lie in [0, 1), got {self.dropout}")
-        if faults:
-            raise ValueError("; ".join(faults))
+        if faults := head_faults(self.hidden_sizes, self.dropout):
+            raise ValueError("; ".join(f"head.{fault}" for fault in faults))
 
 
 class StateHead(nn.Sequential):

@@ -6,8 +6,6 @@ from (B, D) states. Adapters as in Hu et al., *LoRA* (arXiv 2106.09685), by the 
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,10 +65,14 @@ class LoraBackbone(nn.Module):
         self.register_load_state_dict_pre_hook(_keep_frozen_weights)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Move, or turn the frozen weights to another type; adapters stay float32."""
-        adapters = {id(value) for name, value in self.named_parameters() if _is_adapter(name)}
+        """Move, or turn the frozen weights to another type; adapters stay float32, and buffers as they are.
+
+        Rotary frequencies are buffers: rounded to bfloat16 they turn a token 500 places on by up to a radian
+        too far, which is why transformers loads them in float32 whatever the weights' type.
+        """
+        frozen = {id(value) for name, value in self.named_parameters() if not _is_adapter(name)}
         kept = keeping_type(fn)
-        return super()._apply(lambda value: kept(value) if id(value) in adapters else fn(value), recurse)
+        return super()._apply(lambda value: fn(value) if id(value) in frozen else kept(value), recurse)
 
     def _check_layers(self, total: int) -> None:
         last = total if self.settings.num_layers is None else self.settings.num_layers
@@ -200,7 +202,7 @@ class LoraBackbone(nn.Module):
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapters in peft's format: `PeftModel.from_pretrained(base_model, folder)` reads them.
 
-        The whole folder is replaced at once.
+        A folder that is there already is replaced.
 
         Raises:
             ValueError: If there are no adapters.
@@ -214,8 +216,8 @@ class LoraBackbone(nn.Module):
             peft_model.save_pretrained(str(written), safe_serialization=True, save_embedding_layers=False)
             (written / "README.md").unlink(missing_ok=True)  # an empty model card
             if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(written, folder)
+                folder.rename(Path(temporary) / "former")
+            written.rename(folder)
 
     def load_adapter(self, folder: str | Path) -> None:
         """Take over the weights of adapters saved by `save_adapter`, or by peft for the same layers.

@@ -1,4 +1,4 @@
-"""What `predict` writes: every row once and in order, whatever the number of processes."""
+"""What `predict` writes: every row that was read once and in order, whatever the number of processes."""
 
 from __future__ import annotations
 
@@ -34,14 +34,20 @@ class PredictionWriter(BasePredictionWriter):
             values = batch["predictions"].to(pl_module.device)
             unlike = batch["unlike"].to(pl_module.device) if "unlike" in batch else values[:, :0]
             gathered.update(batch["rows"].to(pl_module.device), values, unlike)
-        _, values, unlike = gathered.compute()
+        rows, values, unlike = gathered.compute()
         if not trainer.is_global_zero:
+            return
+        console = Console()
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            console.print("nothing written: a trial of one batch", highlight=False)
             return
         module: Any = pl_module
         module.unlike = unlike[:, 0] > 0 if unlike.shape[1] else None
+        known = module.rows.get("predict")
+        ids = None if known is None else [known.ids[row] for row in rows]
         written: list[Path] = module.write_predictions(
-            Path(trainer.default_root_dir), torch.from_numpy(values)
+            Path(trainer.default_root_dir), torch.from_numpy(values), ids
         )
         for path in written:
-            Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
-        Console().print(how_many_unlike(module.unlike), highlight=False, soft_wrap=True)
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(how_many_unlike(module.unlike), highlight=False, soft_wrap=True)

@@ -31,13 +31,17 @@ from ps_train.common.prediction_writer import PredictionWriter
 from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextFormat
 from ps_train.predictor import CurvePredictor, load_predictor, read_config
+from ps_train.question_hashes import hash_questions
 from ps_train.schema import CurveSchema
 
 Batch = Any
 """A mapping of names to tensors of B rows; `rows` (B,) are their numbers in the data set."""
 
 STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 """What these modules train under; docs/multi_gpu.md says why not the others."""
+
+NO_PREDICTOR = "ckpt_path must be a checkpoint of a predictor's fit, got one of something else"
 
 
 class PredictorModule(pl.LightningModule):
@@ -74,7 +78,11 @@ class PredictorModule(pl.LightningModule):
         self.unlike: npt.NDArray[np.bool_] | None = None
         """(N,) which rows of `predict` are unlike those learned from, once all are read; None: not known."""
         self.held_out: dict[str, Tensor] = {}
-        """`predicted` and `measured` of the validation rows, as last measured."""
+        """`rows`, `predicted` and `measured` of the validation rows, as last measured, after `step` steps."""
+        self.scores: Table | None = None
+        """What the exported predictor is worth on the validation rows; None: nothing to say."""
+        self._schedule_steps: float | None = None
+        self._random: dict[str, Tensor] | None = None
         # Figures are those of all processes already: there is nothing to reduce.
         warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
         # Batches of rows carry their numbers themselves.
@@ -102,13 +110,17 @@ class PredictorModule(pl.LightningModule):
         """What `predict` writes of each row, (B, …)."""
         raise NotImplementedError
 
-    def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
-        """Write all rows' predictions (N, …) in the order of the data; returns the files."""
+    def write_predictions(self, folder: Path, predictions: Tensor, ids: list[str] | None) -> list[Path]:
+        """Write predictions (N, …) of the rows with these ids, where they are known; returns the files."""
         raise NotImplementedError
 
     def held_out_table(self) -> Table | None:
-        """What the predictor is worth on the validation rows, as a fit's last words; None: nothing to say."""
+        """`scores`, of `held_out`."""
         return None
+
+    def forget_held_out(self) -> None:
+        """Drop what was measured with other weights than those that are exported."""
+        self.held_out = {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained, as torch's optimizers take it."""
@@ -137,7 +149,10 @@ class PredictorModule(pl.LightningModule):
         if self.predictor is not None:
             config = read_config(self.predictor)
         elif path is not None and Path(path).is_file():
-            config = torch.load(path, map_location="cpu", weights_only=True).get("predictor", {})
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            if "predictor" not in checkpoint:
+                raise ValueError(NO_PREDICTOR)
+            config = checkpoint["predictor"]
         else:
             return None
         text = config["settings"].get("text")
@@ -161,7 +176,7 @@ class PredictorModule(pl.LightningModule):
         """Refuse what these modules do not train under.
 
         Raises:
-            ValueError: If the strategy shards parameters, or the precision has no room for them.
+            ValueError: If the strategy shards parameters, or the precision is none of `PRECISIONS`.
         """
         strategy = type(self.trainer.strategy).__name__
         if strategy not in STRATEGIES:
@@ -169,15 +184,12 @@ class PredictorModule(pl.LightningModule):
                 f"trainer.strategy must be auto or one of ddp, ddp_spawn, ddp_fork, got {strategy}: what is "
                 "trained is small, and a sharded frozen model would mix types in one parameter"
             )
-        if str(self.trainer.precision) == "16-true":
-            raise ValueError(
-                "trainer.precision must be 32-true, bf16-mixed, 16-mixed or bf16-true, got 16-true: float16 "
-                "weights lose small steps"
-            )
+        if (precision := str(self.trainer.precision)) not in PRECISIONS:
+            raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision}")
 
     def configure_model(self) -> None:
         """Build the predictor once the data are known; a checkpoint brings its own description."""
-        if hasattr(self, "net"):
+        if hasattr(self, "net") or self._trainer is None:  # `load_from_checkpoint` has no trainer
             return
         fits = self.trainer.state.fn == "fit"
         with born_on_cpu():
@@ -212,6 +224,7 @@ class PredictorModule(pl.LightningModule):
         checkpoint["settings"] = self._settings()
         checkpoint["held_out"] = dict(self.held_out)
         checkpoint["random"] = random_state(self.device)
+        checkpoint["schedule_steps"] = self._schedule_steps
 
     def _settings(self) -> dict[str, Any]:
         return {"optimizer": asdict(self.optimizer), "schedule": asdict(self.schedule)}
@@ -223,18 +236,22 @@ class PredictorModule(pl.LightningModule):
             ValueError: If it is no checkpoint of such a module, or a fit is to go on with other settings.
         """
         if "predictor" not in checkpoint:
-            raise ValueError("ckpt_path must be a checkpoint of a predictor's fit, got one of something else")
+            raise ValueError(NO_PREDICTOR)
         if not hasattr(self, "net"):
             with born_on_cpu():
                 self._adopt(build_predictor(checkpoint["predictor"], source="the checkpoint"))
-        if self.trainer.state.fn != "fit":
+        if self._trainer is None or self.trainer.state.fn != "fit":
             return
+        self._schedule_steps = checkpoint.get("schedule_steps")
         refuse_other_settings(
             {**checkpoint.get("settings", {}), **checkpoint["predictor"]["settings"]},
             {**self._settings(), **self.net.config["settings"]},
         )
         if (state := checkpoint.get("random")) is not None:
             set_random_state(state, self.trainer.strategy.root_device)
+            fit_loop = checkpoint.get("loops", {}).get("fit_loop", {})
+            if not fit_loop.get("epoch_loop.batch_progress", {}).get("is_last_batch", True):
+                self._random = state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As any module; without a predictor there is nothing to fill.
@@ -250,8 +267,9 @@ class PredictorModule(pl.LightningModule):
         """Write the predictor folder `<folder>/predictor/`; returns it."""
         learned = [self.rows[name] for name in ("train", "val") if name in self.rows]
         if learned and self.trainer.state.fn == "fit":
-            self.net.training_texts = [text for rows in learned for text in rows.texts]
-            self.net.training_record = training_record(learned, self.net.schema)
+            self.scores = self.held_out_table()
+            self.net.training_questions = hash_questions(text for rows in learned for text in rows.texts)
+            self.net.training_record = training_record(learned, self.net.schema, self.scores)
             self._learn_novelty(learned)
         self.net.save_pretrained(folder / "predictor")
         return folder / "predictor"
@@ -276,9 +294,21 @@ class PredictorModule(pl.LightningModule):
         return answer_command(folder, self.net.schema)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, scheduled by the step."""
-        total = self.trainer.estimated_stepping_batches
-        return make_optimizer(self.parameter_groups(), self.optimizer, self.schedule, total)
+        """AdamW, scheduled by the step.
+
+        Raises:
+            ValueError: As `make_optimizer`; if a fit goes on whose schedule was made for another length.
+        """
+        total, before = self.trainer.estimated_stepping_batches, self._schedule_steps
+        # A trial of one batch is shorter than any warm-up.
+        schedule = ScheduleSettings() if self.trainer.fast_dev_run else self.schedule  # type: ignore[attr-defined]
+        if schedule.shape != "constant" and before not in (None, total):
+            raise ValueError(
+                f"a fit that goes on keeps its length, as its {schedule.shape} schedule ends there: {before} "
+                f"optimizer steps, got {total}; --model.predictor begins a new fit with its weights"
+            )
+        self._schedule_steps = total
+        return make_optimizer(self.parameter_groups(), self.optimizer, schedule, total)
 
     def configure_callbacks(self) -> list[Callback]:
         """Write what `predict` makes."""
@@ -319,6 +349,12 @@ class PredictorModule(pl.LightningModule):
         self.require_net()
         self.check_rows("train")
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """In an epoch that goes on, forget what a loader that begins draws from torch's stream."""
+        if self._random is not None:
+            set_random_state(self._random, self.trainer.strategy.root_device)
+            self._random = None
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
         raise NotImplementedError
 
@@ -330,12 +366,14 @@ class PredictorModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:  # noqa: D102
         self.report("val")
-        rows, predicted, measured = self.quality.seen
-        self.held_out = {
-            "rows": torch.from_numpy(rows),
-            "predicted": torch.from_numpy(predicted),
-            "measured": torch.from_numpy(measured),
-        }
+        if not self.trainer.sanity_checking:  # an untrained network's figures are of no use later
+            self.keep_held_out()
+
+    def keep_held_out(self) -> None:
+        """Keep what the validation rows were just found to be."""
+        rows, predicted, measured = map(torch.from_numpy, self.quality.seen)
+        step = torch.tensor(self.trainer.global_step)
+        self.held_out = {"rows": rows, "predicted": predicted, "measured": measured, "step": step}
 
     def on_test_epoch_start(self) -> None:  # noqa: D102
         self._start("test")

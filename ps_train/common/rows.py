@@ -67,6 +67,12 @@ class TakesRows(Protocol):
         """What the predictor reads that the module starts from, if it starts from one."""
 
 
+def sets_of(stage: str) -> list[str]:
+    """The data sets of `fit`, `validate`, `test` or `predict`; validation rows come off training rows."""
+    name = str(getattr(stage, "value", stage))  # Lightning gives a member of an enumeration
+    return ["train", "val"] if name in ("fit", "validate") else [name]
+
+
 def module_of(data: pl.LightningDataModule) -> TakesRows | None:
     """The module that a data module's trainer runs, if it wants to know the rows."""
     module = getattr(data.trainer, "lightning_module", None)

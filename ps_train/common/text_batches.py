@@ -1,4 +1,4 @@
-"""Texts as padded token batches: near lengths together, the same whatever the number of processes."""
+"""Texts as padded token batches, near lengths together."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from transformers import PreTrainedTokenizerBase
+
+from ps_train.common.shared_batches import IntArray, RowsDataset, SharedBatches
 
 QUESTION = "{question}"
 """Where a template takes the text."""
@@ -86,7 +87,7 @@ def collate(
     return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
-class TextDataset(Dataset[TextBatch]):
+class TextDataset(RowsDataset):
     """Token lists and their targets in memory; an index is a list of rows, an item a whole batch.
 
     Args:
@@ -98,117 +99,43 @@ class TextDataset(Dataset[TextBatch]):
     def __init__(
         self, tokens: Sequence[Sequence[int]], targets: Mapping[str, npt.NDArray[Any]], pad_id: int = 0
     ) -> None:
+        super().__init__(targets, len(tokens))
         self.tokens, self.pad_id = tokens, pad_id
-        self.targets = {name: torch.tensor(values) for name, values in targets.items()}
-
-    def __len__(self) -> int:
-        return len(self.tokens)
 
     def __getitem__(self, rows: list[int]) -> TextBatch:
-        index = torch.tensor(rows)
-        return {
-            **collate([self.tokens[row] for row in rows], self.pad_id),
-            "rows": index,
-            **{name: values[index] for name, values in self.targets.items()},
-        }
+        return {**collate([self.tokens[row] for row in rows], self.pad_id), **super().__getitem__(rows)}
 
 
-class LengthBatches(DistributedSampler[list[int]]):
-    """Batches of rows of near length, as this process's share of each.
+class LengthBatches(SharedBatches):
+    """`SharedBatches` of near length: padding costs little.
 
-    Shuffled (training): rows are shuffled, sorted by length within pools of `POOL` batches, and the batches
-    shuffled again; rows that do not fill a batch are left out. A batch is a function of (seed, epoch, number)
-    alone, shared by `num_replicas` processes. Not shuffled (evaluation): all rows by length, the last batch
-    filled up with repeated rows until the shares are even.
-
-    It knows how many batches it has given, so that a run resumes in the middle of an epoch.
+    Training rows are shuffled, sorted by length within pools of `POOL` batches, and the batches shuffled
+    again. Rows to evaluate come by length.
 
     Args:
-        lengths: Tokens of each row.
-        batch_size: Rows of a batch, over all processes.
-        num_replicas: Processes.
-        rank: This process.
-        shuffle: Training or evaluation.
-        seed: Of the shuffles.
-
-    Raises:
-        ValueError: If a batch, or all rows together, cannot be shared evenly.
+        lengths: (N,) tokens of each row.
+        batch_size: As the further ones, of `SharedBatches`.
+        **shared: See there.
     """
 
     POOL = 16
     """The larger, the less padding and the less random the batches."""
 
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        *,
-        num_replicas: int = 1,
-        rank: int = 0,
-        shuffle: bool = False,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(lengths, num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]  # needs len()
-        if shuffle and (batch_size % num_replicas or len(lengths) < num_replicas):
-            raise ValueError(
-                f"batch_size must be a multiple of {num_replicas} processes, and every process needs a row, "
-                f"got batch_size {batch_size} and {len(lengths)} rows"
-            )
-        self.lengths, self.batch_size = np.asarray(lengths), batch_size
-        self._given, self._resume = 0, {"epoch": -1, "given": 0}
+    def __init__(self, lengths: Sequence[int], batch_size: int, **shared: Any) -> None:
+        super().__init__(len(lengths), batch_size, **shared)
+        self.lengths = np.asarray(lengths)
 
-    def __len__(self) -> int:
-        """Batches an epoch, the same in every process."""
-        if self.shuffle:
-            return max(len(self.lengths) // self.batch_size, 1)
-        return -(-len(self.lengths) // self.batch_size)
+    def in_order(self) -> IntArray:
+        """All rows by length."""
+        return np.argsort(self.lengths, kind="stable")
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """This process's rows of each batch; after `load_state_dict`, those its epoch still owes."""
-        owed = self._resume["given"] if self.epoch == self._resume["epoch"] else 0
-        for number, batch in enumerate(self._batches()):
-            if number >= owed:
-                self._given = number + 1
-                yield batch[self.rank :: self.num_replicas].tolist()
-
-    def _batches(self) -> Iterator[npt.NDArray[np.int64]]:
-        if not self.shuffle:
-            order = np.argsort(self.lengths, kind="stable")
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                yield np.resize(batch, len(batch) + -len(batch) % self.num_replicas)
-            return
+    def shuffled(self, size: int) -> Iterator[IntArray]:
+        """Batches of near length, in random order."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        size = min(self.batch_size, len(self.lengths) // self.num_replicas * self.num_replicas)
         order = rng.permutation(len(self.lengths))[: len(self) * size]
-        batches: list[npt.NDArray[np.int64]] = []
+        batches: list[IntArray] = []
         for start in range(0, len(order), self.POOL * size):
             pool = order[start : start + self.POOL * size]
             pool = pool[np.argsort(self.lengths[pool], kind="stable")]
             batches.extend(pool.reshape(-1, size))
         yield from (batches[number] for number in rng.permutation(len(batches)))
-
-    def state_dict(self) -> dict[str, int]:
-        """The epoch and how many of its batches were given."""
-        return {"epoch": self.epoch, "given": self._given}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state_dict` was taken."""
-        self._resume, self._given = dict(state), state["given"]
-
-
-class TextLoader(DataLoader[TextBatch]):
-    """Training batches of a `TextDataset`; Lightning keeps its place in checkpoints."""
-
-    sampler: LengthBatches
-
-    def __init__(self, dataset: TextDataset, sampler: LengthBatches) -> None:
-        super().__init__(dataset, batch_size=None, sampler=sampler)
-
-    def state_dict(self) -> dict[str, int]:
-        """The sampler's place."""
-        return self.sampler.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a place."""
-        self.sampler.load_state_dict(state)

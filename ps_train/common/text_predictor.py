@@ -64,35 +64,13 @@ class TextPredictor(CurvePredictor):
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Turn the language model and its adapters to `dtype`; heads stay as they are."""
-        # Past `LoraBackbone._apply`, which keeps adapters in float32 for training.
-        nn.Module._apply(self.backbone, lambda value: value.to(dtype) if value.is_floating_point() else value)
+        for weight in self.backbone.parameters():  # not `to`, which keeps adapters in float32 for training
+            weight.data = weight.data.to(dtype)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Tokens and mask (B, L), padded on either side, to the head's outputs (B, …)."""
         outputs: Tensor = self.head(self.backbone(input_ids, attention_mask))
         return outputs
-
-    def curves_of(self, outputs: Tensor) -> Tensor:
-        """Accuracy curves (B, W) in [0, 1] from the head's outputs (B, …)."""
-        raise NotImplementedError
-
-    def predict_curves(self, x: Any, *, batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """Predict accuracy curves of questions.
-
-        Args:
-            x: N questions.
-            batch_size: Questions in one pass.
-
-        Returns:
-            float32 (N, W) in [0, 1].
-
-        Raises:
-            ValueError: If `x` is not a list of texts.
-        """
-        outputs = self.predict_outputs(x, batch_size=batch_size)
-        if not len(x):
-            return np.empty((0, self.schema.num_windows), np.float32)
-        return self.curves_of(outputs).float().cpu().numpy()
 
     def predict_outputs(self, questions: Sequence[str], *, batch_size: int = 64) -> Tensor:
         """The head's outputs (N, …), float32, rows in the order given; batches hold near lengths.

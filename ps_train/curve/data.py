@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytorch_lightning as pl
-from torch.utils.data import DataLoader
 
 from ps_train.common.extraction import Extraction, FeatureReader
 from ps_train.common.features import TEXT, Features, layers_by_model
-from ps_train.common.rows import Rows, module_of
-from ps_train.common.split import refuse_overlap, split_faults, validation_rows
+from ps_train.common.rows import Rows
+from ps_train.common.rows_data import RowsDataModule
+from ps_train.common.text_batches import TextFormat
 from ps_train.common.text_features import text_features
-from ps_train.curve.batches import CurveBatch, RowsDataset, in_order, shuffled
 from ps_train.curve.table_targets import checked_weights, has_curves, labels_of, schema_of
 from ps_train.curve.use import use_targets
 from ps_train.curve_table import CurveTable
@@ -25,12 +22,11 @@ from ps_train.feature_file import feature_names, load_features
 from ps_train.questions import load_questions
 from ps_train.schema import CurveSchema
 
+EVAL_BATCH_SIZE = 1024
 
-class CurveDataModule(pl.LightningDataModule):
+
+class CurveDataModule(RowsDataModule):
     """Reads curve tables; extracts the features they lack with a frozen backbone, once, into a cache.
-
-    Under DDP `batch_size` counts the rows of all processes together and the order of the rows depends on
-    `seed` alone, so that training sees the same batches however many processes share them.
 
     Args:
         train: The training curve table's folder.
@@ -71,83 +67,44 @@ class CurveDataModule(pl.LightningDataModule):
         extraction: Extraction = Extraction(),  # noqa: B008  # frozen; jsonargparse shows the defaults
         allow_overlap: bool = False,
     ) -> None:
-        super().__init__()
-        faults = split_faults(val_fraction, fold)
+        faults = []
         if features is not None and not features:
             faults.append("features must name at least one feature, got none")
         try:
             layers_by_model(features or [])
         except ValueError as error:
             faults.append(str(error))
-        if batch_size < 1:
-            faults.append(f"batch_size must be at least 1, got {batch_size}")
-        if faults:
-            raise ValueError("; ".join(faults))
-        self.paths = {"train": train, "test": test, "predict": predict or test}
+        super().__init__(
+            {"train": train, "test": test, "predict": predict or test},
+            val_fraction,
+            fold,
+            {"batch_size": batch_size, "eval_batch_size": EVAL_BATCH_SIZE},
+            seed,
+            allow_overlap,
+            faults,
+        )
         self.features = features and list(features)
         self.language_models = {"backbone": backbone, "encoder": encoder}
         self.label_column = label_column
-        self.val_fraction, self.fold, self.seed = val_fraction, fold, seed
-        self.batch_size, self.extraction, self.allow_overlap = batch_size, extraction, allow_overlap
-        self.rows: dict[str, Rows] = {}
-        """What was read so far, by `train`, `val`, `test` and `predict`."""
+        self.extraction = extraction
         self._dtypes: dict[str, str] = {}
 
-    def setup(self, stage: str) -> None:
-        """Read what `stage` needs, extracting missing features first, and let the module know it.
+    def read_as(self, schema: CurveSchema, text: TextFormat | None) -> None:
+        """Where nothing else is asked for, a given predictor's features and language models."""
+        self.features = self.features or list(schema.features) or None
+        for name, path in self.language_models.items():
+            self.language_models[name] = path or getattr(schema, name)
 
-        Not in `prepare_data`: Lightning calls that in one process only, while extraction is shared by all.
-        """
-        module = module_of(self)
-        if module is not None and (expected := module.expected()) is not None:
-            own, _ = expected
-            self.features = self.features or list(own.features)
-            for name, path in self.language_models.items():
-                self.language_models[name] = path or getattr(own, name)
-        names = {"fit": ["train", "val"], "validate": ["train", "val"]}.get(stage, [stage])
-        for name in names:
-            if name not in self.rows:
-                self.rows[name] = self._read(name)
-                if name == "train":
-                    self.rows["train"], self.rows["val"] = self.split(self.rows["train"])
-        if stage == "fit":
-            self._check_overlap()
-        for name in names:
-            if module is None:
-                break
-            module.attach_rows(name, replace(self.rows[name], seed=self.seed))
+    def texts_of(self, path: str) -> Sequence[str]:
+        """A table's questions; no feature is read."""
+        return CurveTable.load(path, features=[]).questions
 
-    def split(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Training and validation rows; validation folds of one seed are disjoint.
+    def read(self, name: str, path: str) -> Rows:
+        """Features of a table's questions, or of a question set's; with curves and labels to learn from.
 
         Raises:
-            ValueError: If there are too few to leave rows on both sides.
+            ValueError: If the table is damaged or lacks the label column, or features cannot be had.
         """
-        held_out = validation_rows(len(rows), self.val_fraction, self.fold, self.seed, rows.texts)
-        return rows.take(~held_out), rows.take(held_out)
-
-    def schema(self) -> CurveSchema:
-        """What a predictor for the rows read so far reads and predicts.
-
-        Raises:
-            ValueError: If nothing was read yet.
-        """
-        for rows in self.rows.values():
-            if rows.schema is not None:
-                return rows.schema
-        raise ValueError("data must be set up before they have a schema: call setup(stage)")
-
-    def _check_overlap(self) -> None:
-        test = self.paths["test"]
-        if self.allow_overlap or test is None or not has_curves(test):
-            return
-        learned = [*self.rows["train"].texts, *self.rows["val"].texts]
-        refuse_overlap(learned, CurveTable.load(test, features=[]).questions, "data.test")
-
-    def _read(self, name: str) -> Rows:
-        path = self.paths[name]
-        if path is None:
-            raise ValueError(f"data.{name} must be given for this command, got none")
         table = None
         if has_curves(path) or name != "predict":
             table = CurveTable.load(path, features=[])
@@ -157,7 +114,7 @@ class CurveDataModule(pl.LightningDataModule):
             ids, texts = [q.id for q in questions], [q.question for q in questions]
         features = self._features(path, texts)
         targets: dict[str, Any] = {"inputs": _stacked(features, ids, path)}
-        if table is not None:
+        if table is not None and name != "predict":
             targets |= {"curves": table.curves, "weights": checked_weights(table, path)}
             targets |= use_targets(table) | labels_of(table, self.label_column, path)
         widths = {feature: values.shape[1] for feature, values in features.items()}
@@ -186,29 +143,6 @@ class CurveDataModule(pl.LightningDataModule):
             found |= reader.read(source, layers, texts)
         return {name: found[name] for name in self.features}
 
-    def train_dataloader(self) -> DataLoader[CurveBatch]:
-        """Shuffled batches; the last, smaller one is left out."""
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[CurveBatch]:
-        """The validation rows in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[CurveBatch]:
-        """The test rows in order."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[CurveBatch]:
-        """The rows to predict, in order."""
-        return self._loader("predict")
-
-    def _loader(self, name: str, shuffle: bool = False) -> DataLoader[CurveBatch]:
-        dataset = RowsDataset(self.rows[name].targets, len(self.rows[name]))
-        if not shuffle:
-            return in_order(dataset)
-        ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return shuffled(dataset, self.batch_size, self.seed, *ranks)
-
 
 def _deepest(names: Sequence[str]) -> str:
     """The served model's deepest layer among features, else the first."""
@@ -218,6 +152,9 @@ def _deepest(names: Sequence[str]) -> str:
 
 def _stacked(features: Features, ids: Sequence[str], path: str) -> npt.NDArray[np.float32]:
     """(N, D) features side by side, checked."""
+    for name, values in features.items():
+        if len(values) != len(ids):
+            raise ValueError(f"{name} of {path} must have one row a question ({len(ids)}), got {len(values)}")
     inputs = np.concatenate(list(features.values()), axis=1)
     finite = np.isfinite(inputs).all(1)
     if not finite.all():

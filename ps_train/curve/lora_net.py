@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ps_train.common.heads import StateHead
@@ -57,4 +56,4 @@ class CurveLoraNet(TextPredictor):
     def use_of(self, outputs: Tensor) -> Tensor | None:
         """Tokens expected to be used (B, W) from their second half: hazards; None if not learned."""
         hazards = split_outputs(outputs, self.schema.num_windows)[1]
-        return None if hazards is None else use_of(hazards, torch.from_numpy(self.schema.grid))
+        return None if hazards is None else use_of(hazards, self.schema.grid)

@@ -163,7 +163,16 @@ class CurveQuality(GatheredRows):
 
     @classmethod
     def on_grid(cls, schema: CurveSchema, budgets: Sequence[float] | None) -> CurveQuality:
-        """For a predictor's grid; where no budgets are given, 3, 6 and 10 sixteenths of its largest."""
+        """For a predictor's grid; where no budgets are given, 3, 6 and 10 sixteenths of its largest.
+
+        Raises:
+            ValueError: If there is none, or one is below the grid's smallest.
+        """
+        if budgets is not None and not min(budgets, default=0) >= schema.budgets[0]:
+            raise ValueError(
+                f"budgets to judge by must be at least one, none below the grid's smallest, "
+                f"{schema.budgets[0]} tokens, got {list(budgets)}"
+            )
         chosen = sensible_budgets(schema) if budgets is None else budgets
         grid = None if schema.window is not None else schema.grid
         return cls(schema.window, chosen, grid=grid, num_windows=schema.num_windows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ps_train.common.ensemble import EnsembleNet
@@ -45,4 +44,4 @@ class CurveNet(EnsembleNet):
     def use_of(self, outputs: Tensor) -> Tensor | None:
         """Tokens expected to be used (B, W) from their second half: hazards; None if not learned."""
         hazards = split_outputs(outputs, self.schema.num_windows)[1]
-        return None if hazards is None else use_of(hazards, torch.from_numpy(self.schema.grid))
+        return None if hazards is None else use_of(hazards, self.schema.grid)

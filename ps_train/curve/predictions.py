@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ps_alloc import Predictions
 from ps_alloc.files import atomic_path
-from ps_train.common.rows import Rows
 from ps_train.predictor import CurvePredictor
 from ps_train.schema import CurveSchema
 
@@ -46,7 +45,7 @@ def write_curves(
     folder: Path,
     said: npt.NDArray[np.float32],
     schema: CurveSchema,
-    rows: Mapping[str, Rows],
+    ids: list[str] | None,
     unlike: npt.NDArray[np.bool_] | None = None,
 ) -> list[Path]:
     """Write `predictions.npz`, with budgets, ids and use where known, and bare curves as `predictions.npy`.
@@ -55,13 +54,12 @@ def write_curves(
         folder: Where to.
         said: (N, W) predicted curves, or (N, 2W) with use beside them.
         schema: The predictor's.
-        rows: What was attached to its module: the ids of `predict`, where known.
+        ids: (N,), where known.
         unlike: (N,) which questions are unlike those it learned from, where known.
 
     Returns:
         The files.
     """
-    ids = list(rows["predict"].ids) if "predict" in rows else None
     whole, bare = folder / "predictions.npz", folder / "predictions.npy"
     curves, use = said[:, : schema.num_windows], said[:, schema.num_windows :] if schema.has_use else None
     Predictions(curves, schema.grid, use=use, ids=ids, unlike=unlike).save(whole)

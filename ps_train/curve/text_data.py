@@ -40,7 +40,9 @@ class CurveTextDataModule(TextDataModule):
             schema = schema_of(None, {}, {"backbone": self.backbone})
             return Rows([q.id for q in questions], [q.question for q in questions], schema=schema)
         table = CurveTable.load(path, features=[])
+        schema = schema_of(table, {}, {"backbone": self.backbone})
+        if name == "predict":
+            return Rows(table.ids, table.questions, schema=schema)
         targets: dict[str, Any] = {"curves": table.curves, "weights": checked_weights(table, path)}
         targets |= use_targets(table) | labels_of(table, self.label_column, path)
-        schema = schema_of(table, {}, {"backbone": self.backbone})
         return Rows(table.ids, table.questions, targets, schema, source=table.metadata)

@@ -54,7 +54,7 @@ class CurveModule(PredictorModule):
         """Curves (B, W), with use beside them where it is learned."""
         return said_by(self.net, outputs)
 
-    def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
+    def write_predictions(self, folder: Path, predictions: Tensor, ids: list[str] | None) -> list[Path]:
         """Write `predictions.npz` and `predictions.npy`."""
         said = predictions.numpy().astype(np.float32)
-        return write_curves(folder, said, self.net.schema, self.rows, self.unlike)
+        return write_curves(folder, said, self.net.schema, ids, self.unlike)

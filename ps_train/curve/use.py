@@ -60,10 +60,10 @@ def hazard_loss(logits: Tensor, shares: Tensor, weights: Tensor | None = None) -
     return errors.mean((-2, -1))
 
 
-def use_of(logits: Tensor, budgets: Tensor) -> Tensor:
+def use_of(logits: Tensor, budgets: npt.NDArray[np.int64]) -> Tensor:
     """Expected tokens used under each budget, (B, W), from hazard logits (B, W) and the budgets (W,)."""
     survival = F.logsigmoid(-logits.double()).cumsum(-1).exp()
-    steps = budgets.double().diff(prepend=budgets.new_zeros(1, dtype=torch.float64))
+    steps = torch.tensor(np.diff(budgets, prepend=0), dtype=torch.float64, device=logits.device)
     return (survival * steps).cumsum(-1).float()
 
 

@@ -47,21 +47,13 @@ class ClassPredictor(CurvePredictor):
         """Let the untrained network answer nearly these class shares (3,)."""
         raise NotImplementedError
 
-    def predict_outputs(self, x: Any, *, batch_size: int = 64) -> Tensor:
-        """The class logits (N, 3) of what `predict_curves` takes."""
-        raise NotImplementedError
-
-    def predict_probabilities(self, x: Any, *, batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """Probabilities of easy, medium and hard, float32 (N, 3).
-
-        Args:
-            x: As for `predict_curves`.
-            batch_size: Rows in one pass.
+    def predict_probabilities(self, x: Any) -> npt.NDArray[np.float32]:
+        """Probabilities of easy, medium and hard, float32 (N, 3), of what `predict_curves` takes.
 
         Raises:
             ValueError: If `x` cannot be read.
         """
-        outputs = self.predict_outputs(x, batch_size=batch_size)
+        outputs = self.predict_outputs(x)
         return outputs.reshape(-1, NUM_CLASSES).softmax(1).cpu().numpy()
 
     def curves_of(self, outputs: Tensor) -> Tensor:

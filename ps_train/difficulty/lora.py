@@ -12,7 +12,7 @@ from ps_train.common.optimization import LoraOptimizerSettings, ScheduleSettings
 from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextBatch
 from ps_train.difficulty.lora_net import DifficultyNet
-from ps_train.difficulty.training import DifficultyModule
+from ps_train.difficulty.training import DifficultyModule, checked_smoothing
 
 
 class DifficultyClassifier(DifficultyModule, LoraModule):
@@ -52,7 +52,8 @@ class DifficultyClassifier(DifficultyModule, LoraModule):
         frozen_cache: str | None = None,
     ) -> None:
         super().__init__(lora, head, optimizer, schedule, predictor, adapter, frozen_cache)
-        self.ordinal, self.percentiles, self.label_smoothing = ordinal, percentiles, label_smoothing
+        self.ordinal, self.percentiles = ordinal, percentiles
+        self.label_smoothing = checked_smoothing(label_smoothing)
 
     def build(self, rows: Rows) -> DifficultyNet:
         """A network that knows the training rows' thresholds, class shares and class curves."""

@@ -84,7 +84,3 @@ class DifficultyNet(ClassPredictor, TextPredictor):
     def start_at_shares(self, shares: Tensor) -> None:
         """Let the untrained head answer nearly these class shares (3,)."""
         self.head.start_at(shares)
-
-    def predict_outputs(self, x: Any, *, batch_size: int = 64) -> Tensor:
-        """The class logits (N, 3) of questions."""
-        return TextPredictor.predict_outputs(self, x, batch_size=batch_size)

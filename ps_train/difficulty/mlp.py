@@ -10,7 +10,7 @@ from ps_train.common.optimization import OptimizerSettings, ScheduleSettings
 from ps_train.common.rows import Rows
 from ps_train.curve.batches import CurveBatch
 from ps_train.difficulty.mlp_net import DifficultyFeatureNet
-from ps_train.difficulty.training import DifficultyModule
+from ps_train.difficulty.training import DifficultyModule, checked_smoothing
 
 
 class DifficultyMLP(DifficultyModule):
@@ -44,7 +44,7 @@ class DifficultyMLP(DifficultyModule):
     ) -> None:
         super().__init__(optimizer, schedule, predictor)
         self.hidden_sizes, self.num_members, self.dropout = hidden_sizes, num_members, dropout
-        self.percentiles, self.label_smoothing = percentiles, label_smoothing
+        self.percentiles, self.label_smoothing = percentiles, checked_smoothing(label_smoothing)
 
     def build(self, rows: Rows) -> DifficultyFeatureNet:
         """A network that knows the training rows' scales, thresholds, class shares and class curves."""

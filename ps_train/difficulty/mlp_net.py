@@ -45,7 +45,3 @@ class DifficultyFeatureNet(ClassPredictor, EnsembleNet):
     def start_at_shares(self, shares: Tensor) -> None:
         """Set the output biases to these class shares (3,)."""
         self.start_at(shares.log())
-
-    def predict_outputs(self, x: Any, *, batch_size: int = 1024) -> Tensor:
-        """The class logits (N, 3) of questions or ready features."""
-        return EnsembleNet.predict_outputs(self, x, batch_size=batch_size)

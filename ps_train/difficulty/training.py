@@ -22,6 +22,17 @@ from ps_train.difficulty.labels import CLASS_NAMES, NUM_CLASSES, DifficultyThres
 from ps_train.difficulty.metrics import ClassQuality, confusion_table
 
 
+def checked_smoothing(label_smoothing: float) -> float:
+    """The share itself.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+    return label_smoothing
+
+
 class DifficultyModule(PredictorModule):
     """Labels, figures and files of a difficulty classifier: a mixin.
 
@@ -34,21 +45,31 @@ class DifficultyModule(PredictorModule):
     quality: ClassQuality
     percentiles: tuple[float, float]
 
+    def attach_rows(self, name: str, rows: Rows) -> None:
+        """Know the rows of `name`.
+
+        Raises:
+            ValueError: As `PredictorModule.attach_rows`; if given labels are not 0, 1 or 2.
+        """
+        super().attach_rows(name, rows)
+        labels = rows.targets.get("labels")
+        if labels is not None and not 0 <= labels.min() <= labels.max() < NUM_CLASSES:
+            raise ValueError(
+                f"labels of the {name} rows must be 0 (easy), 1 (medium) or 2 (hard), got {labels.min()} to "
+                f"{labels.max()}"
+            )
+
     def classes_of(self, rows: Rows) -> tuple[DifficultyThresholds | None, npt.NDArray[np.int64]]:
         """Thresholds, where the classes come from curves, and the classes (N,).
 
         Raises:
-            ValueError: If given labels are not 0, 1 or 2; as `DifficultyThresholds.fit`.
+            ValueError: As `DifficultyThresholds.fit`.
         """
         labels = rows.targets.get("labels")
-        if labels is None:
-            thresholds = DifficultyThresholds.fit(rows.targets["curves"], self.percentiles)
-            return thresholds, thresholds.labels(rows.targets["curves"])
-        if not 0 <= labels.min() <= labels.max() < NUM_CLASSES:
-            raise ValueError(
-                f"labels must be 0 (easy), 1 (medium) or 2 (hard), got {labels.min()} to {labels.max()}"
-            )
-        return None, labels
+        if labels is not None:
+            return None, labels
+        thresholds = DifficultyThresholds.fit(rows.targets["curves"], self.percentiles)
+        return thresholds, thresholds.labels(rows.targets["curves"])
 
     def start(self, net: ClassPredictor, rows: Rows, labels: npt.NDArray[np.int64]) -> None:
         """Let a new network know the training rows' class shares and curves."""
@@ -115,14 +136,14 @@ class DifficultyModule(PredictorModule):
         """Probabilities (B, 3)."""
         return outputs.softmax(1)
 
-    def write_predictions(self, folder: Path, predictions: Tensor) -> list[Path]:
+    def write_predictions(self, folder: Path, predictions: Tensor, ids: list[str] | None) -> list[Path]:
         """Write `predictions.json` (docs/formats.md)."""
         content: dict[str, Any] = {
             "class_curves": self.net.class_curves.tolist(),
             "labels": predictions.argmax(1).tolist(),
             "probabilities": predictions.double().tolist(),
         }
-        if "predict" in self.rows:
-            content["ids"] = list(self.rows["predict"].ids)
+        if ids is not None:
+            content["ids"] = ids
         write_json(folder / "predictions.json", content)
         return [folder / "predictions.json"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 
+from ps_alloc.files import check_output
 from ps_train.forecast.along import foresee, learn_rule
 from ps_train.forecast.fit import ForecastSettings, fit_forecaster
-from ps_train.forecast.forecaster import Forecaster
+from ps_train.forecast.forecaster import CONFIG_FILE, Forecaster
 from ps_train.forecast.kept_traces import load_kept_traces
 from ps_train.forecast.probes import NONE, Probing
 from ps_train.forecast.trace_features import TraceFeatures
@@ -53,6 +56,7 @@ def forecast_command(
         batch_size: Rows a step.
         seed: Of the start, the split and the batches.
     """
+    check_output(Path(output) / CONFIG_FILE)
     console = Console()
     settings = ForecastSettings(
         hidden_sizes=tuple(hidden_sizes or ForecastSettings.hidden_sizes),
@@ -93,6 +97,7 @@ def stopping_command(
         checkpoints: Tokens at which it will be asked, as `ps-eval roll` will be told; by default all of the
             forecaster's budgets. It is asked before the first token, too.
     """
+    check_output(output)
     learnt = Forecaster.load(forecaster)
     grid = [0, *learnt.schema.budgets]
     chosen = learnt.schema.budgets[:-1] if checkpoints is None else sorted(set(checkpoints))

@@ -189,6 +189,19 @@ def test_several_models_are_assessed_one_by_one_and_one_may_scout_for_another(tm
     assert dear["predicted"] == accuracy["predicted"]
 
 
+def test_a_scout_of_another_task_says_nothing_of_a_question_with_the_same_id(tmp_path, capsys) -> None:
+    slow, quick = make_samples(told=False), make_samples(told=False)
+    for sample in quick:
+        sample.tokens = max(sample.tokens // 5, 1)
+    other = [{**row, "tokens": 7} for row in rows(quick, model="quick", task="other")]
+    both = [*other, *rows(slow, model="slow", task="this"), *rows(quick, model="quick", task="this")]
+    path = write_jsonl(tmp_path / "s.jsonl", both)
+    args = ["assess", str(path), "--output", str(tmp_path / "out"), "--n-resamples", "100", "--json"]
+    assert main([*args, "--used", "700", "--where", "task=this", "--scout", "model=quick"]) == 0
+    accuracy = {row["policy"]: row["accuracy"] for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert accuracy["predicted_scout"] > accuracy["predicted"] + 0.03
+
+
 def test_no_question_is_predicted_from_itself_or_its_copy() -> None:
     texts = ["the same", "other", "THE  same", "third", *map(str, range(40))]
     folds = make_folds(texts, 10, seed=0)

@@ -27,7 +27,7 @@ from ps_eval.engines.kv_cache import GrowingLayer, cache_of, fork, keep_rows
 from ps_eval.engines.sampling import chooser
 from ps_eval.engines.self_check import Ways
 from ps_eval.engines.transformers import TransformersEngine
-from ps_eval.engines.vllm import ENVIRONMENT
+from ps_eval.engines.vllm_load import ENVIRONMENT
 from ps_train.common.prompts import encode_prompts
 from ps_train.questions import Question
 

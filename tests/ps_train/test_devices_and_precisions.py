@@ -84,10 +84,10 @@ def test_modules_run_in_every_precision(kind, precision, tables, backbone, tmp_p
 
 def test_float16_weights_and_sharded_strategies_are_refused(tables, backbone, tmp_path, capsys):
     config = write_config(tables, "curve_mlp", backbone, trainer={"default_root_dir": str(tmp_path)})
-    assert main(["fit", "--config", config, "--trainer.precision", "16-true"]) == 2
-    assert (
-        "trainer.precision must be 32-true, bf16-mixed, 16-mixed or bf16-true, got" in capsys.readouterr().err
-    )
+    for precision in ("16-true", "64-true"):
+        assert main(["fit", "--config", config, "--trainer.precision", precision]) == 2
+        expected = f"must be one of 32-true, bf16-mixed, 16-mixed, bf16-true, got {precision}"
+        assert expected in capsys.readouterr().err
     module = CurveMLP()
     module.trainer = SimpleNamespace(strategy=type("FSDPStrategy", (), {})(), precision="32-true")
     with pytest.raises(ValueError, match=r"trainer.strategy must be .* got FSDPStrategy"):
@@ -102,12 +102,15 @@ def test_a_point_target_learns_from_budgets_on_another_device():
         assert start is None or start.is_meta
 
 
+@pytest.mark.parametrize("has_use", [False, True])
 @pytest.mark.parametrize("kind", ["curve_mlp", "difficulty_mlp", "curve_lora", "budget_point", "budget_bins"])
-def test_a_step_on_a_device_mixes_in_no_tensor_of_another(kind, backbone, monkeypatch):
+def test_a_step_on_a_device_mixes_in_no_tensor_of_another(kind, has_use, backbone, monkeypatch):
     """On a device without data whatever is left on the CPU is refused by torch, as on a GPU."""
-    schema = {"features": {}, "num_windows": 8, "window": 16, "backbone": str(backbone)}
+    has_use = has_use and "budget" not in kind
+    schema = {"features": {}, "num_windows": 8, "window": 16, "backbone": str(backbone), "has_use": has_use}
     settings: dict[str, Any] = {"lora": {"r": 2}}
     batch = {"rows": torch.arange(3), "curves": torch.rand(3, 8), "weights": torch.ones(3)}
+    batch |= {"use": torch.rand(3, 8), "used_shares": torch.rand(3, 8)}
     batch |= {"labels": torch.tensor([0, 1, 2]), "budgets": torch.tensor([16, 32, 64])}
     if "mlp" in kind:
         schema["features"], settings = {"layer_2": 12}, {"hidden_sizes": [8]}
@@ -131,9 +134,11 @@ def test_a_step_on_a_device_mixes_in_no_tensor_of_another(kind, backbone, monkey
     module.to("meta")
     on_device = {name: value.to("meta") for name, value in batch.items()}
     assert module.training_step(on_device, 0).is_meta
-    predicted, measured = module.scored(module.outputs(on_device, "val"), on_device)
+    outputs = module.outputs(on_device, "val")
+    predicted, measured = module.scored(outputs, on_device)
     assert predicted.is_meta
     assert measured.is_meta
+    assert (net.use_of(outputs) is not None) == has_use
 
 
 def test_figures_are_logged_as_numbers_that_no_process_reduces(backbone):

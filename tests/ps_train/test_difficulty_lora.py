@@ -150,7 +150,9 @@ def test_labels_that_are_none_are_refused(trained, backbone, tmp_path, capsys):
     kinds = np.where(np.arange(len(table)) < 20, 7, table.extra["kind"])
     replace(table, extra={"kind": kinds}).save(tmp_path / "seven")
     seven = ["--data.train", str(tmp_path / "seven"), "--data.label_column", "kind"]
-    assert "labels must be 0 (easy), 1 (medium) or 2 (hard), got 0 to 7" in refused("fit", *seven)
+    assert "labels of the train rows must be 0 (easy), 1 (medium) or 2 (hard), got 0 to 7" in refused(
+        "fit", *seven
+    )
     column = ["--data.label_column", "kind", "--trainer.max_epochs", "1"]
     assert (
         main(["fit", "--config", config, "--trainer.default_root_dir", str(tmp_path / "run"), *column]) == 0

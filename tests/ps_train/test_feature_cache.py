@@ -68,3 +68,12 @@ def test_other_questions_weights_and_prompts_get_another_cache(backbone, questio
     tokenizer.save_pretrained(copy)
     assert FeatureCache(tmp_path, copy, questions).folder not in (old, retrained)
     assert isinstance(old, Path)
+
+
+def test_a_damaged_chunk_is_named(backbone, questions, tmp_path):
+    cache = FeatureCache(tmp_path, backbone, questions)
+    list(cache.extract([1]))
+    chunk = cache.folder / "rows_0000016.safetensors"
+    chunk.write_bytes(chunk.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"rows_0000016.safetensors is damaged \(.*\): delete it, and it is"):
+        list(cache.extract([1]))

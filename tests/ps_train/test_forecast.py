@@ -283,6 +283,18 @@ def test_the_commands_go_from_traces_to_a_rule(tmp_path: Path, capsys: pytest.Ca
     assert "checkpoints must be among the forecaster's budgets before its last" in capsys.readouterr().err
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    nothing = ["--table", str(tmp_path / "none"), "--output"]
+    assert main(["forecast", *nothing, str(tmp_path / "file")]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+    rule = ["--forecaster", str(tmp_path / "none"), "--price", "0.002"]
+    assert main(["stopping", *rule, *nothing, str(tmp_path)]) == 2
+    assert "must be a regular file or none yet, but it is a folder" in capsys.readouterr().err
+
+
 def test_traces_without_tokens_and_too_few_questions_are_refused(tmp_path: Path) -> None:
     folder = write_world(tmp_path, num_questions=10)
     with pytest.raises(ValueError, match="traces must be of at least 20 questions, got 10"):

@@ -159,6 +159,15 @@ def test_bf16_weights_keep_float32_adapters_and_states(backbone, tokens):
     torch.testing.assert_close(states_of(lora, tokens), states_of(full, tokens), rtol=0.1, atol=0.1)
 
 
+def test_rotary_frequencies_are_float32_whatever_the_weights_are(backbone):
+    """As transformers loads them: a model that was turned equals one that was loaded so."""
+    loaded = dict(load_backbone(backbone, dtype=torch.bfloat16)[0].named_buffers())["rotary_emb.inv_freq"]
+    turned = LoraBackbone(load_backbone(backbone)[0], LoraSettings(r=0)).to(torch.bfloat16)
+    assert turned.model.embed_tokens.weight.dtype == torch.bfloat16
+    torch.testing.assert_close(turned.model.rotary_emb.inv_freq, loaded, rtol=0, atol=0)
+    assert loaded.dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

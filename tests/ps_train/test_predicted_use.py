@@ -39,7 +39,7 @@ def with_use(table: CurveTable, seed: int = 0, budgets: np.ndarray | None = None
 @pytest.mark.parametrize("scale", [0.1, 3.0, 60.0])
 def test_whatever_the_logits_use_rises_ever_more_slowly_and_below_the_budget(scale: float) -> None:
     logits = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) * scale
-    use = use_of(logits, torch.tensor(GEOMETRIC)).numpy().astype(np.float64)
+    use = use_of(logits, GEOMETRIC).numpy().astype(np.float64)
     slopes = np.diff(use, axis=1, prepend=0.0) / np.diff(GEOMETRIC, prepend=0)
     assert (use <= GEOMETRIC * (1 + 1e-6)).all()
     assert (slopes >= -1e-6).all()
@@ -55,7 +55,7 @@ def test_use_is_what_survives_segment_by_segment() -> None:
         survives *= 1 - hazard
         total += survives * tokens
         expected.append(total)
-    np.testing.assert_allclose(use_of(logits, torch.tensor([10, 30, 100]))[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(use_of(logits, np.array([10, 30, 100]))[0], expected, rtol=1e-6)
 
 
 def test_shares_of_segments_invert_use() -> None:
@@ -76,7 +76,7 @@ def test_the_loss_is_least_where_the_hazards_are_the_measured_ones() -> None:
             moved = best.clone()
             moved[0, column] += step
             assert hazard_loss(moved, shares) > least
-    np.testing.assert_allclose(use_of(best, torch.tensor([10, 20, 30]))[0], [9, 15, 16], rtol=1e-5)
+    np.testing.assert_allclose(use_of(best, np.array([10, 20, 30]))[0], [9, 15, 16], rtol=1e-5)
 
 
 def test_segments_that_no_trace_reaches_count_nothing_and_rows_by_their_weight() -> None:

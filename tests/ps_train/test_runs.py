@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,17 @@ import pytorch_lightning as pl
 import torch
 from small_runs import MODULES, write_config, write_tables
 from tiny_curves import make_table
+from tiny_texts import make_text_table
 from torch.utils.data import DataLoader
 
+from ps_alloc import Predictions
 from ps_train.cli import main
 from ps_train.common.rows import Rows
+from ps_train.common.split import validation_rows
 from ps_train.curve.data import CurveDataModule
 from ps_train.curve.mlp import CurveMLP
 from ps_train.curve.mlp_net import CurveNet
+from ps_train.feature_file import save_features
 from ps_train.predictor import load_predictor
 from ps_train.question_hashes import load_question_hashes, seen_in_training
 from ps_train.schema import CurveSchema
@@ -78,6 +83,107 @@ def test_trials_and_runs_without_a_step_leave_a_predictor_alone(fitted, capsys):
     assert weights.read_bytes() == before
 
 
+def test_a_trial_of_predict_writes_nothing(fitted, tmp_path, capsys):
+    test = ["--config", str(fitted / "curve_mlp.yaml"), "--trainer.fast_dev_run", "true"]
+    test += ["--trainer.default_root_dir", str(tmp_path)]
+    assert main(["predict", *test, "--model.predictor", str(fitted / "run" / "predictor")]) == 0
+    assert "nothing written: a trial of one batch" in capsys.readouterr().out
+    assert not (tmp_path / "predictions.npz").is_file()
+
+
+@pytest.mark.parametrize("kind", ["curve_lora", "difficulty_lora"])
+def test_predictions_of_some_rows_keep_their_names(kind, backbone, tmp_path):
+    """`limit_predict_batches` takes the shortest texts first."""
+    write_tables(tmp_path)
+    config = write_config(tmp_path, kind, backbone)
+    assert main(["fit", "--config", config]) == 0
+    few = ["--trainer.limit_predict_batches", "2", "--data.eval_batch_size", "2"]
+    predictor = tmp_path / "run" / "predictor"
+    assert main(["predict", "--config", config, "--model.predictor", str(predictor), *few]) == 0
+    test = make_text_table(10, seed=2)
+    if kind == "curve_lora":
+        written = Predictions.load(tmp_path / "run" / "predictions.npz")
+        ids, said = written.ids, written.curves
+    else:
+        content = json.loads((tmp_path / "run" / "predictions.json").read_text())
+        ids, said = content["ids"], content["probabilities"]
+    texts = [test.questions[test.ids.index(name)] for name in ids]
+    net = load_predictor(predictor)
+    expected = net.predict_curves(texts) if kind == "curve_lora" else net.predict_probabilities(texts)
+    assert len(ids) == 4
+    np.testing.assert_allclose(said, expected, rtol=1e-4)
+
+
+def test_what_other_weights_scored_is_not_said_of_those_exported(backbone, tmp_path):
+    """One validation after two epochs of three, no best checkpoint: nobody measured the last weights."""
+    write_tables(tmp_path)
+    for every, said in ((2, False), (3, True), (9, False)):
+        trainer = {"max_epochs": 3, "check_val_every_n_epoch": every}
+        for kind in ("curve_mlp", "budget_point"):
+            root = tmp_path / kind
+            config = write_config(
+                tmp_path, kind, backbone, trainer={**trainer, "default_root_dir": str(root)}
+            )
+            assert main(["fit", "--config", config]) == 0
+            training = json.loads((root / "predictor" / "config.json").read_text())["training"]
+            assert ("held_out" in training) == (said and kind == "curve_mlp")
+        net = load_predictor(tmp_path / "budget_point" / "predictor")
+        assert bool(torch.isfinite(net.calibration_predicted).any()) == said
+
+
+def test_a_fit_in_the_same_folder_leaves_nothing_of_the_one_before(fitted, tmp_path):
+    fit = ["fit", "--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    assert main(fit) == 0
+    assert (tmp_path / "predictor" / "novelty.safetensors").is_file()
+    make_table(8, seed=3).save(tmp_path / "few")
+    assert main([*fit, "--data.train", str(tmp_path / "few"), "--data.val_fraction", "0.4"]) == 0
+    assert not (tmp_path / "predictor" / "novelty.safetensors").is_file()
+    assert len(load_question_hashes(tmp_path / "predictor")) == 8
+
+
+def test_a_schedule_that_ends_is_not_stretched_by_a_fit_that_goes_on(fitted, tmp_path, capsys):
+    """It would rise again, or train with a step size of 0."""
+    fit = ["fit", "--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    fit += ["--model.schedule.shape", "linear"]
+    assert main([*fit, "--trainer.max_epochs", "2"]) == 0
+    fit += ["--ckpt_path", str(tmp_path / "checkpoints" / "last.ckpt")]
+    message = refusal(capsys, *fit, "--trainer.max_epochs", "4")
+    assert "keeps its length, as its linear schedule ends there: 8 optimizer steps, got 16" in message
+    assert main([*fit, "--trainer.max_epochs", "2"]) == 0
+
+
+def test_a_checkpoint_loads_without_a_trainer(fitted):
+    last = fitted / "run" / "checkpoints" / "last.ckpt"
+    module = CurveMLP.load_from_checkpoint(last, weights_only=True)
+    features = make_table(5).features
+    expected = load_predictor(fitted / "run" / "predictor").predict_curves(features)
+    np.testing.assert_array_equal(module.net.predict_curves(features), expected)
+
+
+def test_a_trial_needs_no_room_for_a_warm_up(fitted, tmp_path):
+    fit = ["fit", "--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*fit, "--trainer.fast_dev_run", "true", "--model.schedule.warmup_steps", "30"]) == 0
+
+
+def test_labels_out_of_range_are_refused_wherever_they_stand(backbone, tmp_path, capsys):
+    table, good = make_table(40, seed=1), np.arange(40, dtype=np.int8) % 3
+    held_out = int(validation_rows(40, 0.1, 0, 0, table.questions).argmax())
+    for name, row in (("good", None), ("train", 1 if held_out == 0 else 0), ("val", held_out)):
+        labels = np.where(np.arange(40) == row, 7, good)
+        replace(table, extra={"class": labels}).save(tmp_path / f"mlp_{name}")
+    make_table(10, seed=2).save(tmp_path / "mlp_test")
+    config = write_config(tmp_path, "difficulty_mlp", backbone)
+    run = ["--config", config, "--data.label_column", "class", "--data.train", str(tmp_path / "mlp_good")]
+    assert main(["fit", *run, "--data.test", "null"]) == 0
+    source = ["--model.predictor", str(tmp_path / "run" / "predictor")]
+    assert main(["predict", *run, *source]) == 0  # `mlp_test` has no labels, and predictions need none
+    for name in ("train", "val"):
+        bad = str(tmp_path / f"mlp_{name}")
+        message = refusal(capsys, "fit", *run, "--data.train", bad, "--data.test", "null")
+        assert f"labels of the {name} rows must be 0 (easy), 1 (medium) or 2 (hard), got 0 to 7" in message
+    assert "labels of the test rows must be" in refusal(capsys, "test", *run, "--data.test", bad, *source)
+
+
 def test_each_subcommand_has_a_log_and_a_refused_run_touches_none(fitted, capsys):
     config, run = str(fitted / "curve_mlp.yaml"), fitted / "run"
     fit_log = (run / "log" / "fit" / "metrics.csv").read_bytes()
@@ -111,6 +217,20 @@ def test_a_fit_goes_on_exactly_with_dropout_and_keeps_its_log(fitted, backbone, 
     torch.testing.assert_close(two, one, rtol=0, atol=0)
     assert epochs_logged(tmp_path / "parts") == epochs_logged(tmp_path / "whole") == [0, 1, 2, 3]
     assert {path.name for path in last.parent.iterdir() if path.name.startswith("last")} == {"last.ckpt"}
+
+
+def test_a_fit_on_features_goes_on_in_the_middle_of_an_epoch(fitted, tmp_path):
+    fit = ["fit", "--config", str(fitted / "curve_mlp.yaml"), "--model.dropout", "0.5"]
+    fit += ["--trainer.max_epochs", "2", "--trainer.callbacks+=ModelCheckpoint"]
+    fit += ["--trainer.callbacks.every_n_train_steps=2", "--trainer.callbacks.save_top_k=-1"]
+    fit.append("--trainer.callbacks.filename={step}")
+    weights = []
+    for name in ("whole", "rest"):
+        folder = tmp_path / name
+        assert main([*fit, "--trainer.default_root_dir", str(folder)]) == 0
+        weights.append(torch.load(folder / "checkpoints" / "step=8.ckpt", weights_only=True)["state_dict"])
+        fit += ["--ckpt_path", str(folder / "checkpoints" / "step=6.ckpt")]  # of 4 steps an epoch
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=0)
 
 
 def test_a_predictor_meets_no_other_features_order_budgets_or_model(fitted, capsys, tmp_path):
@@ -163,6 +283,7 @@ def test_a_readme_says_what_the_predictor_is_and_a_merged_one_takes_its_model_al
     fitted, backbone, tmp_path
 ):
     readme = (fitted / "run" / "predictor" / "README.md").read_text()
+    assert "## Scores\n\n4 held-out questions: r " in readme
     for fact in (
         "made-up answers rightly under 8 token budgets, 16 to 128",
         "`layer_2` (12)",
@@ -178,6 +299,10 @@ def test_a_readme_says_what_the_predictor_is_and_a_merged_one_takes_its_model_al
     assert main(["merge", "--predictor", str(tmp_path / "predictor"), "--output", merged]) == 0
     predictor = load_predictor(merged)
     predictor.save_pretrained(tmp_path / "pushed")  # as push_to_hub does, from a folder of its own
+    learned = load_question_hashes(tmp_path / "predictor")
+    for folder in (merged, tmp_path / "pushed"):
+        np.testing.assert_array_equal(load_question_hashes(folder), learned)
+        assert load_predictor(folder).predict(["how many eggs"]).unlike is not None
     config = json.loads((tmp_path / "pushed" / "config.json").read_text())
     assert config["schema"]["backbone"] == "backbone"
     assert (tmp_path / "pushed" / "backbone" / "config.json").is_file()
@@ -216,6 +341,8 @@ def test_former_flags_are_refused_with_their_new_names(fitted, capsys):
         ("--data.cache=x", "data.extraction.cache"),
     ):
         assert f"{now} now" in refusal(capsys, *fit, flag)
+    message = refusal(capsys, "fit", "--data.predict", "x", *fit[1:])
+    assert "predict is a setting of a class: give --config, or --model or --data CLASS, before it" in message
     assert "no setting 'num_member': did you mean 'num_members'?" in refusal(
         capsys, *fit, "--model.num_member=2"
     )
@@ -326,6 +453,67 @@ def test_what_lightning_refuses_is_one_sentence(fitted, tmp_path, capsys):
     torch.save({"state": Path("x")}, tmp_path / "odd.ckpt")
     message = refusal(capsys, *fit, "--ckpt_path", str(tmp_path / "odd.ckpt"))
     assert "ckpt_path must be a checkpoint that this command wrote: nothing in it is unpickled" in message
+
+
+def test_a_mistake_that_lightning_takes_for_a_defect_is_one_sentence(fitted, tmp_path, capsys):
+    fit = ["fit", "--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    early = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/nothing"]
+    assert "Early stopping conditioned on metric `val/nothing`" in refusal(capsys, *fit, *early)
+    assert "should have one of these fields" in refusal(
+        capsys, *fit, "--trainer.callbacks+=LearningRateFinder"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag", "message"),
+    [
+        ("curve_mlp", "--data.batch_size=0", "error: batch_size must be at least 1, got 0\n"),
+        ("curve_mlp", "--model.hidden_sizes=[0]", r"error: hidden_sizes must be positive, got \[0\]"),
+        ("curve_mlp", "--model.num_members=0", "num_members must be at least 1, got 0"),
+        ("curve_mlp", "--model.dropout=1", r"dropout must lie in \[0, 1\), got 1"),
+        (
+            "curve_mlp",
+            "--model.budgets=[]",
+            r"budgets to judge by must be at least one, .* 16 tokens, got \[\]",
+        ),
+        ("curve_mlp", "--model.budgets=[48, 1]", r"none below the grid's smallest, 16 tokens, got \[48"),
+        ("difficulty_mlp", "--model.label_smoothing=2", r"label_smoothing must lie in \[0, 1\), got 2"),
+        (
+            "budget_point",
+            "--model.underrun_rates=[1.5]",
+            r"underrun_rates must lie between 0 and 1, got \[1.5\]",
+        ),
+        (
+            "curve_lora",
+            "--model.frozen_cache=frozen",
+            "frozen_cache needs frozen blocks: lora.layers that begin",
+        ),
+    ],
+)
+def test_settings_out_of_range_are_one_sentence(kind, flag, message, fitted, backbone, tmp_path, capsys):
+    config = write_config(fitted, kind, backbone) if kind != "curve_mlp" else str(fitted / "curve_mlp.yaml")
+    fit = ["fit", "--config", config, "--trainer.default_root_dir", str(tmp_path)]
+    assert re.search(message, refusal(capsys, *fit, flag))
+
+
+def test_a_checkpoint_of_something_else_and_features_of_other_rows_are_named(fitted, tmp_path, capsys):
+    run = ["--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    other = {"state_dict": {}, "epoch": 0, "global_step": 0, "pytorch-lightning_version": "2.0.0"}
+    torch.save(other, tmp_path / "other.ckpt")
+    message = refusal(capsys, "test", *run, "--ckpt_path", str(tmp_path / "other.ckpt"))
+    assert "must be a checkpoint of a predictor's fit, got one of something else" in message
+    table = make_table(40, seed=1)
+    table.save(tmp_path / "table")
+    save_features(tmp_path / "table", {"layer_2": table.features["layer_2"][:39]})
+    message = refusal(capsys, "fit", *run, "--data.train", str(tmp_path / "table"))
+    assert f"layer_2 of {tmp_path / 'table'} must have one row a question (40), got 39" in message
+
+
+@pytest.mark.parametrize("kind", ["curve_mlp", "curve_lora"])
+def test_a_few_batches_can_be_overfitted(kind, backbone, tmp_path):
+    write_tables(tmp_path)
+    fit = ["fit", "--config", write_config(tmp_path, kind, backbone), "--trainer.overfit_batches", "2"]
+    assert main(fit) == 0
 
 
 def test_traces_must_be_counted(fitted, tmp_path, capsys):

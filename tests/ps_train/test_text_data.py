@@ -1,5 +1,6 @@
 """Text batches: what the model reads, in which order, and from where after a kill."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, DistributedSampler
 
 from ps_train.common.loading import load_tokenizer
 from ps_train.common.rows import Rows
-from ps_train.common.text_batches import LengthBatches, TextDataset, TextFormat, TextLoader, collate
+from ps_train.common.shared_batches import SharedBatches
+from ps_train.common.text_batches import LengthBatches, TextFormat, collate
 from ps_train.common.text_data import TextDataModule
 
 
@@ -22,9 +25,12 @@ class Lines(TextDataModule):
         return Rows([str(i) for i in range(len(texts))], texts, {"number": np.arange(len(texts))})
 
 
-def all_batches(lengths: list[int], processes: int, epoch: int, **settings: object) -> list[list[list[int]]]:
+def all_batches(
+    lengths: list[int], processes: int, epoch: int, by_length: bool = True, **settings: object
+) -> list[list[list[int]]]:
     """Batches of each process."""
-    samplers = [LengthBatches(lengths, num_replicas=processes, rank=r, **settings) for r in range(processes)]
+    make = partial(LengthBatches, lengths) if by_length else partial(SharedBatches, len(lengths))
+    samplers = [make(num_replicas=processes, rank=r, **settings) for r in range(processes)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     batches = [list(sampler) for sampler in samplers]
@@ -33,11 +39,16 @@ def all_batches(lengths: list[int], processes: int, epoch: int, **settings: obje
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 50), min_size=4, max_size=200), st.integers(1, 8), st.integers(0, 3))
-def test_processes_share_the_batches_that_one_process_has(lengths, half, epoch):
-    size = 2 * half
-    ((*one,),) = all_batches(lengths, 1, epoch, batch_size=size, shuffle=True, seed=3)
-    two = all_batches(lengths, 2, epoch, batch_size=size, shuffle=True, seed=3)
+@given(
+    st.lists(st.integers(1, 50), min_size=4, max_size=200),
+    st.integers(1, 8),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_processes_share_the_batches_that_one_process_has(lengths, half, epoch, by_length):
+    size, how = 2 * half, {"by_length": by_length, "shuffle": True, "seed": 3}
+    ((*one,),) = all_batches(lengths, 1, epoch, batch_size=size, **how)
+    two = all_batches(lengths, 2, epoch, batch_size=size, **how)
     shared = [sorted(a + b) for a, b in zip(*two, strict=True)]
     if len(lengths) >= size:
         assert shared == [sorted(batch) for batch in one]
@@ -47,12 +58,24 @@ def test_processes_share_the_batches_that_one_process_has(lengths, half, epoch):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 3))
-def test_evaluation_sees_every_row_and_gives_all_processes_as_many(lengths, size, processes):
-    batches = all_batches(lengths, processes, 0, batch_size=size)
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 3), st.booleans()
+)
+def test_evaluation_sees_every_row_and_gives_all_processes_as_many(lengths, size, processes, by_length):
+    """Fewer rows than processes among them."""
+    batches = all_batches(lengths, processes, 0, by_length, batch_size=size)
     assert {row for own in batches for batch in own for row in batch} == set(range(len(lengths)))
     for together in zip(*batches, strict=True):
         assert len({len(batch) for batch in together}) == 1
+
+
+@pytest.mark.parametrize("rows", [7, 61, 64])
+def test_rows_come_in_the_order_that_torch_gives_them(rows):
+    """Of its distributed sampler of one process, in whole batches."""
+    sampler = DistributedSampler(range(rows), 1, 0, shuffle=True, seed=5)
+    sampler.set_epoch(2)
+    expected = list(DataLoader(range(rows), 8, sampler=sampler, drop_last=rows >= 8, collate_fn=list))
+    assert all_batches([1] * rows, 1, 2, by_length=False, batch_size=8, shuffle=True, seed=5) == [expected]
 
 
 def test_batches_hold_near_lengths_and_change_from_epoch_to_epoch():
@@ -68,26 +91,23 @@ def test_batches_hold_near_lengths_and_change_from_epoch_to_epoch():
 
 
 @pytest.mark.parametrize("given", [0, 1, 5, 39])
-def test_a_resumed_loader_gives_what_the_epoch_still_owes(given):
-    dataset = TextDataset([[i] for i in range(80)], {"number": np.arange(80)})
-
-    def loader() -> TextLoader:
-        return TextLoader(dataset, LengthBatches([1] * 80, 2, shuffle=True))
-
-    first = loader()
-    first.sampler.set_epoch(4)
+@pytest.mark.parametrize(
+    "make", [SharedBatches, lambda n, *rest, **how: LengthBatches([1] * n, *rest, **how)]
+)
+def test_what_goes_on_gives_what_the_epoch_still_owes(make, given):
+    first, resumed = (make(80, 2, shuffle=True) for _ in range(2))
+    first.set_epoch(4)
     batches = iter(first)
     for _ in range(given):
         next(batches)
     state = first.state_dict()
-    rest = [batch["rows"].tolist() for batch in batches]
-    resumed = loader()
+    rest = list(batches)
     resumed.load_state_dict(state)
-    resumed.sampler.set_epoch(4)
+    resumed.set_epoch(4)
     if given:
         assert resumed.state_dict() == state
-    assert [batch["rows"].tolist() for batch in resumed] == rest
-    resumed.sampler.set_epoch(5)
+    assert list(resumed) == rest
+    resumed.set_epoch(5)
     assert len(list(resumed)) == 40  # the next epoch owes all
 
 

@@ -193,15 +193,21 @@ def test_signals_reload_tell_and_end_and_ready_fails_before_the_socket_closes(
         assert eventually(lambda: "not reloaded: the command's flags" in log())
         assert post(gateway.url, {"prompt": "x"})[0]["x-ps-budget"] == "96"
 
+        config.write_text("models: [{model: big, predictor: 3}]\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        failed = 'ps_gateway_reloads_total{outcome="failed"}'
+        assert eventually(lambda: gateway.metric(failed) == 2)
+        assert post(gateway.url, {"prompt": "x"})[0]["x-ps-budget"] == "96"
+
         gateway.process.send_signal(signal.SIGUSR1)
-        assert eventually(lambda: json.loads(state.read_text())["n_requests"] == 3)
+        assert eventually(lambda: json.loads(state.read_text())["n_requests"] == 4)
         assert eventually(lambda: "default: price" in log())
 
         gateway.process.send_signal(signal.SIGTERM)
         assert eventually(lambda: _status(gateway.url + "/ready") == 503, 2)
         assert post(gateway.url, {"prompt": "x"})[0]["x-ps-budget"] == "96"
         gateway.process.wait(20)
-    assert json.loads(state.read_text())["n_requests"] == 4
+    assert json.loads(state.read_text())["n_requests"] == 5
     assert json.loads(state.read_text())["others"]["big"]["n_requests"] == 1
 
 
