@@ -11,7 +11,7 @@ import torch
 
 from ps_eval.engines.base import Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.transformers import TransformersEngine
-from ps_eval.engines.watch import Underway, Watch
+from ps_eval.engines.watch import Checkpoint, Watch
 from ps_eval.measuring.probing import measure_curves
 from ps_eval.measuring.trace_file import TRACES_FILE, read_traces
 from ps_eval.measuring.trace_states import write_trace_states
@@ -54,9 +54,9 @@ def test_a_reasoning_ended_at_a_checkpoint_is_what_a_budget_would_have_cut(
 ) -> None:
     shown: list[tuple[int, int]] = []
 
-    def decide(underway: list[Underway]) -> np.ndarray:
-        shown.extend((u.place, len(u.pieces)) for u in underway)
-        return np.array([len(u.pieces) == 4 and u.place % 2 == 0 for u in underway])
+    def decide(at: Checkpoint) -> np.ndarray:
+        shown.extend((u.place, len(u.pieces)) for u in at.underway)
+        return np.array([len(u.pieces) == 4 and u.place % 2 == 0 for u in at.underway])
 
     watch = Watch([4, 12], decide)
     whole = engine.reason(asked(questions, 24), SAMPLING)
@@ -74,11 +74,11 @@ def test_the_state_after_the_last_token_is_that_of_a_separate_forward_pass(
 ) -> None:
     shown: dict[tuple[int, int], np.ndarray] = {}
 
-    def decide(underway: list[Underway]) -> np.ndarray:
-        for u in underway:
+    def decide(at: Checkpoint) -> np.ndarray:
+        for u in at.underway:
             assert u.state is not None
             shown[u.place, len(u.pieces)] = u.state
-        return np.array([u.place % 2 == 0 or len(u.pieces) < 12 for u in underway])
+        return np.array([u.place % 2 == 0 or len(u.pieces) < 12 for u in at.underway])
 
     engine.reason(asked(questions, 24), SAMPLING, watch=Watch([1, 4, 12, 20], decide, layer=2))
     whole = engine.reason(asked(questions, 24), SAMPLING)
@@ -102,9 +102,9 @@ def test_states_along_kept_traces_are_those_seen_while_they_ran(
     kept = load_kept_traces(tmp_path)
     shown: dict[tuple[int, int], np.ndarray | None] = {}
 
-    def decide(underway: list[Underway]) -> np.ndarray:
-        shown.update({(u.place, len(u.pieces)): u.state for u in underway})
-        return np.ones(len(underway), bool)
+    def decide(at: Checkpoint) -> np.ndarray:
+        shown.update({(u.place, len(u.pieces)): u.state for u in at.underway})
+        return np.ones(len(at.underway), bool)
 
     requests = [Request(q.question, 16, stream_of(q.id, t)) for q in questions for t in range(2)]
     engine.reason(requests, SAMPLING, watch=Watch(grid[:-1], decide, layer=2))
@@ -145,5 +145,5 @@ def test_tokens_are_kept_of_engines_that_tell_probabilities_alone(
     engine: TransformersEngine, questions: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TransformersEngine, "kind", "openai")
-    with pytest.raises(ValueError, match="keep_tokens needs the engine transformers, got 'openai'"):
+    with pytest.raises(ValueError, match="keep_tokens needs the engine transformers or vllm, got 'openai'"):
         measure_curves(questions, engine, tmp_path, keep_tokens=True)
