@@ -141,7 +141,7 @@ def test_an_unknown_option_is_refused() -> None:
 
 
 def test_a_batch_size_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1, got 0"):
         VLLMEngine(REASONER, batch_size=0)
 
 
