@@ -7,7 +7,7 @@ predictor that reads two blocks this saves a quarter of the time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -76,10 +76,12 @@ def for_last_tokens(block: nn.Module, last: Tensor) -> Iterator[None]:
         attention._ps_last = where
         stack.callback(delattr, attention, "_ps_last")
         for name in POSITIONWISE:
-            with suppress(AttributeError):
+            try:
                 part = block.get_submodule(name)
-                part.forward = where.only(part.forward)
-                stack.callback(delattr, part, "forward")
+            except AttributeError:  # its parts have other names
+                continue
+            part.forward = where.only(part.forward)
+            stack.callback(delattr, part, "forward")
         yield
 
 
