@@ -45,6 +45,13 @@ class HashedText:
     counts: npt.NDArray[np.float32]
     """(M,). How often the text holds the n-gram."""
 
+    def take(self, rows: npt.NDArray[np.bool_]) -> HashedText:
+        """Some of the texts."""
+        lengths = np.diff(self.starts)
+        mine = np.repeat(rows, lengths)
+        starts = np.concatenate([[0], np.cumsum(lengths[rows])])
+        return HashedText(starts, self.columns[mine], self.counts[mine])
+
 
 @dataclass(frozen=True)
 class TextHasher:

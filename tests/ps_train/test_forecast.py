@@ -315,6 +315,17 @@ def test_traces_without_tokens_and_too_few_questions_are_refused(tmp_path: Path)
         path.write_text(damaged + "\n")
         with pytest.raises(ValueError, match=message):
             load_kept_traces(folder)
+    for damaged, message in (
+        ("{", "line 1 must be a traced question"),
+        ("[1]", "line 1 must be a traced question"),
+        (json.dumps(row | {"finished": [True]}), "must hold whole traces, but one lacks or has too much"),
+        (json.dumps(row | {"lengths": 3}), "must hold whole traces, but one lacks or has too much"),
+        (json.dumps(row | {"correct": [[0, 1]] * 4}), r"must hold a probe a trace and budget, 4, got .*4, 3"),
+        (json.dumps(row | {"confidences": [[0.5]] * 4}), "must hold a probe a trace and budget, 4, got"),
+    ):
+        path.write_text(damaged + "\n")
+        with pytest.raises(ValueError, match=message):
+            load_kept_traces(folder)
     path.unlink()
     with pytest.raises(ValueError, match="must hold the traces of its table"):
         load_kept_traces(folder)

@@ -279,7 +279,7 @@ def test_without_a_predictor_the_log_has_the_questions_and_some_are_explored(
     assert all(line["questions"][0]["text"].startswith((EASY, HARD)) for line in lines)
     assert all(line["enforced"] for line in lines)
     explored = [line for line in lines if line["explored"]]
-    assert 3 <= len(explored) <= 25
+    assert 0 < len(explored) < 40
     assert {line["granted"] for line in explored} == {800}
     assert {line["granted"] for line in lines if not line["explored"]} == {200}
 
