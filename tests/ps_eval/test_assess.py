@@ -19,6 +19,8 @@ from ps_eval.reporting.frontier import EqualUse, Point
 from ps_eval.reporting.report import write_report
 from ps_train import load_predictor
 from ps_train.curve_table import CurveTable
+from ps_train.light.fit import fit_light
+from ps_train.light.shape import rising
 from tests.ps_eval.log_files import write_jsonl
 from tests.ps_train.light_tables import EASY, FILLER, HARD
 
@@ -200,6 +202,22 @@ def test_a_scout_of_another_task_says_nothing_of_a_question_with_the_same_id(tmp
     assert main([*args, "--used", "700", "--where", "task=this", "--scout", "model=quick"]) == 0
     accuracy = {row["policy"]: row["accuracy"] for row in json.loads(capsys.readouterr().out)["rows"]}
     assert accuracy["predicted_scout"] > accuracy["predicted"] + 0.03
+
+
+@pytest.mark.parametrize("gone", [None, 3])
+def test_folds_are_predicted_as_a_predictor_of_the_others_says(gone) -> None:
+    """The slow twin reads every fold's texts anew."""
+    table = to_table(make_samples(60))
+    folds = make_folds(table.questions, 10, 0)
+    said = Refits(table, folds).left_out(gone)
+    kept = folds != gone
+    for fold in set(folds[kept].tolist()):
+        learned = fit_light(table.take(~np.isin(folds, [fold, gone])))
+        mine = folds[kept] == fold
+        rest = table.take(kept).take(~mine)
+        lacks = table.take(kept).curves.mean(axis=0) - rest.curves.mean(axis=0)
+        fresh = learned.predict(table.take(folds == fold).questions).curves + lacks
+        np.testing.assert_allclose(said.curves[mine], np.clip(rising(fresh.astype(float)), 0, 1), atol=1e-6)
 
 
 def test_no_question_is_predicted_from_itself_or_its_copy() -> None:
