@@ -191,7 +191,6 @@ def test_requests_that_arrive_together_are_predicted_together_and_in_order(
     gateway = start_gateway(upstream.url, predict=waits, batcher={"max_batch": 16})
     bodies = [{"prompt": f"{'hard' if i % 3 else 'easy'} {i}"} for i in range(60)]
 
-
     async def ask() -> list[tuple[int, dict[str, str], bytes]]:
         asked = asyncio.ensure_future(many(gateway, bodies))
         assert await asyncio.to_thread(eventually, lambda: gateway.count("in_flight") == 60)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gzip
 import json
-import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
