@@ -231,3 +231,32 @@ def test_efforts_and_switches_of_the_client(vllm_server: VLLMServer, gateway: Ga
     assert (status, headers["x-ps-budget"]) == (200, "5")
     status, _, content = post(gateway.url, "/sleep", {})
     assert (status, json.loads(content)["error"]["code"]) == (403, 403)
+
+
+def test_a_completion_without_max_tokens_is_charged_what_the_server_makes_of_it(
+    vllm_server: VLLMServer, gateway: GatewayProcess
+) -> None:
+    body = {"model": vllm_server.model, "prompt": f" {QUESTIONS[0]}<think>", "temperature": 0}
+    own = json.loads(post(vllm_server.url, "/v1/completions", body)[2])
+    assert own["usage"]["completion_tokens"] == 16
+    assert own["choices"][0]["finish_reason"] == "length"
+    _, headers, content = post(gateway.url, "/v1/completions", body)
+    assert headers["x-ps-budget"] == "8"
+    assert "</think>" in json.loads(content)["choices"][0]["text"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", CHAT])
+def test_beam_search_obeys_no_budget_so_none_is_said(
+    vllm_server: VLLMServer, gateway: GatewayProcess, path: str
+) -> None:
+    body = (chat if path == CHAT else completion)(vllm_server.model, QUESTIONS[0], max_tokens=60)
+    body |= {"use_beam_search": True, "n": 2, "thinking_token_budget": 3}
+    own = json.loads(post(vllm_server.url, path, body)[2])
+    said = own["choices"][0]["message"]["content"] if path == CHAT else own["choices"][0]["text"]
+    assert len(said.partition("</think>")[0].split()) > 3
+    route = 'ps_gateway_unbudgeted_total{route="%s"}' % ("chat" if path == CHAT else "completions")
+    before = gateway.metric(route)
+    status, headers, content = post(gateway.url, path, body)
+    assert (status, json.loads(content)["choices"]) == (200, own["choices"])
+    assert "x-ps-budget" not in headers
+    assert gateway.metric(route) == before + 1

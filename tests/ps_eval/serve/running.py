@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ import numpy as np
 
 from ps_alloc import Pacer
 from ps_eval.engines.formats import ReasoningFormat
+from ps_eval.serve.adapters import ADAPTERS
 from ps_eval.serve.app import Gateway
+from ps_eval.serve.budgets import Budgets
+from ps_eval.serve.lanes import Lane, Lanes
 from ps_eval.serve.metrics import GatewayMetrics
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
@@ -115,7 +118,7 @@ class RunningGateway:
         return self.metrics.registry.get_sample_value(f"ps_gateway_{name}", labels) or 0.0
 
     def finished(self) -> float:
-        """How many requests were answered, whatever came of them."""
+        """How many requests have ended, whatever came of them."""
         (found,) = self.metrics.requests.collect()
         return sum(sample.value for sample in found.samples if sample.name.endswith("_total"))
 
@@ -178,6 +181,12 @@ def flat_curves(questions: list[str]) -> np.ndarray:
     return np.array([hard if "hard" in q else easy for q in questions], dtype=np.float32)
 
 
+def one_lane(budgets: Budgets) -> Lanes:
+    """The same budgets for every model, of a vLLM that makes of any prompt as many tokens as it likes."""
+    fields = {name: replace(field, default_tokens=None) for name, field in ADAPTERS["vllm"].items()}
+    return Lanes(Lane(budgets, fields))
+
+
 Headers = dict[str, str]
 
 
@@ -200,6 +209,7 @@ def many_held(
 ) -> list[tuple[int, dict[str, str], bytes]]:
     """One request for each of these headers, all under way at once: none is answered before `refused` are."""
     name = uuid.uuid4().hex
+    assert eventually(lambda: gateway.gateway.open_requests == 0)
     before = gateway.finished()
 
     async def ask() -> list[tuple[int, dict[str, str], bytes]]:

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from running import RunningGateway, UpstreamProcess, eventually, flat_curves, many_held
+from running import RunningGateway, UpstreamProcess, eventually, flat_curves, many_held, one_lane
 
 from ps_alloc import Pacer
 from ps_eval.serve.budgets import Budgets
-from ps_eval.serve.lanes import KeyRule, Lanes, one_lane
+from ps_eval.serve.lanes import KeyRule, Lanes
 from ps_eval.serve.pacing import MAX_MOVE
 from ps_eval.serve.prediction import MicroBatcher
 from ps_train.common.prompts import PromptTooLongError

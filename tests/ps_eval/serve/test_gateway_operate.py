@@ -13,15 +13,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from running import OK, RawServer, RunningGateway, UpstreamProcess, eventually, flat_curves
+from running import OK, RawServer, RunningGateway, UpstreamProcess, eventually, flat_curves, one_lane
 
 from ps_alloc import Pacer
 from ps_eval.serve.adapters import Field, fields_of, server_of
 from ps_eval.serve.budgets import Budgets
 from ps_eval.serve.decision_log import DecisionLog
 from ps_eval.serve.grant import AnswerReserve
-from ps_eval.serve.lanes import Lane, Lanes, one_lane
-from ps_eval.serve.logs import JsonLines, OnceInAWhile
+from ps_eval.serve.lanes import Lane, Lanes
+from ps_eval.serve.logs import ALWAYS, JsonLines, OnceInAWhile
 from ps_eval.serve.pacer_state import StateFile
 from ps_eval.serve.request_body import CompletionRequest
 from ps_eval.serve.routes import RouteTable
@@ -207,6 +207,35 @@ def test_invocations_and_batches_get_their_budget(upstream: UpstreamProcess, sta
     assert gateway.pacer.n_requests == 4
 
 
+def test_beams_have_no_budget_and_are_counted(upstream: UpstreamProcess, start_gateway: Start) -> None:
+    gateway = start_gateway(upstream.url)
+    body = b'{"prompt": "hard", "use_beam_search": true, "n": 4}'
+    _, headers, _ = gateway.post(body)
+    assert "x-ps-budget" not in headers
+    assert upstream.last()["body"].encode() == body
+    assert gateway.count("unbudgeted_total", route="completions") == 1
+    assert gateway.pacer.n_requests == 0
+
+
+@pytest.mark.parametrize("server", ["vllm", "sglang", "llama.cpp", "nim", "other"])
+@pytest.mark.parametrize("observe", [False, True])
+def test_a_completion_without_max_tokens_gets_no_more_than_its_server_makes(
+    upstream: UpstreamProcess, start_gateway: Start, server: str, observe: bool
+) -> None:
+    def lanes(budgets: Budgets) -> Lanes:
+        return Lanes(Lane(budgets, fields_of(server, "budget")))  # type: ignore[arg-type]
+
+    gateway = start_gateway(upstream.url, lanes=lanes, gateway={"observe": observe})
+    expected = "8" if server in ("vllm", "sglang", "nim") else "128"  # of 16, half is the answer's
+    for body in ({"prompt": "hard"}, {"prompt": "hard", "max_tokens": None}):
+        assert gateway.post(body)[1]["x-ps-budget"] == expected
+    assert gateway.pacer.spent_tokens == 2 * int(expected)
+    assert gateway.post({"prompt": "hard", "max_tokens": 500})[1]["x-ps-budget"] == "128"
+    chat = {"messages": [{"role": "user", "content": "a hard one, and long enough"}]}
+    for path in (CHAT, "/invocations"):
+        assert gateway.post(chat, path)[1]["x-ps-budget"] == "128"
+
+
 def of_llama(first: int, second: int | None = None) -> dict[str, int]:
     """llama.cpp's two names of one budget."""
     return {
@@ -297,7 +326,7 @@ def test_models_have_their_own_budgets(upstream: UpstreamProcess, start_gateway:
 
     gateway = start_gateway(upstream.url, lanes=lanes)
     assert gateway.post({"prompt": "hard", "model": "small"})[1]["x-ps-budget"] == "128"
-    assert gateway.post({"prompt": "hard", "model": "big-7b"})[1]["x-ps-budget"] == "80"
+    assert gateway.post({"prompt": "hard", "model": "big-7b", "max_tokens": 500})[1]["x-ps-budget"] == "80"
     assert json.loads(upstream.last()["body"])["custom_params"] == {"thinking_budget": 80}
     assert "x-ps-budget" not in gateway.post({"prompt": "hard", "model": "off"})[1]
     assert gateway.count("unbudgeted_total", route="completions") == 1
@@ -463,6 +492,9 @@ def test_a_warning_comes_once_in_a_while_and_logs_can_be_json(monkeypatch: pytes
     shown = [limited.filter(record("upstream %s", number)) for number in range(5)]
     assert shown == [True, False, False, False, False]
     assert limited.filter(record("something else"))
+    answer = record("upstream %s", 6)
+    vars(answer).update(ALWAYS)
+    assert limited.filter(answer)  # somebody's signal
     now[0] += 10.5
     again = record("upstream %s", 9)
     assert limited.filter(again)

@@ -68,7 +68,8 @@ def ask(url: str, number: int, *, factor: float = 1.0) -> dict[str, str]:
     kind = (EASY, HARD)[number % 2]
     used = int(factor * NEEDED[kind] * (0.8 + 0.4 * (number % 10) / 9))
     usage = {"completion_tokens": used + 5, "completion_tokens_details": {"reasoning_tokens": used}}
-    body = json.dumps({"prompt": f"{kind} {1000 + number} of {number % 7}"}).encode()
+    prompt = f"{kind} {1000 + number} of {number % 7}"
+    body = json.dumps({"prompt": prompt, "max_tokens": 10_000}).encode()
     request = urllib.request.Request(f"{url}/v1/completions", body, {"x-usage": json.dumps(usage)})
     with urllib.request.urlopen(request, timeout=30) as response:
         return dict(response.headers)
