@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from ps_alloc import allocate
+from ps_alloc._checks import whole_total
 from ps_alloc.allocate import Method
 from ps_alloc.baselines import uniform
 from ps_alloc.predictions import uniform_budgets
@@ -115,7 +116,7 @@ def allocation_gain(
     on_grid: dict[str, Any] = {"window": window} if grid is None else {"budgets": grid}
     gains = []
     for budget in budgets:
-        total = int(budget * n)
+        total = whole_total(budget, n)
         spent = allocate(
             predicted, total, **on_grid, min_windows=min_windows, method=method, leftover="all"
         ).windows

@@ -407,3 +407,6 @@ def test_states_along_the_traces_are_read_where_they_were_kept(tmp_path: Path) -
     np.savez(folder / STATES_FILE, traces=np.array(names)[1:], layer_2=states[1:])
     with pytest.raises(ValueError, match="must hold the states of every trace, but 'q0#0' is not there"):
         load_kept_traces(folder)
+    (folder / STATES_FILE).write_bytes(b"PK\3\4")
+    with pytest.raises(ValueError, match=r"trace_states\.npz must hold states along traces, but "):
+        load_kept_traces(folder)
