@@ -43,9 +43,9 @@ def remember_settings(path: str | Path, settings: dict[str, Any]) -> None:
     different = sorted(k for k in names if before.get(k) != settings.get(k))
     if different:
         changes = ", ".join(f"{k} was {before.get(k)!r} and is {settings.get(k)!r}" for k in different)
-        raise ValueError(
-            f"{path.parent} must be continued with the settings it was begun with, but {changes}"
-        )
+        beside = path.name.removesuffix(".settings.json")  # one file's, or its whole folder's
+        begun = path.parent if beside == path.name else path.with_name(beside)
+        raise ValueError(f"{begun} must be continued with the settings it was begun with, but {changes}")
 
 
 def remember_questions(folder: str | Path, questions: Sequence[Question]) -> None:
