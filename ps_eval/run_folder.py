@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,22 @@ def repair_last_line(path: str | Path) -> None:
             position = start
         if position < end:
             file.truncate(position)
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines to a file, each in one write: what ends the process loses one at most.
+
+    Raises:
+        OSError: If the file cannot be written; it names it.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            for line in lines:
+                file.write(line + "\n")
+                file.flush()
+    except OSError as error:
+        said = f"{error.strerror} (what is there is kept, and the same command goes on)"
+        raise OSError(error.errno, said, str(path)) from error
 
 
 @contextmanager

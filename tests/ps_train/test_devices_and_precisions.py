@@ -21,7 +21,7 @@ from ps_train.common.text_batches import collate
 from ps_train.curve.lora import CurveLoRA
 from ps_train.curve.mlp import CurveMLP
 from ps_train.difficulty.mlp import DifficultyMLP
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 
 
 @pytest.fixture(scope="module")
