@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, required=True, help="folder with curve tables train and test")
     parser.add_argument("--work", type=Path, required=True, help="folder for models and runs, some 10 GB")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--parts", nargs="+", default=["prediction", "lora", "budget"])
+    parser.add_argument("--parts", nargs="+", default=["prediction"], help="also: lora budget")
     arguments = parser.parse_args()
     train, test = (CurveTable.load(arguments.tables / name, features=[]) for name in ("train", "test"))
     qwen = save_model(QWEN_1_5B, train.questions, arguments.work / "qwen")

@@ -54,6 +54,7 @@ def test_the_whole_path_in_every_precision(kind, precision, tables, backbone, tm
     assert torch.cuda.memory.memory_stats()["allocation.all.allocated"] > before, "nothing ran on the GPU"
 
 
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
 @pytest.mark.parametrize("kind", MODULES)
 def test_a_gpu_trains_as_the_cpu_does(kind, tables, backbone, tmp_path):
     """The same first weights, batches and steps: in float32 the devices differ by rounding alone."""

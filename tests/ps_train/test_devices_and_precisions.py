@@ -148,3 +148,24 @@ def test_figures_are_logged_as_numbers_that_no_process_reduces(backbone):
     ((values, how),) = logged
     assert how == {}
     assert {type(value) for value in values.values()} == {float}
+
+
+def test_questions_are_read_for_novelty_where_the_fit_ran():
+    """Lightning moves a module back to the CPU before a fit's last callbacks, which export."""
+    places = []
+
+    class Net:
+        mean_curve = torch.zeros(2)
+
+        def to(self, device):
+            places.append(torch.device(device).type)
+
+        def states(self, texts):
+            places.append(f"{len(texts)} texts read")
+            return torch.zeros(len(texts), 3)
+
+    module = CurveLoRA()
+    module.net = Net()
+    module.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")))
+    assert module.seen_of([SimpleNamespace(texts=["a", "b"])]).shape == (2, 3)
+    assert places == ["cuda", "2 texts read", "cpu"]
