@@ -76,7 +76,8 @@ def _scheduled(runner: Any) -> Iterator[Callable[[], tuple[list[str], npt.NDArra
         yield lambda: (list(runner.input_batch.req_ids), runner.query_start_loc.np)
         return
     # Model runner V2, vLLM's default on a GPU, keeps no step's batch, but makes each by this method.
-    prepare, batch = runner.prepare_inputs, None
+    prepare = runner.prepare_inputs
+    batch: Any = None
 
     def prepare_and_keep(*given: Any, **named: Any) -> Any:
         nonlocal batch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +23,7 @@ logger = logging.getLogger("ps_eval.serve")
 QUESTION = "What is 17 + 25 - 8 ? Think step by step."
 """Asked where there are no past questions of the user's own."""
 PROBE_TOKENS = 64
-SAMPLED = {"temperature": 1.0, "top_p": 0.95, "seed": 0}
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "top_p": 0.95, "seed": 0}
 """How clients draw tokens: vLLM 0.32 may keep budgets of greedy requests alone (docs/vllm.md)."""
 ENOUGH_WORDS = 8
 """A reasoning of fewer words without a budget cannot show whether one is obeyed."""
@@ -126,14 +125,14 @@ async def _examine(settings: ServeSettings, upstream: Upstream, verdict: Verdict
 async def _examine_budget(settings: ServeSettings, upstream: Upstream, verdict: Verdict, model: str) -> None:
     field = fields_of(verdict.server, settings.budget_field)["chat"]
     budget_field = field.path
-    body = {
+    body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": _question(settings)}],
         "max_tokens": PROBE_TOKENS,
         "temperature": 0,
     }
 
-    async def within_one_token(more: Mapping[str, Any]) -> tuple[int, Any]:
+    async def within_one_token(more: dict[str, Any]) -> tuple[int, Any]:
         raw = json.dumps(body | more).encode()
         limited = CompletionRequest.parse(raw, is_chat=True, budget_field=budget_field)
         asked = limited.with_budget(1, field.beside, field.also)
