@@ -125,8 +125,8 @@ def main() -> None:
         for name in ("mix", "uniform"):
             gain = predicted - truth[name][place]
             known = [row[3][name] for row in rows if name in row[3]]
-            held = np.mean([low <= gain <= high for _, low, high in known]) if known else np.nan
-            cells.append(f"{100 * gain:+.1f} | {held:.0%}")
+            held = f"{np.mean([low <= gain <= high for _, low, high in known]):.0%}" if known else "–"
+            cells.append(f"{100 * gain:+.1f} | {held}")
         print(
             f"| {level:,.0f} | {100 * truth['mix'][place]:.1f} | {100 * predicted:.1f} "
             f"| {100 * bias:+.1f} | {' | '.join(cells)} |"
