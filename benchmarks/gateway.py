@@ -191,7 +191,7 @@ def serve_synthetic(port: int, tokens: int) -> None:
 def untrained(feature: str, folder: Path) -> str:
     """A predictor folder whose cost is that of a trained one; its budgets mean nothing."""
     from ps_train.curve.mlp_net import CurveNet
-    from ps_train.predictor import CurveSchema
+    from ps_train.schema import CurveSchema
 
     backbone = str(ROOT / "checkpoints" / "tiny-reasoner")
     CurveNet(CurveSchema({feature: 128}, 16, 16, backbone), [128], 4).save_pretrained(folder / feature)

@@ -20,7 +20,7 @@ from ps_train.common.blocks import num_layers
 from ps_train.common.features import extract_features
 from ps_train.common.loading import load_backbone
 from ps_train.curve_table import CurveTable
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 
 
 def milliseconds(work: Callable[[], object]) -> float:

@@ -21,7 +21,7 @@ from ps_eval.spending.replay import replay
 from ps_train.cli import main as ps_train
 from ps_train.curve.metrics import curve_quality
 from ps_train.curve_table import CurveTable
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 
 BUDGETS = [32, 48, 64, 96, 128, 160, 192, 224, 256]
 POLICIES = ["uniform", "mix", "myopic", "hull", "honest_oracle"]

@@ -11,9 +11,10 @@ from peft import PeftModel
 from transformers import AutoModel, PreTrainedModel
 
 from ps_train.architectures import build_predictor
+from ps_train.common.blocks import text_decoder
 from ps_train.common.loading import load_backbone
 from ps_train.common.text_predictor import BACKBONE_PREFIX, TextPredictor
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 from ps_train.predictor_files import BACKBONE_FOLDER
 
 
@@ -58,5 +59,5 @@ def _without_quantizer(model: PreTrainedModel) -> PreTrainedModel:
         del config.quantization_config
     with torch.device("meta"):
         plain: PreTrainedModel = AutoModel.from_config(config)
-    plain.load_state_dict(model.state_dict(), assign=True)
+    text_decoder(plain).load_state_dict(model.state_dict(), assign=True)  # OPT's folders hold more around it
     return plain

@@ -1,7 +1,7 @@
 """Saved predictors: a folder with `config.json` and `model.safetensors`, used without a Trainer.
 
 Those that read text have LoRA adapters beside them in `adapter/`.
-`load_predictor(path).predict_curves(questions)` gives float32 (N, W) curves.
+`ps_train.load_predictor(path).predict_curves(questions)` gives float32 (N, W) curves.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ps_alloc import Predictions
 from ps_alloc.files import atomic_path, read_json, write_json
 from ps_train.architectures import build_predictor
 from ps_train.common.heads import keeping_type
+from ps_train.common.loading import first_line
 from ps_train.common.model_card import model_card
 from ps_train.common.novelty import NOVELTY_FILE, Novelty
 from ps_train.predictor_files import (
@@ -36,7 +37,7 @@ from ps_train.predictor_files import (
     located,
 )
 from ps_train.question_hashes import HASHES_FILE, load_question_hashes, save_question_hashes
-from ps_train.schema import CurveSchema as CurveSchema
+from ps_train.schema import CurveSchema
 
 LANGUAGE_MODEL = "backbone"
 """The name under which a predictor keeps a language model among its modules."""
@@ -278,9 +279,8 @@ class CurvePredictor(nn.Module, ModelHubMixin):
             with torch.device("cpu"):
                 net.load_weights(folder)
         except Exception as error:  # safetensors and torch raise types of their own for a damaged file
-            reason = str(error).splitlines()[0]
             raise ValueError(
-                f"{folder / WEIGHTS_FILE} must hold the weights its config describes, but {reason}"
+                f"{folder / WEIGHTS_FILE} must hold the weights its config describes, but {first_line(error)}"
             ) from error
         net.novelty, net.training_questions = Novelty.load(folder), load_question_hashes(folder)
         return net.eval()
@@ -289,58 +289,3 @@ class CurvePredictor(nn.Module, ModelHubMixin):
 def _given(**settings: Any) -> dict[str, Any]:
     """Those that are not None."""
     return {name: value for name, value in settings.items() if value is not None}
-
-
-def load_predictor(
-    path: str | Path,
-    *,
-    backbone: str | Path | None = None,
-    encoder: str | Path | None = None,
-    allow_code: bool = False,
-) -> CurvePredictor:
-    """Load a trained predictor for inference.
-
-    Args:
-        path: A predictor folder, or a Hub id such as `name/predictor`.
-        backbone: The language model to read questions with, instead of the one named in the config. A
-            relative path in the config is looked up from the predictor folder.
-        encoder: Likewise for the second language model of a proxy or hybrid predictor.
-        allow_code: Also load a predictor whose config names an architecture of your own, `module:Class`:
-            a `CurvePredictor` that takes the schema and its settings. Importing it runs its code.
-
-    Raises:
-        ValueError: If the folder, its config or its weights are missing or damaged.
-    """
-    looks_local = Path(path).is_absolute() or str(path).startswith(".") or str(path).count("/") != 1
-    if not Path(path).is_dir() and looks_local:
-        raise ValueError(f"a predictor must be a folder with {CONFIG_FILE}, got {path}")
-    if Path(path).is_dir() and not (Path(path) / CONFIG_FILE).is_file():
-        raise ValueError(f"a predictor must be a folder with {CONFIG_FILE}, but {path} has none")
-    try:
-        predictor: CurvePredictor = CurvePredictor.from_pretrained(
-            str(path), backbone=backbone, encoder=encoder, allow_code=allow_code
-        )
-    except OSError as error:  # a Hub id that does not exist, or no way to the Hub
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"a predictor must be a folder or a Hub id, got {path}: {reason}") from error
-    return predictor
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """What a predictor's config.json says, without loading anything else.
-
-    Raises:
-        ValueError: If there is none, or it is none of a predictor.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return load_predictor(path).config  # of a hub, or refused in one sentence
-    config = read_json(folder / CONFIG_FILE)
-    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
-        raise ValueError(f"{folder / CONFIG_FILE} must hold a predictor's schema and settings")
-    schema = config.get("schema")
-    if not isinstance(schema, dict):
-        raise ValueError(f"{folder / CONFIG_FILE} must hold a predictor's schema and settings")
-    for source in ("backbone", "encoder"):
-        schema[source] = located(None, schema.get(source), folder)
-    return config

@@ -24,6 +24,7 @@ from ps_train.budget.data import BudgetDataModule
 from ps_train.budget.regressor import BudgetRegressor
 from ps_train.common.checkpoints import WholeCheckpoints
 from ps_train.common.export import ExportBest
+from ps_train.common.predictor_holder import PredictorHolder
 from ps_train.common.run_log import RunLog
 from ps_train.curve.data import CurveDataModule
 from ps_train.curve.lora import CurveLoRA
@@ -36,6 +37,7 @@ from ps_train.presets import with_presets
 MODULES = (CurveMLP, CurveLoRA, DifficultyClassifier, DifficultyMLP, BudgetRegressor)
 DATA = (CurveDataModule, CurveTextDataModule, BudgetDataModule)
 CHECKPOINT = "pytorch_lightning.callbacks.ModelCheckpoint"
+LIMITS = tuple(f"limit_{part}_batches" for part in ("train", "val", "test", "predict"))
 
 MOVED = {
     "lr": "model.optimizer.lr",
@@ -62,6 +64,16 @@ class Parser(LightningArgumentParser):
         """Print the sentence and leave with exit code 2."""
         sys.stderr.write(f"error: {_in_short(message)}\n")
         raise SystemExit(2)
+
+    def add_class_arguments(self, theclass: Any, nested_key: str | None = None, **settings: Any) -> list[str]:
+        """The trainer's limits as a whole number first: Lightning's own types make 1 batch a share of 1.0."""
+        if nested_key != "trainer":
+            return super().add_class_arguments(theclass, nested_key, **settings)
+        names = super().add_class_arguments(theclass, nested_key, skip=set(LIMITS), **settings)
+        for name in LIMITS:
+            what = "Batches of an epoch: how many, or a share with a point (1.0: all)."
+            self.add_argument(f"--trainer.{name}", type=int | float | None, default=None, help=what)
+        return [*names, *(f"trainer.{name}" for name in LIMITS)]
 
 
 def _in_short(message: str) -> str:
@@ -100,17 +112,25 @@ class TrainingCLI(LightningCLI):
         config = self.config[self.subcommand]
         trainer = config.trainer
         root = Path(trainer.default_root_dir or ".")
+        callbacks = _checkpoints(trainer.callbacks or [], root / "checkpoints")
+        if config.get("ckpt_path") is not None:
+            # Checkpoints may come from anywhere: nothing in them is unpickled, whatever the address.
+            config.weights_only = True
+            config.ckpt_path = _checkpoint(config.ckpt_path, callbacks, root, fits=self.subcommand == "fit")
         resumes = self.subcommand == "fit" and config.get("ckpt_path") is not None
         if trainer.logger is None:
             trainer.logger = Namespace(
                 class_path=f"{RunLog.__module__}.{RunLog.__qualname__}",
                 init_args=Namespace(save_dir=str(root), subcommand=self.subcommand, resumes=resumes),
             )
-        if config.get("ckpt_path") is not None:
-            # Checkpoints may come from anywhere: nothing in them is unpickled, whatever the address.
-            config.weights_only = True
         if self.subcommand == "fit" and trainer.enable_checkpointing is not False:
-            trainer.callbacks = _checkpoints(trainer.callbacks or [], root / "checkpoints")
+            trainer.callbacks = callbacks
+
+    def instantiate_classes(self) -> None:
+        """Tell a module the checkpoint it begins with: by then what it reads must be known."""
+        super().instantiate_classes()
+        if isinstance(self.model, PredictorHolder):
+            self.model.checkpoint = self.config[self.subcommand].get("ckpt_path")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that exports when a fit ends."""
@@ -148,6 +168,23 @@ def _checkpoints(callbacks: list[Namespace], folder: Path) -> list[Namespace]:
     )
     # The first one's checkpoint is exported: the last stands behind those with a monitor.
     return [*callbacks, last]
+
+
+def _checkpoint(asked: str, callbacks: list[Namespace], root: Path, *, fits: bool) -> str | None:
+    """The file that is asked for, by its path or as `last`; None for a fit where there is no last yet."""
+    if asked == "best":
+        raise ValueError(
+            "ckpt_path best is known only while a fit runs, which exports it: give "
+            f"--model.predictor {root / 'predictor'}, or a checkpoint's path"
+        )
+    if asked != "last":
+        return asked
+    folders = [Path(c.init_args.dirpath) for c in callbacks if c.class_path.endswith("ModelCheckpoint")]
+    files = [folder / "last.ckpt" for folder in dict.fromkeys(folders)]
+    found = next((str(file) for file in files if file.is_file()), None)
+    if found is None and not fits:
+        raise ValueError(f"ckpt_path last must be {files[0]}, but there is no such file")
+    return found
 
 
 def run(args: list[str] | None) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json as jsonlib  # `json` is a flag of the command
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ps_alloc.files import read_json, write_json
 from ps_eval.diffusion.measure import answer_batch
@@ -22,6 +18,7 @@ from ps_eval.diffusion.models import DiffusionModel, load_diffusion_model
 from ps_eval.diffusion.plots import plot_frontier, plot_histories
 from ps_eval.diffusion.schedules import SCHEDULES, Schedule, schedule_named
 from ps_eval.progress import show_progress
+from ps_eval.reporting.screen import print_grid
 from ps_eval.reporting.statistics import paired_bootstrap
 from ps_eval.reporting.summary import PhaseTimer, collect_run_info
 from ps_eval.run_folder import remember_questions, remember_settings
@@ -127,13 +124,6 @@ def ablate_command(
     console.print(f"Next: ps-eval report {output} --output {output}/report", highlight=False, soft_wrap=True)
 
 
-def _as_file_name(question_id: str) -> str:
-    """An id where it can be part of a file's name, such as `q-7`; else its hash: ids are any text."""
-    if re.fullmatch(r"\w[\w.-]{0,79}", question_id, re.ASCII):
-        return question_id
-    return hashlib.sha256(question_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 def measure(
     model: DiffusionModel,
     chunks: Sequence[Sequence[Question]],
@@ -154,8 +144,7 @@ def measure(
         chunks: Questions decoded together.
         schedules: By name.
         gen_length: Tokens decoded a response.
-        folder: One JSON file a cell, `<schedule>-<first question's id>.json`, of an id that is no file
-            name its hash.
+        folder: One JSON file a cell, `<schedule>-<number of the chunk>.json`.
         advance: Called with 1 after every cell.
         temperature: At which tokens are drawn; 0 takes the most probable ones.
         run: Number of the draw.
@@ -166,13 +155,12 @@ def measure(
     for number, chunk in enumerate(chunks):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            path = folder / f"{name}-{_as_file_name(chunk[0].id)}.json"
-            expected = cell_identity(model, schedules[name], chunk) | (
-                {"temperature": temperature, "run": run} if temperature else {}
-            )
-            cell = read_json(path) if path.is_file() else None
-            if cell is None or {key: cell.get(key) for key in expected} != expected:
-                make = schedules[name].maker(model.acceptance)
+            expected = cell_identity(model, schedules[name], chunk)
+            if temperature:
+                expected |= {"temperature": temperature, "run": run}
+            path, make = folder / f"{name}-{number}.json", schedules[name].maker(model.acceptance)
+            cell = kept(path, expected)
+            if cell is None:
                 if not warm:
                     answer_batch(model, chunk[:2], make, gen_length)
                     warm = True
@@ -189,6 +177,12 @@ def measure(
             cells[name].append(cell)
             advance(1)
     return cells
+
+
+def kept(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """What a run before this one left there, where it was made of the same; else None."""
+    found = read_json(path) if path.is_file() else None
+    return found if found is not None and found | identity == found else None
 
 
 def cell_identity(model: DiffusionModel, schedule: Schedule, questions: Sequence[Question]) -> dict[str, Any]:
@@ -254,20 +248,19 @@ def print_rows(rows: Sequence[dict[str, Any]], reference: str, console: Console)
         f"taken back a response; n = {rows[0]['n']}",
         highlight=False,
     )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("schedule", no_wrap=True)
-    for column in ("acc.", "gain", "speed", "ms", "passes", "rows", "back"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = []
     for row in rows:
         gain, gain_low, gain_high = (100 * row[key] for key in ("gain", "gain_low", "gain_high"))
-        table.add_row(
-            row["schedule"],
-            f"{100 * row['accuracy']:.1f}",
-            f"{gain:+.1f}\n{gain_low:.1f}, {gain_high:.1f}",
-            f"{row['speed']:.2f}\n{row['speed_low']:.2f}, {row['speed_high']:.2f}",
-            f"{row['ms_per_response']:.0f}",
-            f"{row['nfe']:.1f}",
-            f"{row['rows_per_token']:.1f}",
-            f"{row['remasked']:.2f}",
+        table.append(
+            [
+                row["schedule"],
+                f"{100 * row['accuracy']:.1f}",
+                f"{gain:+.1f}\n{gain_low:.1f}, {gain_high:.1f}",
+                f"{row['speed']:.2f}\n{row['speed_low']:.2f}, {row['speed_high']:.2f}",
+                f"{row['ms_per_response']:.0f}",
+                f"{row['nfe']:.1f}",
+                f"{row['rows_per_token']:.1f}",
+                f"{row['remasked']:.2f}",
+            ]
         )
-    console.print(table)
+    print_grid(console, ["schedule", "acc.", "gain", "speed", "ms", "passes", "rows", "back"], table)

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ps_alloc.files import read_json, write_json
 from ps_eval.diffusion.menu_replay import MenuReplay
@@ -25,6 +23,7 @@ from ps_eval.diffusion.static_frontier import (
     on_frontier,
     resample_counts,
 )
+from ps_eval.reporting.screen import print_grid
 from ps_eval.reporting.tables import percent, points
 from ps_train.menu.ridge import MenuPredictor
 from ps_train.menu.table import COSTS, MenuTable
@@ -45,6 +44,18 @@ class PassCost:
     def response(self, passes: Array, rows: Array) -> Array:
         """Milliseconds of a response whose passes are always shared by `batch_size` of its kind."""
         return passes * self.pass_ms / self.batch_size + rows * self.row_ms
+
+
+def pass_costs(path: str) -> list[PassCost]:
+    """By batch size, as benchmarks/diffusion_rows.py --output wrote them.
+
+    Raises:
+        ValueError: If it did not.
+    """
+    try:
+        return [PassCost(**entry) for entry in read_json(path)["batches"]]
+    except (KeyError, TypeError):
+        raise ValueError(f"costs must be what benchmarks/diffusion_rows.py wrote, got {path}") from None
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,11 @@ def frontier_command(
         ValueError: If a table cannot be read, the questions differ, no schedule is static, or a schedule of
             the predictor, or one that is best on `tuning`, is in no table.
     """
+    if not tables or n_resamples < 1 or not all(0 < budget < np.inf for budget in per_token):
+        raise ValueError(
+            "tables must name at least one, n_resamples be at least 1 and per_token above 0, "
+            f"got {tables}, {n_resamples} and {per_token}"
+        )
     read = [MenuTable.load(folder) for folder in tables]
     names, measured = joined(read)
     static = [s for s, name in enumerate(names) if is_static(name, static_caches)]
@@ -135,7 +151,7 @@ def frontier_command(
             frontier = [names.index(name) for name in best[cost]]
         found = gains_over_static(values.columns(compared), values.columns(frontier), counts)
         gains[cost] = dict(zip(compared, found, strict=True))
-    models = [] if costs is None else [PassCost(**entry) for entry in read_json(costs)["batches"]]
+    models = [] if costs is None else pass_costs(costs)
     rows = []
     for s, name in enumerate([*names, *chosen]):
         right, used, tokens = (x[:, s] for x in everything["rows"])
@@ -217,34 +233,34 @@ def is_static(name: str, caches: Sequence[str]) -> bool:
 
 
 def _print(rows: Sequence[FrontierRow], n: int, agreed: dict[str, float]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("schedule", no_wrap=True)
-    batches = rows[0].ms_per_token
-    for column in (
+    timed = [f"ms/token at {batch}" for batch in rows[0].ms_per_token]
+    titles = [
+        "schedule",
         "acc. %",
         "rows/token",
         "passes/token",
-        *(f"ms/token at {b}" for b in batches),
+        *timed,
         "gain at equal rows",
         "at equal passes",
-    ):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
+    ]
+    table = [
+        [
             row.schedule,
             percent(row.accuracy),
             f"{row.rows_per_token:.2f}",
             f"{row.passes_per_token:.3f}",
             *(f"{ms:.3f}" for ms in row.ms_per_token.values()),
             *(_interval(gain) for gain in (row.at_equal_rows, row.at_equal_passes)),
-        )
-    console = Console(width=max(Console().width, 150))
+        ]
+        for row in rows
+    ]
+    console = Console()
     console.print(
         f"{n} questions; gains in points above the best static schedules at the same rows or passes a token, "
         "two of them mixed by lot where that is better",
         highlight=False,
     )
-    console.print(table)
+    print_grid(console, titles, table)
     for name, value in agreed.items():
         words = {"predicted": "predicted and measured accuracies", "halves": "the halves of the runs"}[name]
         console.print(f"{words} correlate with r = {value:.2f}", highlight=False)

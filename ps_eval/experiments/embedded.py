@@ -17,7 +17,7 @@ from ps_eval.measuring.trace_file import TRACES_FILE, read_traces
 from ps_eval.progress import show_progress
 from ps_train.curve_table import CurveTable
 from ps_train.embedded.problem_families import DIARY, make_problems
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 from ps_train.shipped import FOLDER
 
 TWO_FAMILIES = FOLDER / "tiny-reasoner-two-families"

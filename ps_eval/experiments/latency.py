@@ -16,7 +16,7 @@ from ps_eval.reporting.record import Outcome
 from ps_eval.reporting.tables import Cell, ResultTable, number
 from ps_eval.spending.live import LiveAnswer, answer_within
 from ps_train.embedded.problem_families import make_problems
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 
 
 def latency(

@@ -17,7 +17,7 @@ from ps_train.budget.targets import BudgetTarget, Loss, PointTarget, Space, make
 from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.text_batches import TextFormat
 from ps_train.common.text_predictor import TextPredictor
-from ps_train.predictor import CurveSchema
+from ps_train.schema import CurveSchema
 
 LEVELS = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 

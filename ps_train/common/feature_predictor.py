@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ps_train.common.features import TEXT, Features, extract_features, layers_by_model, named_for
 from ps_train.common.loading import load_backbone
 from ps_train.common.text_features import text_features
-from ps_train.predictor import CurvePredictor, CurveSchema
+from ps_train.predictor import CurvePredictor
+from ps_train.schema import CurveSchema
 
 
 class FeaturePredictor(CurvePredictor):

@@ -27,6 +27,7 @@ from ps_train.common.blocks import (
     transformer_blocks,
 )
 from ps_train.common.heads import keeping_type
+from ps_train.common.loading import first_line
 from ps_train.common.lora_settings import LoraSettings
 
 
@@ -58,7 +59,7 @@ class LoraBackbone(nn.Module):
             del blocks[self.settings.num_layers :]
             _remove_final_norm(model)
         if self.settings.r:
-            self.model = get_peft_model(model, self._peft_config(model, blocks))
+            self.model = self._with_adapters(model, self._peft_config(model, blocks))
         if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.register_state_dict_post_hook(_keep_adapters)
@@ -97,7 +98,10 @@ class LoraBackbone(nn.Module):
             linear = sorted(
                 {n.rpartition(".")[2] for b in set(adapted) for n in _linear_layers(blocks[b - 1])}
             )
-            raise ValueError(f"lora.target_modules must be of {linear}, got {missing}")
+            raise ValueError(
+                f"lora.target_modules must be of {linear}, the linear layers of a {_kind(model)}, "
+                f"got {missing}"
+            )
         return LoraConfig(
             r=self.settings.r,
             lora_alpha=self.settings.alpha,
@@ -107,6 +111,20 @@ class LoraBackbone(nn.Module):
             fan_in_fan_out=any(isinstance(m, Conv1D) for m in blocks.modules()),
             task_type=TaskType.FEATURE_EXTRACTION,
         )
+
+    def _with_adapters(self, model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+        names, reason = self.settings.target_modules, ""
+        try:
+            adapted = get_peft_model(model, config)
+        except ValueError as error:
+            reason = first_line(error)
+        else:  # peft reads names that experts had in earlier versions of transformers as all experts
+            kept = {name.rpartition(".")[2] for name in config.target_modules or ()}
+            if names := [name for name in names if name not in kept]:
+                reason = "peft would adapt all experts instead"
+        if reason:
+            raise ValueError(f"lora.target_modules cannot be {names} in a {_kind(model)}: {reason}")
+        return cast(PeftModel, adapted)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """States of the last real tokens.
@@ -172,7 +190,7 @@ class LoraBackbone(nn.Module):
         self._runs_apart = True
 
     def _no_frozen_cache(self) -> str:
-        return f"model.frozen_cache must be off for {self._decoder.config.model_type} models: their blocks"
+        return f"model.frozen_cache must be off for {_kind(self._decoder)} models: their blocks"
 
     def forward_from(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """What `forward` gives, from `frozen_states` on.
@@ -230,8 +248,7 @@ class LoraBackbone(nn.Module):
             weights: Mapping[str, Tensor] = load_peft_weights(str(folder), device="cpu")
             result: Any = set_peft_model_state_dict(peft_model, weights)
         except Exception as error:  # peft, safetensors and torch raise types of their own
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{folder} must hold adapters of this model, but {reason}") from error
+            raise ValueError(f"{folder} must hold adapters of this model, but {first_line(error)}") from error
         missing = [name for name in result.missing_keys if ".lora_" in name]
         if missing or result.unexpected_keys:
             odd = (missing or result.unexpected_keys)[0]
@@ -261,6 +278,10 @@ def pool_last_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     last = (attention_mask.long() * (places + 1)).argmax(1)
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def _kind(model: PreTrainedModel) -> str:
+    return str(model.config.model_type)
 
 
 def _linear_layers(module: nn.Module) -> list[str]:

@@ -50,4 +50,5 @@ class PredictionWriter(BasePredictionWriter):
         )
         for path in written:
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-        console.print(how_many_unlike(module.unlike), highlight=False, soft_wrap=True)
+        if trainer.ckpt_path is None:  # a checkpoint does not know
+            console.print(how_many_unlike(module.unlike), highlight=False, soft_wrap=True)

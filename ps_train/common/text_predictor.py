@@ -19,8 +19,9 @@ from ps_train.common.loading import load_backbone
 from ps_train.common.lora_backbone import LoraBackbone
 from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.text_batches import TextFormat, collate
-from ps_train.predictor import CurvePredictor, CurveSchema
+from ps_train.predictor import CurvePredictor
 from ps_train.predictor_files import ADAPTER_FOLDER, WEIGHTS_FILE
+from ps_train.schema import CurveSchema
 
 BACKBONE_PREFIX = "backbone."
 

@@ -12,7 +12,7 @@ from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.text_batches import TextFormat
 from ps_train.common.text_predictor import TextPredictor
 from ps_train.curve.use import split_outputs, use_of
-from ps_train.predictor import CurveSchema
+from ps_train.schema import CurveSchema
 
 
 class CurveLoraNet(TextPredictor):

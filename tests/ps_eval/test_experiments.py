@@ -175,7 +175,7 @@ def test_bad_names_end_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_policy_tables_run_on_a_given_predictor(tables: Path, tmp_path: Path) -> None:
     from ps_train.curve.mlp_net import CurveNet
-    from ps_train.predictor import CurveSchema
+    from ps_train.schema import CurveSchema
 
     CurveNet(CurveSchema({"layer_2": 2}, W, WINDOW), [4]).save_pretrained(tmp_path / "predictor")
     settings = {
@@ -327,7 +327,7 @@ def test_inputs_and_shift_report_every_cell(tables: Path) -> None:
 
 def test_a_batch_of_one_is_uniform_and_the_whole_set_loses_nothing(tables: Path, tmp_path: Path) -> None:
     from ps_train.curve.mlp_net import CurveNet
-    from ps_train.predictor import CurveSchema
+    from ps_train.schema import CurveSchema
 
     CurveNet(CurveSchema({"layer_2": 2}, W, WINDOW), [4]).save_pretrained(tmp_path / "predictor")
     outcome = batch_size(

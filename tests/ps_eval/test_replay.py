@@ -17,7 +17,8 @@ from ps_eval.spending.replay_inputs import predict_table, split_traces
 from ps_train.common.text_features import NUM_TEXT_FEATURES, text_features
 from ps_train.curve.mlp_net import CurveNet
 from ps_train.curve_table import CurveTable, score_windows
-from ps_train.predictor import CurveSchema, load_predictor
+from ps_train.load import load_predictor
+from ps_train.schema import CurveSchema
 
 N, W, WINDOW = 80, 6, 8
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +23,7 @@ from ps_train.forecast.kept_traces import load_kept_traces
 from ps_train.forecast.states import NUM_STATES
 from ps_train.forecast.trace_features import TraceFeatures
 from ps_train.questions import Question, save_questions
+from tests.ps_eval.killed import lines_of_killed
 
 GRID = [4, 8, 16, 24]
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=2)
@@ -142,15 +139,29 @@ def test_a_learnt_rule_decides_at_its_own_price_and_checkpoints_alone(
 ) -> None:
     weights = np.zeros((2, NUM_STATES + 1))
     weights[0, 0], weights[1, 0] = 1.0, -1.0  # all go on at once, none beyond the first checkpoint
-    StoppingRule(0.002, np.zeros(NUM_STATES), np.ones(NUM_STATES), weights).save(tmp_path / "r.npz")
-    rule = ["--rule", str(tmp_path / "r.npz"), "--checkpoints", "8"]
-    assert main([*flags, "--price", "0.003", *rule]) == 2
-    assert "rule must be for the price 0.003 and 2 checkpoints" in capsys.readouterr().err
-    assert main([*flags, "--price", "0.002", *rule]) == 0
-    used = [
-        json.loads(line)["reasoning_tokens"] for line in (tmp_path / "out.jsonl").read_text().splitlines()
-    ]
-    assert max(used) == 8
+    rule = StoppingRule(0.002, np.zeros(NUM_STATES), np.ones(NUM_STATES), weights, np.array([0, 8]))
+    rule.save(tmp_path / "r.npz")
+    replace(rule, checkpoints=None).save(tmp_path / "old.npz")
+    asked, old = (["--rule", str(tmp_path / name)] for name in ("r.npz", "old.npz"))
+    for wrong, message in (
+        (["--price", "0.003", *asked], "rule must be for the price 0.003, got one for 0.002"),
+        (
+            ["--price", "0.002", *asked, "--checkpoints", "4,8"],
+            "rule must be for 3 checkpoints, got one for 2",
+        ),
+        (["--price", "0.002", *old], "rule must be for 4 checkpoints, got one for 2"),
+        (
+            ["--price", "0.002", *asked, "--checkpoints", "4"],
+            "rule must be for the checkpoints [0, 4], got one for [0, 8]",
+        ),
+    ):
+        assert main([*flags, *wrong]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    for known in (asked, [*old, "--checkpoints", "8"]):  # by itself at its own; one of before is told them
+        output = tmp_path / f"{len(known)}.jsonl"
+        assert main([*flags[:-1], str(output), "--price", "0.002", *known]) == 0
+        lines = output.read_text().splitlines()
+        assert max(json.loads(line)["reasoning_tokens"] for line in lines) == 8
 
 
 def test_a_question_without_room_fails_alone(
@@ -207,16 +218,8 @@ def test_a_rolling_run_killed_at_any_moment_ends_in_the_same_answers(tmp_path: P
     assert main([*flags, str(whole)]) == 0
     kept = []
     while True:
-        before = len(killed.read_bytes().splitlines()) if killed.exists() else 0
-        command = [sys.executable, "-m", "ps_eval.cli", *flags, str(killed)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None:
-                if killed.exists() and len(killed.read_bytes().splitlines()) > before + 16:
-                    process.send_signal(signal.SIGKILL)
-                time.sleep(0.01)
-        kept.append(len(killed.read_bytes().splitlines()))
-        if process.returncode == 0:
+        kept.append(len(lines_of_killed([*flags, str(killed)], killed, (kept or [0])[-1] + 17)))
+        if kept[-1] == 64:
             break
-        assert process.returncode == -signal.SIGKILL
     assert len(kept) > 2
     assert killed.read_bytes() == whole.read_bytes()

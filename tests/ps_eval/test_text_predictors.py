@@ -16,8 +16,9 @@ from ps_train.common.text_predictor import TextPredictor
 from ps_train.curve.lora_net import CurveLoraNet
 from ps_train.curve_table import CurveTable
 from ps_train.difficulty.lora_net import DifficultyNet
-from ps_train.predictor import CurveSchema, load_predictor
+from ps_train.load import load_predictor
 from ps_train.questions import Question, save_questions
+from ps_train.schema import CurveSchema
 
 W, WINDOW = 4, 16
 

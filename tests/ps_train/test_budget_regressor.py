@@ -22,7 +22,8 @@ from ps_train.budget.regressor import mean_curves
 from ps_train.cli import main
 from ps_train.common.lora_settings import LoraSettings
 from ps_train.curve_table import CurveTable
-from ps_train.predictor import CurveSchema, load_predictor
+from ps_train.load import load_predictor
+from ps_train.schema import CurveSchema
 
 WINDOW, NUM_WINDOWS = 16, 8
 NOUNS = ("eggs", "sam", "have", "buys", "many", "then")

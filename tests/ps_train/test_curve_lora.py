@@ -23,7 +23,8 @@ from ps_train.common.text_batches import collate
 from ps_train.curve.lora_net import CurveLoraNet
 from ps_train.curve.metrics import curve_quality
 from ps_train.curve_table import CurveTable
-from ps_train.predictor import CurveSchema, load_predictor
+from ps_train.load import load_predictor
+from ps_train.schema import CurveSchema
 
 CURVE_LORA = "ps_train.curve.lora.CurveLoRA"
 PS_TRAIN = str(Path(sys.executable).with_name("ps-train"))
@@ -135,6 +136,18 @@ def test_a_checkpoint_tests_as_its_predictor_does(trained, backbone, capsys):
         assert main(["test", "--config", config, "--trainer.default_root_dir", str(root), *source]) == 0
         results.append(logged(root, "test/mse") + logged(root, "test/window_pearson"))
     assert results[0] == pytest.approx(results[1], abs=1e-6)
+
+
+def test_a_checkpoint_knows_how_it_reads_and_the_data_where_its_language_model_is(backbone, tmp_path):
+    for name, n in (("train", 40), ("test", 10)):
+        make_text_table(n, seed=n).save(tmp_path / name)
+    shutil.copytree(backbone, tmp_path / "before")
+    run = {"max_epochs": 1}
+    config = str(write_text_config(tmp_path, CURVE_LORA, tmp_path / "before", trainer=run))
+    assert main(["fit", "--config", config, "--data.template", "sam {question}", "--data.max_length=99"]) == 0
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    test = ["test", "--config", config, "--ckpt_path", "last"]
+    assert main([*test, "--data.backbone", str(tmp_path / "after")]) == 0
 
 
 def test_a_merged_predictor_predicts_the_same_without_adapters(trained, tmp_path, capsys):

@@ -16,7 +16,8 @@ from ps_train.cli import main
 from ps_train.curve.metrics import curve_quality
 from ps_train.curve.mlp_net import CurveNet
 from ps_train.curve_table import CurveTable
-from ps_train.predictor import CurveSchema, load_predictor
+from ps_train.load import load_predictor
+from ps_train.schema import CurveSchema
 
 pytestmark = [
     # Lightning's own use of deprecated jsonargparse and torch functions, and its advice on speed and folders.

@@ -15,7 +15,7 @@ from ps_train.cli import main
 from ps_train.common.split import validation_rows
 from ps_train.curve_table import CurveTable
 from ps_train.difficulty.labels import DifficultyThresholds
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 
 DIFFICULTY = "ps_train.difficulty.lora.DifficultyClassifier"
 

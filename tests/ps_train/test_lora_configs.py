@@ -14,7 +14,7 @@ from ps_train.budget.budgets import BudgetSet
 from ps_train.budget.labels import needed_budgets
 from ps_train.cli import main
 from ps_train.curve_table import CurveTable
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {

@@ -21,7 +21,8 @@ from ps_train.curve.use import hazard_logits, hazard_loss, use_of, used_shares
 from ps_train.curve_table import CurveTable
 from ps_train.difficulty.classes import NUM_CLASSES
 from ps_train.difficulty.mlp_net import DifficultyFeatureNet
-from ps_train.predictor import CurveSchema, load_predictor
+from ps_train.load import load_predictor
+from ps_train.schema import CurveSchema
 
 GEOMETRIC = 16 * 2 ** np.arange(8)
 

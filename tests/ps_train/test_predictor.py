@@ -11,7 +11,9 @@ import torch
 from ps_train.common.loading import load_backbone
 from ps_train.common.prompts import encode_prompts
 from ps_train.curve.mlp_net import CurveNet
-from ps_train.predictor import CurvePredictor, CurveSchema, load_predictor
+from ps_train.load import load_predictor
+from ps_train.predictor import CurvePredictor
+from ps_train.schema import CurveSchema
 
 
 @pytest.fixture

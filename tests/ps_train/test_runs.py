@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from ps_train.curve.data import CurveDataModule
 from ps_train.curve.mlp import CurveMLP
 from ps_train.curve.mlp_net import CurveNet
 from ps_train.feature_file import save_features
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 from ps_train.question_hashes import load_question_hashes, seen_in_training
 from ps_train.schema import CurveSchema
 
@@ -81,6 +83,46 @@ def test_trials_and_runs_without_a_step_leave_a_predictor_alone(fitted, capsys):
     assert main(["fit", "--config", config, "--trainer.limit_train_batches", "0"]) == 0
     assert "nothing exported: no step was trained" in capsys.readouterr().out
     assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize(("limit", "steps"), [("1", 1), ("1.0", 4), ("0.5", 2)])
+def test_a_limit_is_a_number_of_batches_or_with_a_point_a_share(limit, steps, fitted, tmp_path):
+    fit = ["fit", "--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*fit, "--trainer.limit_train_batches", limit]) == 0
+    kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == steps
+
+
+def test_checkpoints_have_names_where_nothing_is_trained(fitted, tmp_path, capsys):
+    config = ["--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir"]
+    here, last = str(fitted / "run"), fitted / "run" / "checkpoints" / "last.ckpt"
+    said = []
+    for name in ("last", str(last)):
+        assert main(["predict", *config, here, "--ckpt_path", name]) == 0
+        said.append(Predictions.load(fitted / "run" / "predictions.npz").curves)
+    np.testing.assert_array_equal(*said)
+    assert "not known" not in capsys.readouterr().out  # whether questions are unlike: a checkpoint has no say
+    for asked in ([], ["--data.features", "null"]):  # a checkpoint knows what it reads, not the deepest layer
+        assert main(["validate", *config, here, "--ckpt_path", "last", *asked]) == 0
+    message = refusal(capsys, "test", *config, str(tmp_path), "--ckpt_path", "last")
+    assert f"last must be {tmp_path / 'checkpoints' / 'last.ckpt'}, but there is no such file" in message
+    message = refusal(capsys, "test", *config, here, "--ckpt_path", "best")
+    assert f"best is known only while a fit runs, which exports it: give --model.predictor {here}" in message
+
+
+def test_a_checkpoint_goes_before_the_predictor_that_its_fit_began_with(fitted, tmp_path):
+    """The config of such a fit names both."""
+    make_table(10, seed=5, num_windows=4).save(tmp_path / "table")
+    run = ["--config", str(fitted / "curve_mlp.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    train = [f"--data.{name}={fitted / 'mlp_train'}" for name in ("train", "predict")]
+    other = ["--data.allow_overlap=true", f"--data.test={tmp_path / 'table'}"]
+    assert main(["fit", *run, *other, f"--data.train={tmp_path / 'table'}"]) == 0
+    both = [
+        f"--model.predictor={tmp_path / 'predictor'}",
+        f"--ckpt_path={fitted / 'run/checkpoints/last.ckpt'}",
+    ]
+    assert main(["predict", *run, *train, *both]) == 0
+    assert Predictions.load(tmp_path / "predictions.npz").curves.shape == (40, 8)
 
 
 def test_a_trial_of_predict_writes_nothing(fitted, tmp_path, capsys):
@@ -530,3 +572,31 @@ def test_processes_that_are_spawned_export_as_well(kind, backbone, tmp_path):
     config = write_config(tmp_path, kind, backbone, trainer={"strategy": "ddp_spawn", "devices": 2})
     assert main(["fit", "--config", config]) == 0
     assert load_predictor(tmp_path / "run" / "predictor")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["difficulty_mlp", "difficulty_lora", "budget_bins"])
+def test_two_processes_train_judge_and_predict_as_one_does(kind, backbone, tmp_path):
+    """Under `ddp`, with gloo; the other modules' tests of this are their own."""
+    write_tables(tmp_path)
+    changes = {} if kind == "difficulty_mlp" else {"lora": {"r": 2, "alpha": 4, "dropout": 0.0}}
+    config = write_config(tmp_path, kind, backbone, **changes)
+    figures = []
+    for name, devices in (("one", 1), ("two", 2)):
+        run = ["--config", config, "--trainer.strategy", "ddp" if devices == 2 else "auto"]
+        run += ["--trainer.devices", str(devices), "--trainer.default_root_dir", str(tmp_path / name)]
+        for command, source in (
+            ("fit", []),
+            ("test", ["--ckpt_path=last"]),
+            ("predict", ["--ckpt_path=last"]),
+        ):
+            subprocess.run([sys.executable, "-m", "ps_train", command, *run, *source], check=True)
+        with (tmp_path / name / "log" / "test" / "metrics.csv").open() as file:
+            figures.append({key: float(value) for key, value in next(csv.DictReader(file)).items()})
+    # Not the weights: of a gradient that is nearly 0, Adam makes a whole step of either sign.
+    assert figures[1] == pytest.approx(figures[0], rel=1e-2, abs=1e-3)
+    file = "budgets.json" if "budget" in kind else "predictions.json"
+    one, two = (json.loads((tmp_path / name / file).read_text()) for name in ("one", "two"))
+    assert two["ids"] == one["ids"] == [f"q{i}" for i in range(10)]
+    said = "quantiles" if "budget" in kind else "probabilities"
+    np.testing.assert_allclose(two[said], one[said], rtol=1e-2, atol=1e-2)

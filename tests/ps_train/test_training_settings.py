@@ -31,7 +31,7 @@ from ps_train.curve.lora import CurveLoRA
 from ps_train.curve.loss import curve_loss
 from ps_train.curve.mlp import CurveMLP
 from ps_train.difficulty.lora import DifficultyClassifier
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 from ps_train.schema import CurveSchema
 
 

@@ -46,9 +46,8 @@ from ps_train.budget.budgets import load_budgets
 from ps_train.curve_table import CurveTable
 from ps_train.feature_file import save_features
 from ps_train.light.predictor import LightPredictor
-from ps_train.load import load_predictor
+from ps_train.load import load_predictor, read_config
 from ps_train.menu.table import MenuTable
-from ps_train.predictor import read_config
 from ps_train.question_hashes import load_question_hashes, save_question_hashes
 from ps_train.questions import load_questions
 

@@ -21,7 +21,7 @@ from ps_eval.serve.app import Gateway
 from ps_eval.serve.assemble import price_of_past
 from ps_eval.serve.forecast import Forecaster
 from ps_train.embedded.problem_families import make_problems
-from ps_train.predictor import load_predictor
+from ps_train.load import load_predictor
 from ps_train.questions import save_questions
 
 ROOT = Path(__file__).parents[3]
