@@ -123,10 +123,11 @@ class StoppingRule:
 
     def save(self, path: str | Path) -> None:
         """Write one `.npz`."""
-        known = {} if self.checkpoints is None else {"checkpoints": self.checkpoints}
-        arrays = {name: getattr(self, name) for name in ARRAYS}
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in ("price", *ARRAYS)}
+        if self.checkpoints is not None:
+            arrays["checkpoints"] = self.checkpoints
         with atomic_path(path) as part, Path(part).open("wb") as file:
-            np.savez(file, price=self.price, **arrays, **known)
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> StoppingRule:
@@ -137,8 +138,8 @@ class StoppingRule:
         """
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
-                arrays = (content[name] for name in ARRAYS)
-                return cls(float(content["price"]), *arrays, content.get("checkpoints", None))
+                arrays = {name: content[name] for name in ARRAYS}
+                return cls(float(content["price"]), **arrays, checkpoints=content.get("checkpoints", None))
         except Exception as error:  # a damaged archive raises whatever its remains are taken for
             raise ValueError(f"{path} must be a stopping rule, but {one_line(error)}") from error
 
