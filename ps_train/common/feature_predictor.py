@@ -56,8 +56,9 @@ class FeaturePredictor(CurvePredictor):
             ValueError: If a feature is missing or has another width, holds NaN, or there are questions but no
                 backbone.
         """
-        features = x if isinstance(x, Mapping) else self._extract(x)
-        inputs = self.stack(features)
+        return self._ask(self.stack(x if isinstance(x, Mapping) else self._extract(x)), batch_size)
+
+    def _ask(self, inputs: Tensor, batch_size: int) -> Tensor:
         was_training = self.training
         if was_training:  # each walks through all modules
             self.eval()
@@ -78,9 +79,9 @@ class FeaturePredictor(CurvePredictor):
         Raises:
             ValueError: As `predict_outputs`.
         """
-        features = x if isinstance(x, Mapping) else self._extract(x)
-        columns: npt.NDArray[np.float32] = self.stack(features).numpy()
-        return self.predict_outputs(features, batch_size=batch_size), columns
+        inputs = self.stack(x if isinstance(x, Mapping) else self._extract(x))
+        columns: npt.NDArray[np.float32] = inputs.numpy()
+        return self._ask(inputs, batch_size), columns
 
     def stack(self, features: Mapping[str, npt.ArrayLike]) -> Tensor:
         """Concatenate named features in the schema's order, checked: float32 (N, D).
