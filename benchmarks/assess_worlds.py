@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import norm
 
 from ps_eval.assess.assessment import LEVELS, assess
-from ps_eval.assess.folds import cross_validate, make_folds
+from ps_eval.assess.folds import Refits, make_folds
 from ps_eval.assess.points import mixed_points, priced_points, uniform_points
 from ps_eval.assess.verdict import mean_line
 from ps_eval.logs.sample import Sample
@@ -77,7 +77,7 @@ def one_set(name: str, n: int, samples: int, levels: list[float], seed: int) -> 
     table = to_table(drawn)
     result = assess(table, drawn, used=levels, n_resamples=1000, seed=seed)
     true = true_table(table, lengths, chances)
-    predicted = cross_validate(table, make_folds(table.questions, 10, seed))
+    predicted = Refits(table, make_folds(table.questions, 10, seed)).left_out()
     points = (uniform_points(true), mixed_points(true, 0.0), priced_points(true, predicted, 0.0))
     return {
         "pays": result.pays,

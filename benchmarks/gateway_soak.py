@@ -44,6 +44,8 @@ from ps_train.embedded.problem_families import make_problems  # noqa: E402
 TARGET = 48
 QUESTIONS = [problem.question for problem in make_problems(2000, seed=5)]
 LONG = " word" * 20_000
+ROOM = 4096
+"""`max_tokens`: without it a server makes 16."""
 VERY_LONG = json.dumps({"prompt": "a " * 1_000_000}).encode()
 ARRAYS = b'{"prompt":[' + b"[]," * 60_000 + b"[]]}"
 NAMES = b"{" + b",".join(b'"%d":1' % number for number in range(60_000)) + b',"prompt":"How many?"}'
@@ -123,7 +125,7 @@ class Clients:
         assert self._session is not None
         prompt = f" {QUESTIONS[number % len(QUESTIONS)]}<think>"
         begin = time.perf_counter()
-        async with self._session.post(self.url, json={"prompt": prompt}) as response:
+        async with self._session.post(self.url, json={"prompt": prompt, "max_tokens": ROOM}) as response:
             await response.read()
             self._count(self.polite, response, 1)
         self.polite.seconds.append(time.perf_counter() - begin)
@@ -147,10 +149,12 @@ class Clients:
             pass
 
     async def _dropped(self) -> None:
-        await self._hostile({"prompt": QUESTIONS[0], "n": 128, "mode": "slow"}, 128, leave=0.3)
+        await self._hostile(
+            {"prompt": QUESTIONS[0], "max_tokens": ROOM, "n": 128, "mode": "slow"}, 128, leave=0.3
+        )
 
     async def _long(self) -> None:
-        await self._hostile({"prompt": LONG})
+        await self._hostile({"prompt": LONG, "max_tokens": ROOM})
 
     async def _arrays(self) -> None:
         await self._hostile(ARRAYS)
@@ -166,7 +170,7 @@ class Clients:
 
     async def _left(self) -> None:
         assert self._session is not None
-        body = {"prompt": QUESTIONS[0], "stream": True}
+        body = {"prompt": QUESTIONS[0], "max_tokens": ROOM, "stream": True}
         async with self._session.post(self.url, json=body) as response:
             self._count(self.hostile, response, 1)
             await response.content.readany()
@@ -183,10 +187,10 @@ class Clients:
         writer.close()
 
     async def _fault(self) -> None:
-        await self._hostile({"prompt": QUESTIONS[1], "mode": "fault"})
+        await self._hostile({"prompt": QUESTIONS[1], "max_tokens": ROOM, "mode": "fault"})
 
     async def _break(self) -> None:
-        await self._hostile({"prompt": QUESTIONS[1], "mode": "break"})
+        await self._hostile({"prompt": QUESTIONS[1], "max_tokens": ROOM, "mode": "break"})
 
     async def _many(self) -> None:
         await self._hostile({"prompt": QUESTIONS[2], "n": 129})

@@ -59,6 +59,16 @@ def real(
     return number
 
 
+def whole_total(mean: float, count: int) -> int:
+    """The whole number of tokens that a mean for each of `count` allows: 0.29 × 100 is 29, not 28.
+
+    A product within rounding of a whole number is that number; any other is rounded down.
+    """
+    total = float(mean) * count
+    nearest = round(total)
+    return nearest if abs(total - nearest) <= 2.0**-50 * total else int(total)
+
+
 def share(name: str, value: object) -> float:
     """A number in [0, 1].
 

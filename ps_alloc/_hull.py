@@ -101,8 +101,16 @@ def allocate_hull(
     windows = np.empty(len(curves), np.int32)
     if len(curves) <= DIRECT_ROWS:
         _check(limits, rows)
-        cost, value, solution = _solve_rows(rows, settings, limits.budget, windows, core_span=None)
-        return HullResult(windows.astype(np.int64), cost, value, solution.price, solution.gap)
+        budget = limits.budget
+        # Uses are rounded up to units: with a unit more for each query, nothing that fits is left out.
+        hidden = len(curves) if limits.costs.unit > 1 else 0
+        cost, value, solution = _solve_rows(rows, settings, budget + hidden, windows, core_span=None)
+        gap = solution.gap
+        if cost > budget and not limits.costs.fit(windows, limits.total_tokens):
+            highest = value + gap
+            cost, value, solution = _solve_rows(rows, settings, budget, windows, core_span=None)
+            gap = max(0.0, highest - value)
+        return HullResult(windows.astype(np.int64), cost, value, solution.price, gap)
     for widening in (1.0, 4.0, 16.0):
         rest, decided = _narrow(rows, limits, settings, windows, widening * MARGIN)
         if decided.low > decided.high:  # no price is right for all rows
@@ -223,7 +231,7 @@ def _bracket(
     error += float(menus.cost.max())
     begin, end = np.searchsorted(spending, target - least_spending + margin * error * np.array([-1.0, 1.0]))
     slopes = seg_slope[order]
-    steepest = float(slopes[0]) if slopes.size else 1.0 / float(limits.costs.grid[-1])
+    steepest = float(slopes[0]) if slopes.size else 1.0 / max(1.0, float(limits.costs.grid[-1]))
     return Bracket(
         low=float(slopes[end]) if end < slopes.size else 0.0,
         # Rows outside the sample may be steeper than all in it: `ceiling` rises until it is above them.

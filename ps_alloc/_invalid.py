@@ -83,7 +83,7 @@ def around_invalid(
         windows=windows,
         window=None if shared["budgets"] is not None else int(costs.budgets[0]),
         total_tokens=limits.total_tokens,
-        spent_tokens=costs.tokens(windows),
+        spent_tokens=limits.tokens(costs.of(windows)),
         method="hull" if shared["method"] == "auto" else shared["method"],
         expected_accuracy=expected,
         price=price,

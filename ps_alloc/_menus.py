@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc.kernels.core import fill_slack
+from ps_alloc.kernels.core import fill_slack, worth_changing
 from ps_alloc.kernels.menus import climb, envelopes, smallest_losses
 
 IntArray = npt.NDArray[np.int64]
@@ -82,6 +82,8 @@ def solve(menus: Menus, budget: int, core_span: int | None = None) -> Solution:
     tolerance = 1e-12 * largest
     inside = np.flatnonzero(loss < price * slack - tolerance)
     inside = inside[steepest_first(-loss[inside])]
+    if inside.size > FIRST_CORE:
+        inside = inside[worth_changing(*menus, choice, rows[inside], slack)]
     core, core_loss = rows[inside], loss[inside]
     work_limit = EXACT_WORK_LIMIT if choice.size <= EXACT_ROWS else WORK_LIMIT
     if core_span is not None:

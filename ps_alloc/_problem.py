@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,7 @@ from ps_alloc._checks import (
 )
 from ps_alloc.kernels.access import USE_UNITS
 from ps_alloc.kernels.curves import first_invalid_use, total_cost
+from ps_alloc.predictions import check_budgets
 
 NO_ROWS = np.empty(0, np.int64)
 
@@ -47,9 +49,11 @@ class Costs:
         """Units that (N,) windows cost together."""
         return int(total_cost(windows, self.use, self.rate, self.grid))
 
-    def tokens(self, windows: IntArray) -> int:
-        """Tokens that (N,) windows cost together, rounded up."""
-        return -(-self.of(windows) // self.unit)
+    def fit(self, windows: IntArray, total_tokens: int) -> bool:
+        """Whether (N,) windows cost no more, with uses as they are instead of rounded up to units."""
+        if self.unit == 1:
+            return self.of(windows) <= total_tokens
+        return math.fsum(self.used(windows)) <= total_tokens
 
     def used(self, windows: IntArray) -> FloatArray:
         """(N,). Tokens that queries with these windows are expected to use, not rounded to units."""
@@ -94,11 +98,12 @@ class Limits:
     most: IntArray
     """Most windows."""
     costs: Costs
+    budget: int
+    """The budget in units, as far as it can be of use."""
 
-    @property
-    def budget(self) -> int:
-        """The budget in units, as far as it can be of use."""
-        return min(self.total_tokens * self.costs.unit, LARGEST_TOTAL)
+    def tokens(self, units: int) -> int:
+        """What was spent of the budget, in tokens, rounded up."""
+        return min(self.total_tokens, -(-units // self.costs.unit))
 
     def fewest(self) -> IntArray:
         """A fresh (N,) copy of `least`."""
@@ -137,7 +142,7 @@ def check_costs(
     if budgets is None:
         tokens, grid, expected = _whole_windows(window, num_windows)
     else:
-        tokens = _grid_of_budgets(budgets, num_windows)
+        tokens = check_budgets(budgets, size=num_windows)
         grid, expected = np.concatenate(([0], tokens)), tokens.astype(np.float64)
     rate, unit, rows = np.ones(1, np.int64), 1, _no_use(num_windows, np.dtype(dtype))
     if window_cost is not None:
@@ -186,14 +191,6 @@ def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def _grid_of_budgets(budgets: npt.ArrayLike, num_windows: int) -> IntArray:
-    given = vector("budgets", budgets, size=num_windows, low=1.0, high=float(LARGEST_TOTAL), rising=True)
-    if (given != np.floor(given)).any():
-        broken = np.flatnonzero(given != np.floor(given))[0]
-        raise ValueError(f"budgets must be whole tokens, got {given[broken]} at position {broken}")
-    return np.asarray(budgets).astype(np.int64)
-
-
 def _shared_use(use: FloatArray, tokens: IntArray) -> tuple[IntArray, int]:
     """Costs of 0 .. W windows from one use for all, and the units a token: 1 is enough for whole tokens."""
     fine = np.concatenate(([0.0], use))
@@ -240,14 +237,17 @@ def check_limits(
             f"min_windows must not exceed max_windows, got {_at(least, above[0])} and {_at(most, above[0])} "
             f"for query {above[0]}"
         )
-    limits = Limits(n_queries, total_tokens, least, most, costs)
+    budget = min(total_tokens * costs.unit, LARGEST_TOTAL)
+    limits = Limits(n_queries, total_tokens, least, most, costs, budget)
     if costs.use.shape[0] == 0 and least.size == 1 and costs.rate.size == 1:
         smallest = n_queries * int(costs.grid[least[0]]) * int(costs.rate[0])
     else:
         if least.any():
             _refuse_broken_use(costs, least)
         smallest = costs.of(limits.fewest())
-    if limits.budget < smallest:
+    if budget < smallest and costs.fit(limits.fewest(), total_tokens):
+        limits = replace(limits, budget=smallest)
+    elif budget < smallest:
         needed = -(-smallest // costs.unit)
         raise ValueError(
             f"total_tokens must pay for every query's min_windows, which takes {needed} tokens, "

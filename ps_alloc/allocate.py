@@ -144,7 +144,7 @@ def allocate(
         windows=windows,
         window=None if budgets is not None else int(costs.budgets[0]),
         total_tokens=limits.total_tokens,
-        spent_tokens=-(-units // costs.unit),
+        spent_tokens=limits.tokens(units),
         method="hull" if method == "auto" else method,
         expected_accuracy=float(expected),
         price=price,
@@ -162,7 +162,7 @@ def _hull_and_leftover(
     """Windows, their cost in units, mean accuracy, price a unit, and bound of the mean."""
     costs, n_queries = limits.costs, limits.n_queries
     windows, spent, value, price, gap = _hull.allocate_hull(curves, limits, weight, base)
-    if costs.unit > 1:  # what rounding to whole units may hide
+    if costs.unit > 1 and n_queries > _hull.DIRECT_ROWS:  # what rounding to whole units may hide
         gap += price * n_queries
     total_weight = float(weight.sum()) * (n_queries / weight.size)
     expected, gap = value / total_weight, gap / total_weight

@@ -59,7 +59,7 @@ def uniform(
         windows,
         int(window) if budgets is None else None,
         limits.total_tokens,
-        costs.tokens(windows),
+        limits.tokens(costs.of(windows)),
         "uniform",
         budgets=costs.budgets,
         charged="granted" if use is None else "used",

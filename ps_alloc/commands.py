@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ps_alloc._checks import real, whole
+from ps_alloc._checks import real, whole, whole_total
 from ps_alloc.files import check_output
 from ps_alloc.predictions import Predictions
 
@@ -192,7 +192,7 @@ def _total_tokens(parsed: argparse.Namespace, predictions: Predictions) -> int:
         raise ValueError(
             f"--budget must be at least {least:g} tokens (--min-windows {fewest}), got {budget:g}"
         )
-    return int(budget * n)
+    return whole_total(budget, n)
 
 
 def _numbers(flag: str, text: str) -> list[float]:

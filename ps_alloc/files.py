@@ -32,7 +32,7 @@ def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Itera
 
     Raises:
         ValueError: As `check_output`.
-        OSError: If it cannot be written, whatever the writer in the block raises for that.
+        OSError: If it cannot be written, whatever the writer in the block raises for that; it names the file.
     """
     target = check_output(path, inputs=inputs)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +44,8 @@ def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Itera
         temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else mode)
         temporary.replace(target)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(target)) from error
         # Writers of other languages have types of their own for a full disk, such as safetensors.
         if "I/O error" in str(error) and not isinstance(error, OSError | ValueError):
             raise OSError(f"{target} cannot be written: {error}") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import FloatArray, IntArray, numbers, real, shown, vector, whole
+from ps_alloc._checks import FloatArray, IntArray, numbers, real, shown, vector, whole, whole_total
 from ps_alloc.calibration import check_pair
 from ps_alloc.files import finite_field, read_object, write_json
 from ps_alloc.predictions import check_budgets, uniform_budgets
@@ -101,7 +101,7 @@ class Guard:
         with_zero = np.concatenate((np.zeros((n, 1)), measured), axis=1)
         gains, errors = [], []
         for budget in tried:
-            total = int(budget * n)
+            total = whole_total(budget, n)
             ours, even = (
                 allocate(predicted, total, method=name, **settings).windows  # type: ignore[arg-type]
                 for name in (method, "uniform")

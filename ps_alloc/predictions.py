@@ -133,13 +133,13 @@ def uniform_budgets(window: int, num_windows: int) -> IntArray:
     return window * np.arange(1, num_windows + 1, dtype=np.int64)
 
 
-def check_budgets(budgets: npt.ArrayLike) -> IntArray:
-    """A token grid as int64 (W,).
+def check_budgets(budgets: npt.ArrayLike, size: int | None = None) -> IntArray:
+    """A token grid as int64 (W,), W being `size` where that is given.
 
     Raises:
         ValueError: If it is not strictly rising whole numbers of tokens from 1 on.
     """
-    grid = vector("budgets", budgets, low=1.0, high=2.0**40, rising=True)
+    grid = vector("budgets", budgets, size=size, low=1.0, high=2.0**53, rising=True)
     broken = np.flatnonzero(grid != np.floor(grid))
     if broken.size:
         raise ValueError(f"budgets must be whole tokens, got {grid[broken[0]]} at position {broken[0]}")

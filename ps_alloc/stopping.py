@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_alloc._checks import FloatArray, numbers, one_line, real, whole
+from ps_alloc._checks import FloatArray, IntArray, numbers, one_line, real, vector, whole
 from ps_alloc.files import atomic_path
 
 BoolArray = npt.NDArray[np.bool_]
+ARRAYS = ("centre", "scale", "weights")
+"""What every stopping rule's file holds beside its price."""
 
 
 def worth_going_on(
@@ -80,10 +82,12 @@ class StoppingRule:
     """(D,)."""
     weights: FloatArray
     """(C, D + 1): the constant, then one a number, in units of correct answers."""
+    checkpoints: IntArray | None = None
+    """(C,) tokens at which it is asked, where they are known."""
 
     def __post_init__(self) -> None:
         real("price", self.price, low=0.0)
-        centre, scale, weights = (numbers(n, getattr(self, n)) for n in ("centre", "scale", "weights"))
+        centre, scale, weights = (numbers(n, getattr(self, n)) for n in ARRAYS)
         if centre.ndim != 1 or scale.shape != centre.shape or weights.shape[1:] != (len(centre) + 1,):
             raise ValueError(
                 "centre, scale and weights must have shapes (D,), (D,) and (C, D + 1), "
@@ -93,6 +97,8 @@ class StoppingRule:
         _refuse_infinite("weights", weights)
         if not (scale > 0).all():
             raise ValueError(f"scale must be above 0, got {scale[~(scale > 0)][0]}")
+        if self.checkpoints is not None:
+            vector("checkpoints", self.checkpoints, size=len(weights), low=0.0, rising=True)
 
     def advantage(self, states: npt.ArrayLike, checkpoint: int) -> FloatArray:
         """What going on from a checkpoint is worth above answering there, (N,).
@@ -117,8 +123,10 @@ class StoppingRule:
 
     def save(self, path: str | Path) -> None:
         """Write one `.npz`."""
+        known = {} if self.checkpoints is None else {"checkpoints": self.checkpoints}
+        arrays = {name: getattr(self, name) for name in ARRAYS}
         with atomic_path(path) as part, Path(part).open("wb") as file:
-            np.savez(file, price=self.price, centre=self.centre, scale=self.scale, weights=self.weights)
+            np.savez(file, price=self.price, **arrays, **known)
 
     @classmethod
     def load(cls, path: str | Path) -> StoppingRule:
@@ -129,7 +137,8 @@ class StoppingRule:
         """
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
-                return cls(float(content["price"]), *(content[n] for n in ("centre", "scale", "weights")))
+                arrays = (content[name] for name in ARRAYS)
+                return cls(float(content["price"]), *arrays, content.get("checkpoints", None))
         except Exception as error:  # a damaged archive raises whatever its remains are taken for
             raise ValueError(f"{path} must be a stopping rule, but {one_line(error)}") from error
 

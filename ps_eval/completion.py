@@ -45,12 +45,12 @@ def _with_names(parser: CommandParser, source: Any) -> CommandParser:
 
 
 def _names() -> dict[str, list[str]]:
-    from ps_eval.engines import ENGINES
+    from ps_eval.engines import ENGINES, RAY
     from ps_eval.grading.graders import GRADER_NAMES
     from ps_eval.spending.policies import POLICIES
 
     return {
-        "engine": list(ENGINES),
+        "engine": [*ENGINES, RAY],
         "grader": list(GRADER_NAMES),
         "policy": list(POLICIES),
         "policies": list(POLICIES),

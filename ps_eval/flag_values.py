@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -75,6 +75,11 @@ def _as_dataclass(value: Any, cls: type) -> Any:
             given[name] = convert(content, hints[name])
         except ValueError as error:
             raise ValueError(f"settings of {cls.__name__}, whose {name} must be {error}") from error
+    for one in fields(cls):
+        if one.name not in given and one.default is MISSING and one.default_factory is MISSING:
+            raise ValueError(
+                f"settings of {cls.__name__} with a {one.name}, got {', '.join(given) or 'none'}"
+            )
     try:
         return cls(**given)
     except (TypeError, ValueError) as error:

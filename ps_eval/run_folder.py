@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,9 @@ def remember_settings(path: str | Path, settings: dict[str, Any]) -> None:
     different = sorted(k for k in names if before.get(k) != settings.get(k))
     if different:
         changes = ", ".join(f"{k} was {before.get(k)!r} and is {settings.get(k)!r}" for k in different)
-        raise ValueError(
-            f"{path.parent} must be continued with the settings it was begun with, but {changes}"
-        )
+        beside = path.name.removesuffix(".settings.json")  # one file's, or its whole folder's
+        begun = path.parent if beside == path.name else path.with_name(beside)
+        raise ValueError(f"{begun} must be continued with the settings it was begun with, but {changes}")
 
 
 def remember_questions(folder: str | Path, questions: Sequence[Question]) -> None:
@@ -91,6 +91,22 @@ def repair_last_line(path: str | Path) -> None:
             position = start
         if position < end:
             file.truncate(position)
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines to a file, each in one write: what ends the process loses one at most.
+
+    Raises:
+        OSError: If the file cannot be written; it names it.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            for line in lines:
+                file.write(line + "\n")
+                file.flush()
+    except OSError as error:
+        said = f"{error.strerror} (what is there is kept, and the same command goes on)"
+        raise OSError(error.errno, said, str(path)) from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from transformers.utils import logging as transformers_logging
 
 from ps_alloc import Allocation
+from ps_alloc._checks import whole_total
 from ps_eval.engines.base import RequestsFailedError, Sampling
 from ps_eval.engines.pool import EnginePool
 from ps_eval.engines.shared_prefill import shared_prefill
@@ -190,7 +191,7 @@ class Scheduler:
         else:
             assert mean_tokens is not None
             check_most("mean_tokens", mean_tokens, inputs.budgets)
-            total = int(mean_tokens * len(asked))
+            total = whole_total(mean_tokens, len(asked))
         allocation = allocate_policy(
             policy, inputs, total, min_windows=self._min_windows, seed=self.sampling.seed
         )

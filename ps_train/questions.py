@@ -168,11 +168,13 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, int, dict[str, 
                 delimiter = ";"
             csv.field_size_limit(2**31 - 1)  # a reasoning is longer than the usual 128 KiB
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            names = list(reader.fieldnames or ())
+            if twice := [name for name in names if name and names.count(name) > 1]:
+                raise ValueError(f"{path} must have columns of different names, got {twice[0]!r} twice")
             for number, row in enumerate(reader, start=1):
                 if None in row or None in row.values():
-                    expected = len(reader.fieldnames or ())
                     raise ValueError(
-                        f"{path} row {number} must have {expected} fields, as its first line has"
+                        f"{path} row {number} must have {len(names)} fields, as its first line has"
                     )
                 yield f"{path} row {number}", number, row
     except UnicodeError as error:

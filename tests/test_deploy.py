@@ -20,7 +20,7 @@ from ps_alloc import Pacer
 from ps_eval.cli import settings_of
 from ps_eval.serve.app import Gateway
 from ps_eval.serve.budgets import Budgets
-from ps_eval.serve.lanes import KeyRule
+from ps_eval.serve.lanes import KeyRule, Lane, Lanes
 from ps_eval.serve.metrics import FALLBACKS, OUTCOMES, GatewayMetrics
 from ps_eval.serve.question import QuestionReader
 from ps_eval.serve.upstream import Upstream
@@ -165,7 +165,7 @@ def test_every_probe_asks_for_a_path_that_there_is() -> None:
     probes = [container()[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
     assert [probe["path"] for probe in probes] == ["/live", "/live", "/ready"]
     budgets = Budgets(Pacer(48), GatewayMetrics(), batcher=None, reader=QuestionReader(None))
-    app = Gateway(Upstream("http://127.0.0.1:1"), budgets, GatewayMetrics()).app()
+    app = Gateway(Upstream("http://127.0.0.1:1"), Lanes(Lane(budgets, {})), GatewayMetrics()).app()
     own = {route.path for route in app.routes if "{" not in route.path}  # type: ignore[attr-defined]
     docker = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     asked = re.findall(r"127\.0\.0\.1:8100(/\w+)", docker)

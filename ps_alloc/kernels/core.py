@@ -5,6 +5,8 @@ Menus are as in `menus`.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,6 +15,34 @@ from ps_alloc.kernels.menus import loss_of
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+
+
+@kernel
+def worth_changing(
+    start: IntArray, cost: IntArray, value: FloatArray, choice: IntArray, core: IntArray, slack: int
+) -> npt.NDArray[np.bool_]:
+    """Which of the core's (C,) rows some best solution may change: of copies in a row, only the first ones.
+
+    The changes of a solution can be ordered so that their sums never leave (-d, d], d being the largest step
+    or the slack. Where a sum comes again, what lies between adds up to nothing and can be left out: so no
+    more rows need to change than different sums fit there.
+    """
+    copies = np.zeros(core.size, np.int64)  # equal rows directly before
+    for c in range(1, core.size):
+        begin, end = start[core[c]], start[core[c] + 1]
+        shift = start[core[c - 1]] - begin
+        same = end + shift == start[core[c - 1] + 1] and choice[core[c]] + shift == choice[core[c - 1]]
+        item = begin
+        while same and item < end:
+            same = cost[item] == cost[item + shift] and value[item] == value[item + shift]
+            item += 1
+        copies[c] = copies[c - 1] + 1 if same else 0
+    unit, largest = 0, slack
+    for c in range(core.size if copies.max() > 1 else 0):
+        for item in range(start[core[c]], start[core[c] + 1]):
+            step = abs(cost[item] - cost[choice[core[c]]])
+            unit, largest = math.gcd(unit, step), max(largest, step)
+    return copies < 2 * (largest // max(1, unit)) + 2
 
 
 @kernel

@@ -184,11 +184,12 @@ def best_at_price(
         i = ids[r] if ids.size > 0 else r
         low, high, w = at(least, i), at(most, i), at(weight, i)
         cheapest = cost_at(use, rate, grid, r, i, low)
+        best = -np.inf
         for k in range(low, high + 1):
             # Above the cheapest choice's cost, which may be so large that nothing of the value is left.
             cost = cost_at(use, rate, grid, r, i, k) - cheapest
             reduced[k] = w * accuracy_at(curves, base, r, i, k) - price * cost
-        best = reduced[low : high + 1].max()
+            best = max(best, reduced[k])
         fewest[r] = -1
         for k in range(low, high + 1):
             if reduced[k] >= best - tolerance:

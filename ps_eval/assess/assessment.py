@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ps_eval.assess.folds import MANY, MIN_QUESTIONS, by_length, cross_validate, make_folds
+from ps_eval.assess.folds import MANY, MIN_QUESTIONS, Refits, by_length, make_folds
 from ps_eval.assess.points import (
     mixed_points,
     priced_points,
@@ -116,13 +116,13 @@ def assess(
         "uniform": uniform_points(table),
         "mix": mixed_points(table, guess),
         "length": priced_points(table, by_length(table, folds), guess),
-        "predicted": priced_points(table, cross_validate(table, folds, numbers=numbers), guess),
+        "predicted": priced_points(table, Refits(table, folds, numbers=numbers).left_out(), guess),
     }
     policy = "predicted"
     if scout is not None:
         policy = "predicted_scout"
         charged = scout_price * np.nan_to_num(scout)
-        said = cross_validate(table, folds, numbers={**(numbers or {}), "scout_tokens": scout})
+        said = Refits(table, folds, numbers={**(numbers or {}), "scout_tokens": scout}).left_out()
         points[policy] = priced_points(table, said, guess, charged=charged)
     if samples is None:
         points["oracle"] = resampled_oracle_points(table, guess, seed)

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_train.curve_table import CurveTable
-from ps_train.light.fit import fit_light
+from ps_train.light.fit import fit_curves, is_rising
 from ps_train.light.inputs import Numbers
 from ps_train.light.shape import CurveMap, possible_use, rising
+from ps_train.light.training_inputs import TrainingInputs
 from ps_train.question_hashes import hash_question
 
 MANY = 20_000
@@ -39,20 +40,42 @@ def make_folds(questions: Sequence[str], n_folds: int, seed: int) -> npt.NDArray
     return place[group].astype(np.int64)
 
 
-def cross_validate(
-    table: CurveTable, folds: npt.NDArray[np.int64], *, numbers: Numbers | None = None
-) -> Predicted:
-    """The light predictor, fitted on the other folds; every choice it makes is made on them."""
-    curves, use = np.empty(table.curves.shape), np.empty(table.curves.shape)
-    columns = {name: np.asarray(values) for name, values in (numbers or {}).items()}
-    for fold in np.unique(folds):
-        inside = folds == fold
-        fitted = fit_light(table.take(~inside), numbers={n: v[~inside] for n, v in columns.items()})
-        texts = [text for text, mine in zip(table.questions, inside, strict=True) if mine]
-        said = fitted.predict(texts, numbers={n: v[inside] for n, v in columns.items()})
-        curves[inside] = said.curves
-        use[inside] = np.tile(table.budgets, (len(texts), 1)) if said.use is None else said.use
-    return _levelled(table, folds, curves, use)
+class Refits:
+    """The light predictor, fitted without one or two of the folds; every choice is made on the others.
+
+    Args:
+        table: N questions.
+        folds: (N,) the fold of each.
+        numbers: Further columns that it reads.
+    """
+
+    def __init__(
+        self, table: CurveTable, folds: npt.NDArray[np.int64], *, numbers: Numbers | None = None
+    ) -> None:
+        self._table, self._folds = table, folds
+        self._read = TrainingInputs.of(table.questions, numbers)
+        self._said: dict[tuple[int, int], Predicted] = {}
+
+    def left_out(self, gone: int | None = None) -> Predicted:
+        """Each question's curves by a fit on the other folds; where a fold is `gone`, of the rest alone, by
+        fits that have not seen it.
+        """
+        kept = np.ones(len(self._folds), np.bool_) if gone is None else self._folds != gone
+        table, folds = self._table.take(kept), self._folds[kept]
+        curves, use = np.empty(table.curves.shape), np.empty(table.curves.shape)
+        for fold in np.unique(folds).tolist():
+            pair = (fold, fold) if gone is None else (min(fold, gone), max(fold, gone))
+            said = self._said.get(pair) or self._said.setdefault(pair, self._without(pair))
+            mine = self._folds[np.isin(self._folds, pair)] == fold
+            curves[folds == fold], use[folds == fold] = said.curves[mine], said.use[mine]
+        return _levelled(table, folds, curves, use)
+
+    def _without(self, pair: tuple[int, int]) -> Predicted:
+        """Curves of the questions of two folds (or one, twice) by a fit on the others."""
+        out = np.isin(self._folds, pair)
+        fitted, _ = fit_curves(self._read.take(~out), self._table.take(~out))
+        columns = np.hstack([block[out] for block in self._read.columns])
+        return Predicted(*fitted(self._read.hashed.take(out), columns)[:2])
 
 
 def by_length(table: CurveTable, folds: npt.NDArray[np.int64]) -> Predicted:
@@ -81,8 +104,3 @@ def _levelled(table: CurveTable, folds: npt.NDArray[np.int64], curves: Float, us
     if is_rising(table):
         curves = rising(curves)
     return Predicted(np.clip(curves, 0, 1), possible_use(use, table.budgets))
-
-
-def is_rising(table: CurveTable) -> bool:
-    """Whether a table's accuracy never falls: strict, and nothing for an unfinished answer."""
-    return table.metadata.get("answer") == "strict" and float(table.metadata.get("guess", 0)) == 0

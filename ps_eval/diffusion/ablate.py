@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ps_alloc.files import read_json, write_json
 from ps_eval.diffusion.measure import answer_batch
@@ -22,6 +20,7 @@ from ps_eval.diffusion.models import DiffusionModel, load_diffusion_model
 from ps_eval.diffusion.plots import plot_frontier, plot_histories
 from ps_eval.diffusion.schedules import SCHEDULES, Schedule, schedule_named
 from ps_eval.progress import show_progress
+from ps_eval.reporting.screen import print_grid
 from ps_eval.reporting.statistics import paired_bootstrap
 from ps_eval.reporting.summary import PhaseTimer, collect_run_info
 from ps_eval.run_folder import remember_questions, remember_settings
@@ -254,20 +253,19 @@ def print_rows(rows: Sequence[dict[str, Any]], reference: str, console: Console)
         f"taken back a response; n = {rows[0]['n']}",
         highlight=False,
     )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("schedule", no_wrap=True)
-    for column in ("acc.", "gain", "speed", "ms", "passes", "rows", "back"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = []
     for row in rows:
         gain, gain_low, gain_high = (100 * row[key] for key in ("gain", "gain_low", "gain_high"))
-        table.add_row(
-            row["schedule"],
-            f"{100 * row['accuracy']:.1f}",
-            f"{gain:+.1f}\n{gain_low:.1f}, {gain_high:.1f}",
-            f"{row['speed']:.2f}\n{row['speed_low']:.2f}, {row['speed_high']:.2f}",
-            f"{row['ms_per_response']:.0f}",
-            f"{row['nfe']:.1f}",
-            f"{row['rows_per_token']:.1f}",
-            f"{row['remasked']:.2f}",
+        table.append(
+            [
+                row["schedule"],
+                f"{100 * row['accuracy']:.1f}",
+                f"{gain:+.1f}\n{gain_low:.1f}, {gain_high:.1f}",
+                f"{row['speed']:.2f}\n{row['speed_low']:.2f}, {row['speed_high']:.2f}",
+                f"{row['ms_per_response']:.0f}",
+                f"{row['nfe']:.1f}",
+                f"{row['rows_per_token']:.1f}",
+                f"{row['remasked']:.2f}",
+            ]
         )
-    console.print(table)
+    print_grid(console, ["schedule", "acc.", "gain", "speed", "ms", "passes", "rows", "back"], table)

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ps_alloc.files import read_json, write_json
 from ps_eval.diffusion.menu_replay import MenuReplay
@@ -25,6 +23,7 @@ from ps_eval.diffusion.static_frontier import (
     on_frontier,
     resample_counts,
 )
+from ps_eval.reporting.screen import print_grid
 from ps_eval.reporting.tables import percent, points
 from ps_train.menu.ridge import MenuPredictor
 from ps_train.menu.table import COSTS, MenuTable
@@ -217,34 +216,34 @@ def is_static(name: str, caches: Sequence[str]) -> bool:
 
 
 def _print(rows: Sequence[FrontierRow], n: int, agreed: dict[str, float]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("schedule", no_wrap=True)
-    batches = rows[0].ms_per_token
-    for column in (
+    timed = [f"ms/token at {batch}" for batch in rows[0].ms_per_token]
+    titles = [
+        "schedule",
         "acc. %",
         "rows/token",
         "passes/token",
-        *(f"ms/token at {b}" for b in batches),
+        *timed,
         "gain at equal rows",
         "at equal passes",
-    ):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
+    ]
+    table = [
+        [
             row.schedule,
             percent(row.accuracy),
             f"{row.rows_per_token:.2f}",
             f"{row.passes_per_token:.3f}",
             *(f"{ms:.3f}" for ms in row.ms_per_token.values()),
             *(_interval(gain) for gain in (row.at_equal_rows, row.at_equal_passes)),
-        )
-    console = Console(width=max(Console().width, 150))
+        ]
+        for row in rows
+    ]
+    console = Console()
     console.print(
         f"{n} questions; gains in points above the best static schedules at the same rows or passes a token, "
         "two of them mixed by lot where that is better",
         highlight=False,
     )
-    console.print(table)
+    print_grid(console, titles, table)
     for name, value in agreed.items():
         words = {"predicted": "predicted and measured accuracies", "halves": "the halves of the runs"}[name]
         console.print(f"{words} correlate with r = {value:.2f}", highlight=False)

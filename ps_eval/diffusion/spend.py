@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc import OptionMenus, allocate_options
+from ps_alloc._checks import whole_total
 from ps_alloc.diffusion import AcceptanceHead
 from ps_eval.diffusion.generate import Chooser, PolicyMaker
 from ps_eval.diffusion.schedules import schedule_named
@@ -28,7 +29,7 @@ def choose(accuracy: Array, cost: Array, mean_cost: float) -> Choice:
         (N,) columns.
     """
     whole = np.maximum(1, np.rint(cost * UNIT)).astype(np.int64)
-    total = max(int(mean_cost * UNIT * len(whole)), int(whole.min(axis=1).sum()))
+    total = max(whole_total(mean_cost * UNIT, len(whole)), int(whole.min(axis=1).sum()))
     menus = OptionMenus.from_lists(list(whole), list(accuracy))
     return allocate_options(menus, total).options
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,8 +48,12 @@ def load_engine(name: str, model: str | Path, **options: object) -> Engine:
     return _construct(name, engine_class(name), resolve_embedded(model), options)
 
 
-def engine_class(name: str) -> type[Engine]:
+def engine_class(name: str, more: Sequence[str] = ()) -> type[Engine]:
     """The class that runs an engine; nothing of the engine itself is loaded.
+
+    Args:
+        name: As of `load_engine`.
+        more: Names that could stand there too, for the message.
 
     Raises:
         ValueError: If there is no such engine.
@@ -64,7 +68,7 @@ def engine_class(name: str) -> type[Engine]:
         module, attribute = ENGINES[name].split(":")
         adapter = getattr(importlib.import_module(module), attribute)
         return adapter
-    adapter = load_plug_in(name, "engine", ENGINES, "a class of (model, …)", "module:Class")
+    adapter = load_plug_in(name, "engine", (*ENGINES, *more), "a class of (model, …)", "module:Class")
     if missing := [part for part in ENGINE_PARTS if not hasattr(adapter, part)]:
         raise ValueError(f"engine must be an Engine (ps_eval.engines.base), but {name} has no {missing[0]}")
     return adapter
@@ -82,7 +86,7 @@ def load_pool(name: str, model: str | Path, **options: object) -> EnginePool:
         ValueError: As `load_engine`, or as the pool does; if Ray is not installed.
     """
     if name != RAY:
-        return OneEngine(load_engine(name, model, **options))
+        return OneEngine(_construct(name, engine_class(name, [RAY]), resolve_embedded(model), options))
     try:
         from ps_eval.engines.ray_pool import RayEnginePool
     except ImportError as error:

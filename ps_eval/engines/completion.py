@@ -29,12 +29,13 @@ class Completion:
     """The tokens, where the server returns them."""
 
     @classmethod
-    def of(cls, body: str) -> Completion:
+    def of(cls, body: bytes, max_tokens: int) -> Completion:
         """Read a reply's body.
 
         Raises:
-            NotACompletionError: If it is not JSON, says there was an error, has no choice or no text, or its
-                `finish_reason` is neither stop nor length.
+            NotACompletionError: If it is not JSON, says there was an error, has no choice or several, or no
+                text, keeps its reasoning apart, its `finish_reason` is neither stop nor length, or it met
+                its limit before `max_tokens`.
         """
         try:
             reply = json.loads(body)
@@ -47,7 +48,18 @@ class Completion:
         choices = reply.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise NotACompletionError("the server's reply has no choices")
-        return cls._of_choice(choices[0])
+        if len(choices) > 1:
+            raise BrokenCompletionError(f"the server's reply must have one choice, got {len(choices)}")
+        completion, usage = cls._of_choice(choices[0]), reply.get("usage")
+        number = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        if completion.token_ids is not None:
+            number = len(completion.token_ids)
+        # Counts of 0 and other nonsense are no counts: some servers send them.
+        if not completion.stopped and isinstance(number, int) and 0 < number < max_tokens:
+            raise BrokenCompletionError(
+                f"the server ended after {number} tokens, max_tokens was {max_tokens}: its own limit is lower"
+            )
+        return completion
 
     @classmethod
     def _of_choice(cls, choice: dict[str, Any]) -> Completion:
@@ -62,6 +74,11 @@ class Completion:
         ):
             raise BrokenCompletionError(
                 f"the server's token_ids must be whole numbers, got {_start(str(ids))}"
+            )
+        if apart := [name for name in ("reasoning", "reasoning_content") if choice.get(name)]:
+            raise BrokenCompletionError(
+                f"the server's reply must be one text, got its reasoning apart, in {apart[0]!r}: "
+                "switch its reasoning parser off"
             )
         text = choice.get("text")
         if text is None and ids is not None:
@@ -79,5 +96,6 @@ def _message(error: Any) -> str:
     return str(error.get("message", error)) if isinstance(error, dict) else str(error)
 
 
-def _start(body: str) -> str:
-    return repr(" ".join(body.split())[:SHOWN])
+def _start(body: bytes | str) -> str:
+    text = body[: 8 * SHOWN].decode(errors="replace") if isinstance(body, bytes) else body
+    return repr(" ".join(text.split())[:SHOWN])

@@ -28,6 +28,10 @@ MAX_REASON = 300
 """Characters kept of a server's error message."""
 MAX_SEED_BITS = 53
 """What every JSON parser keeps of a whole number."""
+LONGEST_PAUSE = 120.0
+"""Seconds that the client waits at most before it tries again, where the server says how long."""
+LONGEST_TOKEN = 256
+"""Characters of text that a token stands for at most."""
 
 TOKEN_IDS, SAMPLING_FIELDS, OPENAI_FIELDS = "token ids", "text and sampling fields", "text alone"
 REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
@@ -47,9 +51,9 @@ class OpenAIEngine(TokenEngine):
     sent, neutral where `Sampling` sets nothing. A server that takes OpenAI's own fields alone gets those.
 
     Requests are retried by the `openai` client: on 408, 409, 429, 5xx, time-outs and broken connections, with
-    exponential back-off and jitter, or when the server says. A request that fails all the same, is refused,
-    or is answered with anything but a completion that stopped or met its limit becomes a `Failure`; the
-    others go on.
+    exponential back-off and jitter, or when the server says, if that is within two minutes. A request that
+    fails all the same, is refused, or is answered with anything but a completion that stopped or met its
+    limit becomes a `Failure`; the others go on.
     """
 
     kind = "openai"
@@ -78,7 +82,7 @@ class OpenAIEngine(TokenEngine):
             format: How the model ends its reasoning, or what differs from what the tokenizer's folder
                 declares.
             prompt: What is put around a question.
-            timeout: Seconds until a request is given up and tried again.
+            timeout: Seconds without a byte from the server until a request is given up and tried again.
             max_retries: How often a request is tried again.
             seed_bits: Of the seeds that are sent; 31 for servers that take no larger ones.
 
@@ -208,15 +212,15 @@ class OpenAIEngine(TokenEngine):
         stream: int,
     ) -> Completion:
         body = self._body(prompt, limit, stops, sampling, stream)
+        longest = (self._timeout + LONGEST_PAUSE) * (self._max_retries + 1)
         try:
-            reply = await client.completions.with_raw_response.create(**body)
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:
+            async with asyncio.timeout(longest):  # the client's own ends with every byte that comes
+                reply = await client.completions.with_raw_response.create(**body)
+        except TimeoutError as error:
+            raise NotACompletionError(f"no whole reply within {longest:g} s, retries included") from error
+        except (ValueError, TypeError, AttributeError) as error:
             raise NotACompletionError(first_line(error)) from error
-        return Completion.of(reply.http_response.text)
+        return Completion.of(reply.http_response.content, limit)
 
     def _body(
         self, prompt: list[int], limit: int, stops: Stops, sampling: Sampling, stream: int
@@ -260,17 +264,17 @@ class OpenAIEngine(TokenEngine):
     def _generated(self, completion: Completion, limit: int, stops: Stops) -> list[int] | Failure:
         """The generated token ids, ended by a stop where the model stopped by itself."""
         ids = completion.token_ids
-        room = limit - completion.stopped
         if ids is None:
-            ids = self.tokenizer.encode(completion.text, add_special_tokens=False)[:room]
+            text = completion.text[: limit * LONGEST_TOKEN]
+            ids = self.tokenizer.encode(text, add_special_tokens=False)[: limit - completion.stopped]
+        if len(ids) > limit:
+            return Failure(f"the server returned {len(ids)} tokens, max_tokens was {limit}")
         if completion.stopped and not (ids and ids[-1] in stops.ids):
             if stops.text is None:
                 ids = [*ids, stops.ids[0]]
             elif stops.text not in self._text(ids):
-                ids = [*ids, *self._end_ids][:limit]
-        if len(ids) > limit:
-            return Failure(f"the server returned {len(ids)} tokens, max_tokens was {limit}")
-        return ids
+                ids = [*ids, *self._end_ids]
+        return ids[:limit]
 
     def _reason(self, error: Exception) -> str:
         """One line of what went wrong. Some servers repeat the key they refuse: it is blotted out."""

@@ -200,6 +200,11 @@ class TransformersEngine(TokenEngine):
             watch.end([0 if isinstance(r, Failure) else len(r.token_ids) for r in reasonings])
         return reasonings
 
+    @property
+    def _asks_from_cache(self) -> bool:
+        """A forced answer goes on from a fork of the cache: some token must be forced to be read there."""
+        return self._ways.continues and bool(self.forced_prefix)
+
     def _halt(
         self,
         watch: Watch,
@@ -212,7 +217,7 @@ class TransformersEngine(TokenEngine):
 
         def halt(numbers: np.ndarray, places: np.ndarray, step: int) -> np.ndarray:
             def ask(some: Sequence[int]) -> Sequence[Answer | Failure]:
-                if not self._ways.continues:
+                if not self._asks_from_cache:
                     cut = [Reasoning(tuple(generated[n]), finished=False) for n in numbers[list(some)]]
                     return self._answers([prompts[n] for n in numbers[list(some)]], cut, None, True)
                 branch = rows.fork()
@@ -241,7 +246,7 @@ class TransformersEngine(TokenEngine):
         Memory grows with the length of the traces, not with its square: a trace is read up to a cut, answers
         there on a fork of its cache, and is read on.
         """
-        if not self._ways.continues:
+        if not self._asks_from_cache:
             return super().probe(questions, reasonings, cuts, progress)
         prompts = self._encode(questions)
         probes: list[list[Answer] | Failure] = []

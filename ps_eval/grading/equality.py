@@ -11,7 +11,7 @@ from ps_eval.grading.time_limit import within_seconds
 from ps_eval.grading.writing import TEXT_GROUP, as_latex, undecorated
 
 _FUNCTIONS = (
-    r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+"
+    r"\\(?:begin|end)\{\w+\*?\}|\\(?:angle|triangle)\s*[A-Z]+(?=\s*=)|\\[A-Za-z]+"
     r"|(?:arc)?(?:sin|cos|tan|sec|csc|cot)h?|log|ln|exp|sqrt|pi|inf(?:inity|ty)?|det|max|min|mod"
 )
 _WORD = re.compile(r"[A-Za-z]{3,}")
@@ -83,7 +83,7 @@ def _without_unit(text: str) -> str:
     if unit is not None:
         words = (unit.group(1) or unit.group(2) or "").replace("/", " / ").split()
         formula = rest[: unit.start()].rstrip("\\ ")
-        if words and all(map(is_unit, words)) and re.search(r"[\\\d]", formula):
+        if words and all(map(is_unit, words)) and re.search(r"\d|\\pi|}", formula):
             rest = formula
     rest = _listed(rest, _AND_OR)
     return text if _has_words(rest) else rest
@@ -106,6 +106,7 @@ def _begins_with(answer: str, reference: str) -> bool:
 
 def _bare(text: str, spaces: bool = False) -> str:
     text = re.sub("[−–]", "-", TEXT_GROUP.sub(r"\1", undecorated(text)))
+    text = re.sub(r"(?<=\d)\s+to\s+(?=\d)", ":", text)  # a ratio
     text = re.sub(r"[*_`$]", "", text).casefold().strip().rstrip(".").strip('"“”')
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", re.sub(r"^the\s+(?=\w)", "", text))
     return " ".join(text.split()) if spaces or _has_words(text) else re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)

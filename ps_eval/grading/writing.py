@@ -82,6 +82,7 @@ def as_latex(text: str) -> str:
     text = _ROOT.sub(lambda found: rf"\sqrt{{{next(filter(None, found.groups()), '')}}}", raised(text))
     text = _UNMARKED.sub(r"\\\1", text.translate(_SYMBOLS).replace("**", "^"))
     text = _ORDER.sub(r"\\\1", undecorated(text)).replace(r"\varnothing", r"\emptyset")
+    text = re.sub(r"\\log\s*_\s*(\d)(?=\s)", r"\\log_{\1}", text)
     if _TRIGONOMETRY.search(text):
         text = _DEGREES.sub(r"(\1 \\cdot \\frac{\\pi}{180})", text)
     return text

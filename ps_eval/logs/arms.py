@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ps_eval.logs.decisions import Decisions
 from ps_eval.logs.sample import Sample, read_name
+from ps_eval.reporting.screen import print_grid
 from ps_train.text_files import read_lines
 
 NORMAL = 1.96
@@ -161,11 +160,9 @@ def _variance(values: Sequence[float]) -> float:
 
 
 def _print(arms: Sequence[Arm], differences: Sequence[Difference], console: Console) -> None:
-    table = Table(box=box.SIMPLE)
-    for name in ("rule", "requests", "granted", "used", "ended by itself", "no answer", "graded", "right"):
-        table.add_column(name, justify="left" if name == "rule" else "right")
-    for arm in arms:
-        table.add_row(
+    titles = ["rule", "requests", "granted", "used", "ended by itself", "no answer", "graded", "right"]
+    rows = [
+        [
             arm.rule,
             f"{arm.requests:,}",
             f"{arm.granted:,.1f}",
@@ -174,8 +171,10 @@ def _print(arms: Sequence[Arm], differences: Sequence[Difference], console: Cons
             f"{arm.empty:.1%}",
             f"{arm.graded:,}",
             "–" if arm.right is None else f"{arm.right:.1%}",
-        )
-    console.print(table)
+        ]
+        for arm in arms
+    ]
+    print_grid(console, titles, rows)
     for d in differences:
         scale, unit = (1, " tokens") if d.figure == "used" else (100, " points")
         clear = "" if d.low <= 0 <= d.high else ", clear of 0"

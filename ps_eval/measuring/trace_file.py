@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from ps_eval.run_folder import repair_last_line
+from ps_eval.run_folder import append_lines, repair_last_line
 from ps_eval.run_settings import RunSettings
 
 TRACES_FILE = "traces.jsonl"
@@ -84,14 +84,12 @@ class TraceFile:
 
     def append(self, traced: list[TracedQuestion]) -> None:
         """Add questions at the end, each in one write."""
-        with self.path.open("a", encoding="utf-8") as file:
-            for question in traced:
-                row = asdict(question)
-                for name in KEPT_TOKENS:
-                    if not row[name]:
-                        del row[name]  # as in files of traces whose tokens are not kept
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                file.flush()
+        rows = [asdict(question) for question in traced]
+        for row in rows:
+            for name in KEPT_TOKENS:
+                if not row[name]:
+                    del row[name]  # as in files of traces whose tokens are not kept
+        append_lines(self.path, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
 def read_traces(path: str | Path) -> Iterator[TracedQuestion]:

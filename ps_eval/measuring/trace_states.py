@@ -17,7 +17,7 @@ from ps_train.common.blocks import block_outputs, hidden_size
 from ps_train.common.features import check_layers, layer_name
 from ps_train.common.prompts import PromptFormat, encode_prompts
 from ps_train.curve_table import CurveTable
-from ps_train.forecast.kept_traces import STATES_FILE
+from ps_train.forecast.kept_traces import STATES_FILE, stored_states
 
 
 def write_trace_states(
@@ -29,7 +29,9 @@ def write_trace_states(
     batch_size: int = 32,
     progress: Callable[[float], None] | None = None,
 ) -> None:
-    """Write blocks' states after 0 tokens and each budget of every kept trace, in float16, once.
+    """Write blocks' states after 0 tokens and each budget of every kept trace, in float16.
+
+    Nothing is read where they are there; blocks that are there already are kept beside new ones.
 
     Args:
         folder: A curve table's, of traces whose tokens were kept.
@@ -42,18 +44,19 @@ def write_trace_states(
     Raises:
         ValueError: If a layer is out of range, or the tokens were not kept.
     """
-    path = Path(folder) / STATES_FILE
-    if path.is_file():
-        return
     table = CurveTable.load(folder)
     asked = dict(zip(table.ids, table.questions, strict=True))
     kept = [t for t in read_traces(Path(folder) / TRACES_FILE) if t.id in asked]
+    names = [f"{t.id}#{number}" for t in kept for number in range(len(t.lengths))]
+    held, of = stored_states(folder)
+    if set(layers) <= set(held) and set(names) <= set(of):
+        return
     if unkept := [t.id for t in kept if len(t.token_ids) != len(t.lengths)]:
         raise ValueError(
             f"{folder} must hold the traces' token ids, but those of {unkept[0]!r} were not kept"
         )
     model, tokenizer = load()
-    wanted = check_layers(model, layers)
+    wanted = check_layers(model, sorted({*layers, *held}))
     prompts = encode_prompts(tokenizer, [asked[t.id] for t in kept], PromptFormat.of(prompt))
     rows = [(p, ids) for p, t in zip(prompts, kept, strict=True) for ids in t.token_ids]
     grid = [0, *table.budgets.tolist()]
@@ -65,8 +68,7 @@ def write_trace_states(
             states[layer][batch] = found
         if progress:
             progress(len(batch))
-    names = [f"{t.id}#{number}" for t in kept for number in range(len(t.lengths))]
-    with atomic_path(path) as part, Path(part).open("wb") as file:
+    with atomic_path(Path(folder) / STATES_FILE) as part, Path(part).open("wb") as file:
         np.savez(file, traces=np.array(names), **{layer_name(n): s for n, s in states.items()})  # type: ignore[arg-type]  # arrays
 
 

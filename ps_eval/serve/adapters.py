@@ -25,20 +25,27 @@ class Field:
     """Another name at the top of the body that some versions of the server read instead."""
     stream_options: bool = False
     """A stream's usage is asked for by `stream_options.include_usage`."""
+    default_tokens: int | None = None
+    """Tokens that the server makes of a completion without `max_tokens`; None: as many as it likes."""
 
 
 ANTHROPIC = Field("thinking.budget_tokens", 1024, below_max_tokens=True, beside={"type": "enabled"})
 
 
-def _openai(path: str, *, stream_options: bool = True) -> dict[str, Field]:
+OPENAI_TOKENS: Mapping[Server, int] = {"vllm": 16, "sglang": 16, "nim": 16}
+"""OpenAI's own default, of those servers that keep to it."""
+
+
+def _openai(server: Server, path: str) -> dict[str, Field]:
     names = ("completions", "chat", "chat_batch", "invocations")
-    return {name: Field(path, stream_options=stream_options) for name in names}
+    field = Field(path, stream_options=server != "other", default_tokens=OPENAI_TOKENS.get(server))
+    return dict.fromkeys(names, field)
 
 
 ADAPTERS: Mapping[Server, Mapping[str, Field]] = {
-    "vllm": {**_openai("thinking_token_budget"), "messages": ANTHROPIC},
+    "vllm": {**_openai("vllm", "thinking_token_budget"), "messages": ANTHROPIC},
     # With --enable-strict-thinking and a reasoning parser.
-    "sglang": _openai("custom_params.thinking_budget"),
+    "sglang": _openai("sglang", "custom_params.thinking_budget"),
     "llama.cpp": {
         # The first name goes before the second, which alone older versions know.
         "chat": Field("reasoning_budget_tokens", also="thinking_budget_tokens", stream_options=True),
@@ -47,9 +54,11 @@ ADAPTERS: Mapping[Server, Mapping[str, Field]] = {
         "messages": Field("thinking.budget_tokens", beside={"type": "enabled"}),
     },
     "nim": {
-        name: Field("nvext.max_thinking_tokens", stream_options=True) for name in ("chat", "completions")
+        name: field
+        for name, field in _openai("nim", "nvext.max_thinking_tokens").items()
+        if name in ("chat", "completions")
     },
-    "other": _openai("thinking_token_budget", stream_options=False),
+    "other": _openai("other", "thinking_token_budget"),
 }
 """Server to its routes' fields. A route without one passes unbudgeted, and is counted."""
 
@@ -67,7 +76,7 @@ def fields_of(server: Server, budget_field: str | None = None) -> Mapping[str, F
         return ADAPTERS[server]
     if not all(budget_field.split(".")):
         raise ValueError(f"budget_field must be a name, or names joined by dots, got {budget_field!r}")
-    return {**ADAPTERS[server], **_openai(budget_field, stream_options=server != "other")}
+    return {**ADAPTERS[server], **_openai(server, budget_field)}
 
 
 def server_of(models: Any) -> Server | None:

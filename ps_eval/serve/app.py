@@ -20,7 +20,7 @@ from ps_eval.serve.completions import Completions, outcome_of
 from ps_eval.serve.decision_log import DecisionLog
 from ps_eval.serve.errors import ClientDisconnected, Refusal, overloaded
 from ps_eval.serve.exchange import Exchange
-from ps_eval.serve.lanes import Lanes, one_lane
+from ps_eval.serve.lanes import Lanes
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.pacer_state import StateFile
 from ps_eval.serve.page import Page
@@ -63,7 +63,7 @@ class Gateway:
     def __init__(
         self,
         upstream: Upstream,
-        budgets: Budgets | Lanes,
+        lanes: Lanes,
         metrics: GatewayMetrics,
         *,
         routes: RouteTable | None = None,
@@ -83,7 +83,7 @@ class Gateway:
 
         Args:
             upstream: The server that answers.
-            budgets: Decide: the same for every model, or a lane for each.
+            lanes: Decide, each for its models.
             metrics: Counts.
             routes: What is done with which path.
             two_phase: Enforces the budgets of completions; None leaves that to the upstream.
@@ -98,8 +98,7 @@ class Gateway:
             cors_origins: Origins whose pages may ask.
             on_start: Called on the event loop when it serves.
         """
-        self.upstream, self.metrics = upstream, metrics
-        self.lanes = one_lane(budgets) if isinstance(budgets, Budgets) else budgets
+        self.upstream, self.lanes, self.metrics = upstream, lanes, metrics
         self.two_phase = two_phase
         self.limits = limits or Limits()
         self.draining = False

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ps_alloc import Pacer, allocate
+from ps_alloc._checks import whole_total
 from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.serve.adapters import Field, Server, fields_of
 from ps_eval.serve.budgets import Budgets
@@ -248,7 +249,7 @@ def price_of_past(
     curves, use = (rows, None) if rows.ndim == 2 else (rows[:, 0], rows[:, 1])
     allocation = allocate(
         curves,
-        int(tokens_per_request * len(asked)),
+        whole_total(tokens_per_request, len(asked)),
         budgets=forecaster.budgets,
         use=use,
         min_windows=min_windows,

@@ -96,6 +96,7 @@ class Body(_Part):
     instructions: str | None = None
     n: int | None = None
     best_of: int | None = None
+    use_beam_search: bool | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None

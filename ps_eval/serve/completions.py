@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from ps_eval.serve.adapters import Field
 from ps_eval.serve.answer_watch import WHOLE_BYTES, AnswerWatch, Observed, readable
 from ps_eval.serve.errors import Refusal
 from ps_eval.serve.exchange import Exchange
@@ -48,16 +49,20 @@ class Completions:
         name = exchange.route.name
         limits = self._gateway.lanes.limits_of(exchange.client)
 
+        def parse_for(field: Field | None) -> CompletionRequest:
+            return CompletionRequest.parse(
+                body,
+                dialect=exchange.route.dialect or "auto",
+                budget_field="" if field is None else field.path,
+                default_tokens=None if field is None or self._gateway.two_phase else field.default_tokens,
+                limits=limits,
+            )
+
         def parse() -> CompletionRequest:
             field = self._gateway.lanes.default.fields.get(name)
-            dialect = exchange.route.dialect or "auto"
-            path = "" if field is None else field.path
-            request = CompletionRequest.parse(body, dialect=dialect, budget_field=path, limits=limits)
+            request = parse_for(field)
             own = self._gateway.lanes.of(request.read.model).fields.get(name)
-            if (own and own.path) != (field and field.path):
-                path = "" if own is None else own.path
-                request = CompletionRequest.parse(body, dialect=dialect, budget_field=path, limits=limits)
-            return request
+            return request if own == field else parse_for(own)
 
         if len(body) <= INLINE_BYTES:
             return parse()
@@ -73,7 +78,9 @@ class Completions:
         exchange.model = request.read.model
         lane = exchange.lane = self._gateway.lanes.of(request.read.model).drawn()
         two_phase = self._gateway.two_phase
-        if not lane.enabled or (exchange.route.name not in lane.fields and two_phase is None):
+        # vLLM grows beams token by token, each by a request of its own without a budget.
+        native = exchange.route.name in lane.fields and not request.read.use_beam_search
+        if not lane.enabled or (two_phase is None and not native):
             self._metrics.unbudgeted.labels(exchange.route.name).inc()
             return await self._gateway.pass_through(exchange, body)
         if two_phase is not None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ps_alloc import Pacer
-from ps_eval.serve.adapters import ADAPTERS, Field
+from ps_eval.serve.adapters import Field
 from ps_eval.serve.budgets import Budgets
 from ps_eval.serve.errors import Refusal
 from ps_eval.serve.forecast import Forecaster
@@ -198,8 +198,3 @@ class Lanes:
     def _batchers(self) -> list:
         batchers = [lane.budgets.batcher for lane in self.all]
         return list({id(b): b for b in batchers if b is not None}.values())
-
-
-def one_lane(budgets: Budgets, limits: BodyLimits | None = None) -> Lanes:
-    """The same budgets for every model, as vLLM takes them."""
-    return Lanes(Lane(budgets, ADAPTERS["vllm"]), limits=limits or BodyLimits())

@@ -9,10 +9,15 @@ from typing import Literal
 
 REPEAT_SECONDS = 10.0
 """A warning is logged once in so long; the next says how many were left out."""
+ALWAYS = {"always": True}
+"""As `extra` of a record that is never left out."""
 
 
 class OnceInAWhile(logging.Filter):
-    """Lets each warning through once in a while. Which it is: its text before values are put in."""
+    """Lets each warning through once in a while. Which it is: its text before values are put in.
+
+    What answers somebody's signal always passes.
+    """
 
     def __init__(self, seconds: float = REPEAT_SECONDS) -> None:
         super().__init__()
@@ -22,7 +27,7 @@ class OnceInAWhile(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to log the record."""
-        if record.levelno < logging.WARNING:
+        if record.levelno < logging.WARNING or getattr(record, "always", False):
             return True
         kind, now = (record.name, str(record.msg)), time.monotonic()
         if now - self._last.get(kind, -self._seconds) < self._seconds:

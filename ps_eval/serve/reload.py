@@ -14,6 +14,7 @@ import numpy as np
 from ps_eval.serve.adapters import Server
 from ps_eval.serve.assemble import build_lanes, carry_prices
 from ps_eval.serve.lanes import Lane, Lanes
+from ps_eval.serve.logs import ALWAYS
 from ps_eval.serve.outcomes import Outcome, losses
 from ps_eval.serve.settings import ServeSettings
 
@@ -101,12 +102,13 @@ async def reload(gateway: Gateway, settings: ServeSettings, server: Server, *, f
         worse = await asyncio.to_thread(worse_lanes, gateway.lanes, lanes, seen)
         carry_prices(gateway.lanes, lanes)
     except Exception as error:  # predictors of one's own raise what they like
+        traced = not isinstance(error, ValueError | OSError)
+        logger.error("not reloaded: %s", error, exc_info=traced, extra=ALWAYS)
         reloads.labels("failed").inc()
-        logger.error("not reloaded: %s", error, exc_info=not isinstance(error, ValueError | OSError))
         return False
     if worse and not force:
+        logger.error("not reloaded: %s; SIGUSR2 takes it all the same", "; ".join(worse), extra=ALWAYS)
         reloads.labels("refused").inc()
-        logger.error("not reloaded: %s; SIGUSR2 takes it all the same", "; ".join(worse))
         return False
     gateway.replace_lanes(lanes)
     reloads.labels("taken").inc()

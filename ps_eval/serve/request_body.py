@@ -59,6 +59,8 @@ class CompletionRequest:
     dialect: Dialect = "completions"
     budget_path: tuple[str, ...] = ("thinking_token_budget",)
     """Where in the body the server takes the budget; empty: nowhere."""
+    default_tokens: int | None = None
+    """Tokens that the server makes of a completion without `max_tokens`; None: as many as it likes."""
 
     @classmethod
     def parse(
@@ -68,6 +70,7 @@ class CompletionRequest:
         is_chat: bool = False,
         budget_field: str = "",
         dialect: Dialect | Literal["auto"] | None = None,
+        default_tokens: int | None = None,
         limits: BodyLimits | None = None,
     ) -> CompletionRequest:
         """Read a body.
@@ -77,6 +80,7 @@ class CompletionRequest:
             is_chat: Short for the dialects `chat` and `completions`.
             budget_field: Dotted path of the budget; empty where the server takes none.
             dialect: Whose fields it has; `auto`: a chat where it has messages.
+            default_tokens: What the server makes of a completion without `max_tokens`.
             limits: What it may ask for.
 
         Raises:
@@ -90,7 +94,7 @@ class CompletionRequest:
                 raise invalid(f"{error['loc'][0]} must hold at most {error['ctx']['max_length']} items")
         if dialect == "auto":
             is_chat, dialect = read.messages is not None, None
-        request = cls(raw, read, dialect or ("chat" if is_chat else "completions"), path)
+        request = cls(raw, read, dialect or ("chat" if is_chat else "completions"), path, default_tokens)
         for name in ("n", "best_of"):
             if (samples := getattr(read, name)) is not None and samples > limits.max_n:
                 raise invalid(f"{name} must be at most {limits.max_n}, got {samples}")
@@ -153,10 +157,11 @@ class CompletionRequest:
 
     @property
     def max_tokens(self) -> int | None:
-        """Most generated tokens a sequence, as the client wants it; None where it does not say."""
+        """Most generated tokens a sequence: the client's limit, or the server's; None where there is none."""
         read = self.read
         limits = (read.max_tokens, read.max_completion_tokens, read.max_output_tokens)
-        return min((min(n, MOST_TOKENS) for n in limits if n is not None and n >= 0), default=None)
+        default = None if self.is_chat else self.default_tokens
+        return min((min(n, MOST_TOKENS) for n in limits if n is not None and n >= 0), default=default)
 
     @property
     def own_budget(self) -> int | None:

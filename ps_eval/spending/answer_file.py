@@ -12,7 +12,7 @@ from typing import Any
 
 from ps_alloc import Allocation
 from ps_alloc.files import atomic_path, check_output
-from ps_eval.run_folder import locked, repair_last_line
+from ps_eval.run_folder import append_lines, locked, repair_last_line
 from ps_eval.run_settings import RunSettings
 from ps_train.questions import Question
 
@@ -69,14 +69,14 @@ class Answered:
     """Decoded for a forecaster that asked for answers on the way, in no budget; None: none could ask."""
 
     def line(self) -> str:
-        """As a line of JSON; without a reference, without a grade."""
+        """As JSON; without a reference, without a grade."""
         record = asdict(self)
         for name in ("unlike", "probe_tokens"):
             if record[name] is None:
                 del record[name]
         if self.reference is None:
             del record["reference"], record["correct"]
-        return json.dumps(record, ensure_ascii=False) + "\n"
+        return json.dumps(record, ensure_ascii=False)
 
 
 class AnswerFile:
@@ -127,13 +127,16 @@ class AnswerFile:
         """Those of `questions` that have no answer yet.
 
         Raises:
-            ValueError: If an id has the answer of another question.
+            ValueError: If an id has the answer of another question, or was graded by another reference.
         """
         for question in questions:
             known = self.answers.get(question.id)
-            if known is not None and known.question != question.question:
+            if known is None:
+                continue
+            if (known.question, known.reference or "") != (question.question, question.answer):
                 raise ValueError(
-                    f"{self.path} must hold answers to these questions, but {question.id!r} was another one"
+                    f"{self.path} must hold answers to these questions, "
+                    f"but {question.id!r} had another text or reference"
                 )
         return [q for q in questions if q.id not in self.answers]
 
@@ -141,22 +144,19 @@ class AnswerFile:
         """Add answers, each in one write."""
         self.answers |= {a.id: a for a in answers}
         if self._stdout:
-            sys.stdout.writelines(a.line() for a in answers)
+            sys.stdout.writelines(f"{a.line()}\n" for a in answers)
             sys.stdout.flush()
-        if self.path is None:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            for answer in answers:
-                file.write(answer.line())
-                file.flush()
+        if self.path is not None:
+            append_lines(self.path, (answer.line() for answer in answers))
 
     def put_in_order(self, ids: Sequence[str]) -> list[Answered]:
         """The answers to `ids`, as far as there are any; from now on the file begins with them."""
         ordered = [self.answers[name] for name in ids if name in self.answers]
-        rest = [a for name, a in self.answers.items() if name not in set(ids)] if self.path else []
         if self.path is not None:
+            asked = set(ids)
+            rest = [a for name, a in self.answers.items() if name not in asked]
             with atomic_path(self.path) as temporary, temporary.open("w", encoding="utf-8") as file:
-                file.writelines(a.line() for a in ordered + rest)
+                file.writelines(f"{a.line()}\n" for a in ordered + rest)
         return ordered
 
 

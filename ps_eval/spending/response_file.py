@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ps_eval.engines.base import Reasoning
-from ps_eval.run_folder import repair_last_line
+from ps_eval.run_folder import append_lines, repair_last_line
 from ps_train.questions import Question
 
 RESPONSES_FILE = "responses.jsonl"
@@ -119,11 +119,9 @@ class ResponseFile:
 
     def append(self, responded: Sequence[Responded]) -> None:
         """Add what ended, a line each in one write."""
-        with self.path.open("a", encoding="utf-8") as file:
-            for entry in responded:
-                self._remember(entry)
-                file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
-                file.flush()
+        for entry in responded:
+            self._remember(entry)
+        append_lines(self.path, (json.dumps(asdict(entry), ensure_ascii=False) for entry in responded))
 
     def _remember(self, entry: Responded) -> None:
         if entry.thought is not None:

@@ -56,8 +56,8 @@ def roll_command(
             budget ahead.
         budget: Mean reasoning tokens a question: each batch's are spent again at every checkpoint, and never
             exceeded.
-        checkpoints: Tokens at which it is asked, such as 32,64,128; by default all of the forecaster's
-            budgets.
+        checkpoints: Tokens at which it is asked, such as 32,64,128; by default the rule's, or else all of the
+            forecaster's budgets.
         grader: Reads answers off texts, and grades where there are references.
         sampling: How chains of thought are drawn.
         runner: What runs the model: transformers or vllm.
@@ -78,13 +78,21 @@ def roll_command(
     from ps_train.forecast.forecaster import Forecaster
 
     learnt = Forecaster.load(forecaster)
-    chosen = learnt.schema.budgets[:-1] if checkpoints is None else sorted(set(checkpoints))
+    stopping = None if rule is None else StoppingRule.load(rule)
+    if checkpoints is not None:
+        chosen = sorted(set(checkpoints))
+    elif stopping is not None and stopping.checkpoints is not None:
+        chosen = stopping.checkpoints[1:].tolist()
+    else:
+        chosen = learnt.schema.budgets[:-1]
     policy: Policy
     if budget is not None:
         policy = Budgeted(budget)
     else:
         assert price is not None
-        policy = Priced(price, None if rule is None else _rule(rule, price, len(chosen) + 1))
+        if stopping is not None:
+            _check_rule(stopping, price, [0, *chosen])
+        policy = Priced(price, stopping)
     judge, asked = load_grader(grader), source.load(need_answers=False)
     engine: Any = load_engine(runner.engine, model, **runner.arguments)  # one that can be watched
     roller = Roller(engine, learnt, policy, chosen, sampling, judge)
@@ -129,16 +137,18 @@ def roll_command(
     Console(stderr=output == STDOUT).print(said, highlight=False, soft_wrap=True)
 
 
-def _rule(path: str, price: float, num_checkpoints: int) -> StoppingRule:
-    """A stopping rule that was learnt for this price and as many checkpoints.
+def _check_rule(rule: StoppingRule, price: float, checkpoints: list[int]) -> None:
+    """Refuse a rule that was learnt for another price or other checkpoints.
 
     Raises:
-        ValueError: If it is another's.
+        ValueError: If it was; a rule that does not know its checkpoints must have as many.
     """
-    rule = StoppingRule.load(path)
-    if rule.price != price or len(rule.weights) != num_checkpoints:
+    if rule.price != price:
+        raise ValueError(f"rule must be for the price {price}, got one for {rule.price}")
+    if len(rule.weights) != len(checkpoints):
+        raise ValueError(f"rule must be for {len(checkpoints)} checkpoints, got one for {len(rule.weights)}")
+    if rule.checkpoints is not None and rule.checkpoints.tolist() != checkpoints:
         raise ValueError(
-            f"rule must be for the price {price} and {num_checkpoints} checkpoints, 0 among them, got "
-            f"{rule.price} and {len(rule.weights)}"
+            f"rule must be for the checkpoints {checkpoints!s:.60}, got one for "
+            f"{rule.checkpoints.tolist()!s:.60}"
         )
-    return rule

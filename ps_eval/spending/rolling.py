@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc import StoppingRule, reallocate, worth_going_on
+from ps_alloc._checks import whole_total
 from ps_eval.engines.base import Answer, Failure, Reasoning, Request, Sampling, stream_of
 from ps_eval.engines.prefill import PrefillEngine
 from ps_eval.engines.watch import Checkpoint, Underway, Watch
@@ -81,7 +82,7 @@ class Budgeted:
 
     def begin(self, rows: int) -> None:
         """The batch's budget."""
-        self._total = int(self.mean_tokens * rows)
+        self._total = whole_total(self.mean_tokens, rows)
 
     def goes_on(self, forecast: Forecast, checkpoint: int, segment: int, ended: int) -> Bools:
         """See `Policy`."""

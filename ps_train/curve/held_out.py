@@ -10,6 +10,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from ps_alloc import allocate
+from ps_alloc._checks import whole_total
 from ps_alloc.baselines import uniform
 from ps_train.curve.metrics import flattened_pearson, per_window_pearson, sensible_budgets
 from ps_train.curve_table import score_windows
@@ -68,7 +69,7 @@ def spend(
 ) -> npt.NDArray[np.float64]:
     """(N,) what each question scores when all share `budget` mean tokens by `curves`; None: evenly."""
     n, num_windows = measured.shape
-    total = int(budget * n)
+    total = whole_total(budget, n)
     if curves is None:
         windows = uniform(n, total, **schema.on_grid, min_windows=1, max_windows=num_windows).windows
     else:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from ps_alloc import allocate
+from ps_alloc._checks import whole_total
 from ps_alloc.allocate import Method
 from ps_alloc.baselines import uniform
 from ps_train.common.gathered_rows import GatheredRows
@@ -108,7 +109,7 @@ def allocation_gain(
     n, num_windows = measured.shape
     gains = []
     for budget in budgets:
-        total = int(budget * n)
+        total = whole_total(budget, n)
         spent = allocate(predicted, total, budgets=grid, min_windows=1, method=method, leftover="all")
         even = uniform(n, total, budgets=grid, min_windows=1, max_windows=num_windows)
         gains.append(accuracy_of(measured, spent.windows) - accuracy_of(measured, even.windows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +82,7 @@ def learn_rule(seen: Foreseen, price: float, probe_tokens: float = 0.0) -> Stopp
     for place, (here, forecast) in enumerate(zip(seen.rows, seen.forecasts, strict=True)):
         states[here, place] = stopping_states(forecast, price)
         running[here, place] = True
-    return fit_stopping(
+    rule = fit_stopping(
         states,
         running,
         traces.correct[:, seen.points],
@@ -91,3 +91,4 @@ def learn_rule(seen: Foreseen, price: float, probe_tokens: float = 0.0) -> Stopp
         end_value=traces.correct[:, -1],
         end_used=np.minimum(traces.lengths, seen.grid[-1]) + probe_tokens * seen.probes_before[:, -1],
     )
+    return replace(rule, checkpoints=seen.grid[seen.points])

@@ -94,18 +94,21 @@ def stopping_command(
         forecaster: Folder that `ps-train forecast` wrote.
         price: Correct answers a token must buy, such as 0.002.
         output: The rule, an .npz file for `ps-eval roll --rule`.
-        checkpoints: Tokens at which it will be asked, as `ps-eval roll` will be told; by default all of the
-            forecaster's budgets. It is asked before the first token, too.
+        checkpoints: Tokens at which `ps-eval roll` will ask it; by default all of the forecaster's budgets at
+            which some of these traces still think. It is asked before the first token, too.
     """
     check_output(output)
     learnt = Forecaster.load(forecaster)
     grid = [0, *learnt.schema.budgets]
-    chosen = learnt.schema.budgets[:-1] if checkpoints is None else sorted(set(checkpoints))
+    chosen = grid[1:-1] if checkpoints is None else sorted(set(checkpoints))
     if not set(chosen) <= set(grid[1:-1]):
         raise ValueError(
             f"checkpoints must be among the forecaster's budgets before its last, {grid[1:-1]}, got {chosen}"
         )
     traces = load_kept_traces(table, list(learnt.schema.prompt))
+    if checkpoints is None:
+        reached = traces.running.any(axis=0)
+        chosen = [tokens for place, tokens in enumerate(grid[1:-1], start=1) if reached[place]]
     seen = foresee(traces, learnt, [grid.index(tokens) for tokens in (0, *chosen)])
     learn_rule(seen, price).save(output)
     Console().print(

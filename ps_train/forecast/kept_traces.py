@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ps_alloc._checks import one_line
+from ps_train.common.features import layer_name
 from ps_train.curve_table import AT_ZERO, CurveTable
 from ps_train.feature_file import feature_names
 from ps_train.forecast.probes import Probe, Probing, where_asked
@@ -220,15 +222,32 @@ def load_trace_states(
         traces: R question ids, each with a trace's number.
 
     Raises:
-        ValueError: If the file does not hold one of the traces.
+        ValueError: If the file does not hold one of the traces, or is damaged.
+    """
+    layers, stored = stored_states(folder)
+    if not layers:
+        return {}
+    path, rows = Path(folder) / STATES_FILE, {name: row for row, name in enumerate(stored)}
+    names = [f"{question}#{trace}" for question, trace in traces]
+    if missing := [name for name in names if name not in rows]:
+        raise ValueError(f"{path} must hold the states of every trace, but {missing[0]!r} is not there")
+    chosen = [rows[name] for name in names]
+    with np.load(path, allow_pickle=False) as file:
+        return {layer: file[layer_name(layer)][chosen] for layer in layers}
+
+
+def stored_states(folder: str | Path) -> tuple[list[int], list[str]]:
+    """The blocks whose states a folder holds, and the traces (`id#number`) they are of; none without a file.
+
+    Raises:
+        ValueError: If the file is damaged.
     """
     path = Path(folder) / STATES_FILE
     if not path.is_file():
-        return {}
-    with np.load(path, allow_pickle=False) as file:
-        rows = {name: row for row, name in enumerate(file["traces"].tolist())}
-        names = [f"{question}#{trace}" for question, trace in traces]
-        if missing := [name for name in names if name not in rows]:
-            raise ValueError(f"{path} must hold the states of every trace, but {missing[0]!r} is not there")
-        chosen = [rows[name] for name in names]
-        return {int(k.removeprefix("layer_")): file[k][chosen] for k in file.files if k.startswith("layer_")}
+        return [], []
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            layers = [int(name.removeprefix("layer_")) for name in content.files if name != "traces"]
+            return layers, content["traces"].tolist()
+    except Exception as error:  # a damaged archive raises whatever its remains are taken for
+        raise ValueError(f"{path} must hold states along traces, but {one_line(error)}") from error

@@ -16,6 +16,7 @@ from ps_train.light.inputs import Numbers
 from ps_train.light.predictor import LightPredictor, LightSchema
 from ps_train.light.ridge import Choice, fit_ridge
 from ps_train.light.shape import CurveMap, summaries
+from ps_train.light.text_curves import TextCurves
 from ps_train.light.training_inputs import TrainingInputs
 
 MIN_QUESTIONS = 20
@@ -41,37 +42,20 @@ def fit_light(
     """
     if len(table) < MIN_QUESTIONS:
         raise ValueError(f"a light predictor needs at least {MIN_QUESTIONS} questions, got {len(table)}")
-    numbers = dict(numbers or {})
     read = TrainingInputs.of(table.questions, numbers, hasher)
-    curves = table.curves.astype(np.float64)
-    use = None if table.use is None else table.use.astype(np.float64)
-    ridge, rows, scores, choices = fit_ridge(
-        read.text, read.blocks, summaries(curves, use, table.budgets), seed=seed
-    )
-    targets = curves if use is None else np.hstack([curves, use / table.budgets])
-    curve_map = CurveMap.fit(scores, targets[rows])
-
+    fitted, quality = fit_curves(read, table, seed=seed)
     arrays: dict[str, npt.NDArray[Any]] = {
-        "ngrams": np.column_stack([read.rarity, ridge.text]).astype(np.float32),
-        "dense": ridge.dense,
-        "intercept": ridge.intercept,
-        "centre": np.concatenate([scaling.centre for scaling in read.scalings]),
-        "scale": np.concatenate([scaling.scale for scaling in read.scalings]),
-        "map_centre": curve_map.centre,
-        "map_scale": curve_map.scale,
-        "map_low": curve_map.low,
-        "map_high": curve_map.high,
-        "map": curve_map.coefficients,
-        "mean_curve": curves.mean(axis=0).astype(np.float32),
+        **fitted.arrays(),
+        "mean_curve": table.curves.mean(axis=0).astype(np.float32),
         "mean_use": table.expected_use.mean(axis=0).astype(np.float32),
     }
     metadata = table.metadata
     schema = LightSchema(
         budgets=table.budgets.tolist(),
-        numbers=list(numbers),
+        numbers=list(numbers or {}),
         served_model=metadata.get("model", "unknown"),
-        rising=metadata.get("answer") == "strict" and float(metadata.get("guess", 0)) == 0,
-        has_use=use is not None,
+        rising=fitted.rising,
+        has_use=fitted.has_use,
     )
     record = {
         "served_model": schema.served_model,
@@ -79,10 +63,29 @@ def fit_light(
         "answer": metadata.get("answer", "unknown"),
         "budgets": schema.budgets,
         "num_questions": len(table),
-        "left_out": _quality(curve_map(scores), targets[rows], choices, len(table.budgets), use is not None),
+        "left_out": quality,
     }
     novelty = Novelty.fit(read.surprise())
     return LightPredictor(schema, read.hasher, arrays, record, table.questions, novelty)
+
+
+def fit_curves(
+    read: TrainingInputs, table: CurveTable, *, seed: int = 0
+) -> tuple[TextCurves, dict[str, Any]]:
+    """What `fit_light` learns of a table's questions, as they were read, and how well those left out fit."""
+    curves = table.curves.astype(np.float64)
+    use = None if table.use is None else table.use.astype(np.float64)
+    targets = curves if use is None else np.hstack([curves, use / table.budgets])
+    lengths = summaries(curves, use, table.budgets)
+    ridge, rows, scores, choices = fit_ridge(read.text, read.blocks, lengths, seed=seed)
+    curve_map = CurveMap.fit(scores, targets[rows])
+    fitted = TextCurves(read.scores(ridge), curve_map, table.budgets, is_rising(table), use is not None)
+    return fitted, _quality(curve_map(scores), targets[rows], choices, len(table.budgets), use is not None)
+
+
+def is_rising(table: CurveTable) -> bool:
+    """Whether a table's accuracy never falls: strict, and nothing for an unfinished answer."""
+    return table.metadata.get("answer") == "strict" and float(table.metadata.get("guess", 0)) == 0
 
 
 def _quality(

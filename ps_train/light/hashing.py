@@ -19,6 +19,8 @@ CHUNK_BYTES = 1 << 16
 """Bytes hashed at once; what stays in the cache of a core."""
 
 U64 = npt.NDArray[np.uint64]
+Grams = Iterator[tuple[U64 | None, U64]]
+"""Texts that n-grams are of (None: all of one), and their hashes."""
 
 
 def _byte_kinds() -> npt.NDArray[np.uint8]:
@@ -44,6 +46,13 @@ class HashedText:
     """(M,). Hashes; the upper half of the range are words, the lower letters."""
     counts: npt.NDArray[np.float32]
     """(M,). How often the text holds the n-gram."""
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> HashedText:
+        """Some of the texts."""
+        lengths = np.diff(self.starts)
+        mine = np.repeat(rows, lengths)
+        starts = np.concatenate([[0], np.cumsum(lengths[rows])])
+        return HashedText(starts, self.columns[mine], self.counts[mine])
 
 
 @dataclass(frozen=True)
@@ -93,17 +102,18 @@ class TextHasher:
 
     def _chunk(self, chunk: list[bytes]) -> HashedText:
         text = np.frombuffer(b"\0".join(chunk) + b"\0", np.uint8)
-        row = np.repeat(np.arange(len(chunk), dtype=np.uint64), [len(content) + 1 for content in chunk])
-        half = np.uint64(self.bits - 1)
-        mask = np.uint64((1 << (self.bits - 1)) - 1)
+        row = None  # of one text; a request is one, and every call of numpy is felt
+        if len(chunk) > 1:
+            row = np.repeat(np.arange(len(chunk), dtype=np.uint64), [len(content) + 1 for content in chunk])
+        half = np.uint64(1 << (self.bits - 1))
         keys = [np.empty(0, np.uint64)]
-        for rows, hashes in self._word_grams(text, row):
-            keys.append(rows << np.uint64(self.bits) | np.uint64(1) << half | hashes & mask)
-        for rows, hashes in self._letter_grams(text, row):
-            keys.append(rows << np.uint64(self.bits) | hashes & mask)
+        for grams, block in ((self._word_grams, half), (self._letter_grams, np.uint64(0))):
+            for rows, hashes in grams(text, row):
+                key = hashes & (half - np.uint64(1)) | block
+                keys.append(key if rows is None else rows << np.uint64(self.bits) | key)
         return _count(np.concatenate(keys), len(chunk), self.bits)
 
-    def _word_grams(self, text: npt.NDArray[np.uint8], row: U64) -> Iterator[tuple[U64, U64]]:
+    def _word_grams(self, text: npt.NDArray[np.uint8], row: U64 | None) -> Grams:
         kinds = KINDS[text]
         word = kinds == WORD
         begins_here = kinds == SYMBOL
@@ -119,32 +129,37 @@ class TextHasher:
         sums = np.zeros(len(text) + 1, np.uint64)
         np.cumsum((text + np.uint64(1)) * powers, out=sums[1:])
         single = _mix((sums[ends] - sums[begins]) * inverses[begins])
-        rows = row[begins]
+        rows = None if row is None else row[begins]
         grams = single
         for length in range(1, self.words + 1):
             if length > 1:
                 grams = _mix(grams[:-1] * np.uint64(3) + single[length - 1 :])
-            last = len(rows) - length + 1
-            same = slice(None) if rows[0] == rows[-1] else rows[:last] == rows[length - 1 :]
-            yield rows[:last][same], grams[same]
+            if rows is None:
+                yield None, grams
+            else:
+                last = len(rows) - length + 1
+                same = rows[:last] == rows[length - 1 :]
+                yield rows[:last][same], grams[same]
 
-    def _letter_grams(self, text: npt.NDArray[np.uint8], row: U64) -> Iterator[tuple[U64, U64]]:
+    def _letter_grams(self, text: npt.NDArray[np.uint8], row: U64 | None) -> Grams:
         shortest, longest = self.letters
         if not longest:
             return
         letters = text + np.uint64(1)
         grams = letters
-        found: list[tuple[U64, U64]] = []
+        found, places = [], []
         for length in range(1, longest + 1):
             if length > 1:
                 grams = grams[:-1] * np.uint64(PRIME) + letters[length - 1 :]
             # A run may not go over a text's end, which the separator marks.
             last = len(text) - length
             if length >= shortest and last > 0:
-                same = slice(None) if row[0] == row[-1] else row[:last] == row[length : length + last]
-                found.append((row[:last][same], grams[:last][same]))
+                same = slice(None) if row is None else row[:last] == row[length : length + last]
+                found.append(grams[:last][same])
+                if row is not None:
+                    places.append(row[:last][same])
         if found:  # mixed together: for a short text, calls are what costs
-            yield np.concatenate([rows for rows, _ in found]), _mix(np.concatenate([g for _, g in found]))
+            yield None if row is None else np.concatenate(places), _mix(np.concatenate(found))
 
 
 def _count(keys: U64, n_texts: int, bits: int) -> HashedText:

@@ -17,17 +17,9 @@ from ps_alloc.predictions import Predictions, check_budgets, uniform_budgets
 from ps_train.common.model_card import model_card
 from ps_train.common.novelty import Novelty
 from ps_train.common.text_features import NUM_TEXT_FEATURES
-from ps_train.light.hashing import HashedText, TextHasher
-from ps_train.light.inputs import (
-    Numbers,
-    Scaling,
-    check_questions,
-    count_columns,
-    number_columns,
-    surprise,
-    weigh,
-)
-from ps_train.light.shape import CurveMap, possible_use, rising
+from ps_train.light.hashing import TextHasher
+from ps_train.light.inputs import Numbers, check_questions, count_columns, number_columns, surprise
+from ps_train.light.text_curves import TextCurves
 from ps_train.question_hashes import save_question_hashes
 from ps_train.shipped import resolve_embedded
 
@@ -35,8 +27,8 @@ ARCHITECTURE = "light_text"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
-CHUNK_CELLS = 1 << 18
-"""Questions × budgets² shaped at once."""
+CHUNK = 512
+"""Questions predicted at once."""
 
 Curves = npt.NDArray[np.float32]
 
@@ -108,10 +100,8 @@ class LightPredictor:
         self.training_texts = training_texts
         self.novelty = novelty
         self.budgets = check_budgets(schema.budgets)
-        self._weights = np.ascontiguousarray(self.arrays["ngrams"])
-        self._scaling = Scaling(self.arrays["centre"], self.arrays["scale"])
-        self._map = CurveMap(
-            *(self.arrays[name] for name in ("map_centre", "map_scale", "map_low", "map_high", "map"))
+        self._curves = TextCurves.of_arrays(
+            hasher, self.arrays, self.budgets, rising=schema.rising, has_use=schema.has_use
         )
 
     @property
@@ -161,19 +151,16 @@ class LightPredictor:
         """
         check_questions(questions)
         named = number_columns(numbers, self.schema.numbers, len(questions))
-        width = len(self.budgets)
-        curves = np.empty((len(questions), width), np.float32)
+        curves = np.empty((len(questions), len(self.budgets)), np.float32)
         use = np.empty_like(curves)
         unlike = np.empty(len(questions), np.bool_)
-        chunk = max(1, min(512, CHUNK_CELLS // width**2))
-        for start in range(0, len(questions), chunk):
-            rows = slice(start, start + chunk)
+        for start in range(0, len(questions), CHUNK):
+            rows = slice(start, start + CHUNK)
             text = self.hasher(questions[rows])
-            rarity_and_weights = self._weights.take(text.columns, axis=0)
-            scores = self._scores(questions[rows], named[rows], text, rarity_and_weights)
-            curves[rows], use[rows] = self._shaped(scores)
+            columns = np.hstack([count_columns(questions[rows]), named[rows]])
+            curves[rows], use[rows], rarity = self._curves(text, columns)
             if self.novelty is not None:
-                unlike[rows] = self.novelty.unlike(surprise(text, rarity_and_weights[:, 0], self.hasher))
+                unlike[rows] = self.novelty.unlike(surprise(text, rarity, self.hasher))
         return Predictions(
             curves,
             self.budgets,
@@ -187,40 +174,6 @@ class LightPredictor:
         if not len(x):
             return np.empty((0, len(self.budgets)), np.float32)
         return np.asarray(self.predict(x, numbers=numbers).curves, np.float32)
-
-    def scores(self, questions: Sequence[str], named: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """(N, R) the scores behind the curves; `named` (N, numbers) as `number_columns` gives them."""
-        text = self.hasher(questions)
-        return self._scores(questions, named, text, self._weights[text.columns])
-
-    def _scores(
-        self,
-        questions: Sequence[str],
-        named: npt.NDArray[np.float64],
-        text: HashedText,
-        rarity_and_weights: npt.NDArray[np.float32],
-    ) -> npt.NDArray[np.float64]:
-        values = weigh(text, rarity_and_weights[:, 0], self.hasher)
-        if len(questions) == 1:
-            read = (values @ rarity_and_weights)[None, 1:]
-        else:
-            row = np.repeat(np.arange(len(questions)), np.diff(text.starts))
-            weights = rarity_and_weights[:, 1:]
-            sums = [np.bincount(row, column * values, minlength=len(questions)) for column in weights.T]
-            read = np.stack(sums, axis=1)
-        dense = self._scaling.apply(np.hstack([count_columns(questions), named]))
-        return read + dense @ self.arrays["dense"] + self.arrays["intercept"]
-
-    def _shaped(
-        self, scores: npt.NDArray[np.float64]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        outputs = self._map(scores)
-        width = len(self.budgets)
-        curves = outputs[:, :width]
-        if self.schema.rising:
-            curves = rising(curves)
-        use = self.budgets * outputs[:, width:] if self.schema.has_use else np.zeros_like(curves)
-        return np.minimum(np.maximum(curves, 0.0), 1.0), possible_use(use, self.budgets)
 
     def save(self, folder: str | Path) -> None:
         """Write the predictor folder: card, `config.json` and `model.safetensors`, each atomically."""

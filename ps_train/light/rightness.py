@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ps_train.light.inputs import count_columns, weigh
-from ps_train.light.ridge import Ridge, fit_ridge
+from ps_train.light.inputs import count_columns
+from ps_train.light.ridge import fit_ridge
+from ps_train.light.text_curves import TextScores
 from ps_train.light.training_inputs import TrainingInputs
 
 Float = npt.NDArray[np.float64]
@@ -25,26 +26,20 @@ class Rightness:
     """P(right | finished) of a question's text; of any text the same where texts tell nothing."""
 
     mean: float
-    read: TrainingInputs | None = None
-    """What was learned of words on the way."""
-    ridge: Ridge | None = None
+    scores: TextScores | None = None
+    """Of texts, where they tell it."""
 
     @property
     def by_text(self) -> bool:
         """Whether it differs from text to text."""
-        return self.ridge is not None
+        return self.scores is not None
 
     def __call__(self, questions: Sequence[str]) -> Float:
         """(N,) probabilities."""
-        if self.read is None or self.ridge is None:
+        if self.scores is None or not len(questions):
             return np.full(len(questions), self.mean)
-        hashed = self.read.hasher(questions)
-        values = weigh(hashed, self.read.rarity[hashed.columns], self.read.hasher).astype(np.float64)
-        row = np.repeat(np.arange(len(questions)), np.diff(hashed.starts))
-        products = values * self.ridge.text[hashed.columns, 0]
-        dense = self.read.scalings[0].apply(count_columns(questions)) @ self.ridge.dense[:, 0]
-        text = np.bincount(row, products, minlength=len(questions))
-        return np.clip(text + dense + self.ridge.intercept[0], 0.0, 1.0)
+        scores, _ = self.scores(self.scores.hasher(questions), count_columns(questions))
+        return np.clip(scores[:, 0], 0.0, 1.0)
 
 
 def fit_rightness(
@@ -69,4 +64,4 @@ def fit_rightness(
     gained = (shares[rows] - shares.mean()) ** 2 - (shares[rows] - np.clip(left_out[:, 0], 0, 1)) ** 2
     if gained.mean() <= CERTAIN * gained.std() / np.sqrt(len(gained)):
         return Rightness(mean)
-    return Rightness(mean, read, ridge)
+    return Rightness(mean, read.scores(ridge))

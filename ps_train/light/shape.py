@@ -15,6 +15,8 @@ import numpy.typing as npt
 Float = npt.NDArray[np.float64]
 
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
+CHUNK_CELLS = 1 << 18
+"""Questions × budgets² shaped at once."""
 
 
 def summaries(curves: Float, use: Float | None, budgets: npt.NDArray[np.int64]) -> Float:
@@ -120,16 +122,20 @@ def falling(values: Float, weights: Float) -> Float:
     """
     if (values[:, 1:] <= values[:, :-1]).all():
         return values
-    n, width = values.shape
-    sums = np.zeros((n, width + 1))
-    np.cumsum(values * weights, axis=1, out=sums[:, 1:])
+    upper, lower = _triangles(values.shape[1])
     mass = np.concatenate([[0.0], np.cumsum(weights)])
-    upper, lower = _triangles(width)
-    # (N, i, j): the mean from i to j.
     span = np.where(upper, mass[None, 1:] - mass[:-1, None], 1.0)
-    means = np.where(upper, (sums[:, None, 1:] - sums[:, :-1, None]) / span, -np.inf)
-    largest = np.maximum.accumulate(means[:, :, ::-1], axis=2)[:, :, ::-1]
-    return np.where(lower, np.inf, largest).min(axis=1)
+    found = np.empty_like(values)
+    chunk = max(1, CHUNK_CELLS // values.shape[1] ** 2)
+    for start in range(0, len(values), chunk):
+        part = values[start : start + chunk]
+        sums = np.zeros((len(part), part.shape[1] + 1))
+        np.cumsum(part * weights, axis=1, out=sums[:, 1:])
+        # (N, i, j): the mean from i to j.
+        means = np.where(upper, (sums[:, None, 1:] - sums[:, :-1, None]) / span, -np.inf)
+        largest = np.maximum.accumulate(means[:, :, ::-1], axis=2)[:, :, ::-1]
+        found[start : start + chunk] = np.where(lower, np.inf, largest).min(axis=1)
+    return found
 
 
 @lru_cache

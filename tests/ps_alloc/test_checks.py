@@ -22,6 +22,29 @@ def test_whole_numbers_of_every_type_are_the_same_number(value):
     assert type(_checks.real("x", value)) is float
 
 
+@pytest.mark.parametrize(
+    ("mean", "count", "total"),
+    [
+        (0.29, 100, 29),  # 28.999999999999996 in floats
+        (44.35, 20, 887),
+        (2 / 3, 3, 2),
+        (47.5, 3, 142),  # half a token buys none
+        (0.999999, 1, 0),
+        (96, 10**9, 96 * 10**9),
+        (0.0, 5, 0),
+        (2.0**40, 2**20, 2**60),
+    ],
+)
+def test_a_mean_allows_no_token_less_for_rounding(mean, count, total):
+    assert _checks.whole_total(mean, count) == total
+
+
+def test_every_total_comes_back_from_its_mean():
+    for count in range(1, 60):
+        for total in range(400):
+            assert _checks.whole_total(total / count, count) == total
+
+
 @pytest.mark.parametrize("value", NO_NUMBERS)
 def test_what_is_no_number_is_none_anywhere(value):
     with pytest.raises(ValueError, match=r"n must be a whole number, got "):

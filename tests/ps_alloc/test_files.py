@@ -1,5 +1,6 @@
 """Files are written whole or not at all, where they were asked for, and nothing but a file is replaced."""
 
+import errno
 import os
 import socket
 import stat
@@ -44,6 +45,13 @@ def test_when_the_block_fails_the_old_file_stays_and_nothing_else(tmp_path):
         temporary.write_text(2 * "half" / 2)
     assert (tmp_path / "a.txt").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_named_by_the_file_that_found_no_place(tmp_path):
+    message = r"No space left on device: '.*a\.json'"
+    with pytest.raises(OSError, match=message), atomic_path(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["to a file", "dangling"])

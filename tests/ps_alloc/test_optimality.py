@@ -235,3 +235,47 @@ def test_a_leftover_is_spread_where_the_curves_lose_least(n):
     assert best.spent_tokens == total
     optimum = (best.expected_accuracy - 0.5 / 16 * best.windows.mean()) * 2
     assert spread.expected_accuracy == pytest.approx(optimum, abs=2 / n)
+
+
+@pytest.mark.parametrize("n", [70, 300])
+def test_copies_of_a_few_curves_are_solved_exactly_and_soon(n, monkeypatch):
+    """What class labels and mean curves make: hundreds of rows tied at the break."""
+    from ps_alloc import _menus
+
+    work, fill_slack = [], _menus.fill_slack
+    monkeypatch.setattr(_menus, "fill_slack", lambda *a: work.append(fill_slack(*a)) or work[-1])
+    rng = np.random.default_rng(n)
+    for classes in (1, 3):
+        few = make_curves("noisy", classes, 9, rng)
+        curves = few[rng.integers(0, classes, n)]
+        for left in (0, 3, 7):
+            total = n * 4 + left
+            allocation = allocate(curves, 16 * total, leftover="keep")
+            assert allocation.gap_bound == 0.0
+            best = np.append(0.0, np.full(total, -np.inf))
+            for curve in curves:
+                best = np.max(
+                    [np.append(np.full(k, -np.inf), best[:-k]) + curve[k - 1] for k in range(1, 10)], 0
+                )
+            assert allocation.expected_accuracy * n == pytest.approx(best.max())
+    assert sum(result[2] for result in work) < 2_000_000
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_copies_with_costs_of_any_size_lose_nothing_by_being_left_out(seed):
+    from ps_alloc import _menus
+
+    rng = np.random.default_rng(seed)
+    n, w, classes = int(rng.integers(5, 13)), int(rng.integers(1, 4)), int(rng.integers(1, 3))
+    which = rng.integers(0, classes, n)
+    curves = (rng.integers(0, 5, (classes, w)) / 4)[which]
+    cost = rng.integers(1, 6, classes)[which] * int(rng.choice([1, 3]))
+    costs = cost[:, None] * np.arange(w + 1)
+    total = int(costs[:, -1].sum() * rng.random())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_menus, "FIRST_CORE", 1)
+        allocation = allocate(curves, total, window_cost=cost, min_windows=0, leftover="keep")
+    values = np.concatenate((np.zeros((n, 1)), curves), axis=1)
+    assert allocation.gap_bound == 0.0
+    assert allocation.expected_accuracy * n == pytest.approx(exact_dp(values, costs, total))

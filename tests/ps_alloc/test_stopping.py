@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,9 @@ def test_a_rule_is_kept_in_a_file(tmp_path: Path) -> None:
     rule.save(tmp_path / "rule.npz")
     again = StoppingRule.load(tmp_path / "rule.npz")
     assert again.price == rule.price
+    assert again.checkpoints is None
+    replace(rule, checkpoints=np.array([0, 8, 16])).save(tmp_path / "asked.npz")
+    np.testing.assert_array_equal(StoppingRule.load(tmp_path / "asked.npz").checkpoints, [0, 8, 16])
     np.testing.assert_array_equal(again.advantage(states[:, 0], 1), rule.advantage(states[:, 0], 1))
     for damaged in (b"no", b"", b"PK\x03\x04", (tmp_path / "rule.npz").read_bytes()[:-30]):
         (tmp_path / "no.npz").write_bytes(damaged)
@@ -144,6 +148,8 @@ def test_bad_arguments_are_named() -> None:
         ({"centre": np.full(3, np.inf)}, "centre must be finite, got inf"),
         ({"scale": np.zeros(3)}, "scale must be above 0, got 0.0"),
         ({"scale": np.full(3, np.nan)}, "scale must be above 0, got nan"),
+        ({"checkpoints": [0, 8, 16]}, r"checkpoints must be a list of shape \(2,\), got shape \(3,\)"),
+        ({"checkpoints": [8, 0]}, "checkpoints must rise"),
         ({"price": -0.1}, "price must be finite and at least 0, got -0.1"),
     ],
 )

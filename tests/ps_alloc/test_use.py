@@ -1,6 +1,8 @@
 """Costs that are expected use: what is charged, what is really used, and what is kept back."""
 
+import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -97,8 +99,8 @@ def test_a_reserve_keeps_what_is_really_used_within_the_budget(n):
     ("change", "message"),
     [
         (
-            {"budgets": [1, 2, 3, 4, 2**60], "use": [0.5, 1, 1, 1, 2**60], "overspend_rate": None},
-            r"use must be at most 4398046511104 tokens where it is not whole, got 1.15292e\+18 at position 4",
+            {"budgets": [1, 2, 3, 4, 2**50], "use": [0.5, 1, 1, 1, 2**50], "overspend_rate": None},
+            r"use must be at most 4398046511104 tokens where it is not whole, got 1.1259e\+15 at position 4",
         ),
         ({"use": None}, r"overspend_rate must come with use, got none: granted budgets are never overspent"),
         ({"overspend_rate": 0.0}, r"overspend_rate must be above 0 and at most 0.5, got 0.0"),
@@ -160,3 +162,53 @@ def test_what_is_left_of_a_token_is_left_whatever_the_shape_of_use():
     for given_use in (use[0], use):
         allocation = allocate([[0.5, 0.5, 0.4, 0.5]], 11, use=given_use, leftover="all")
         assert allocation.expected_used.tolist() == [10.25]
+
+
+@pytest.mark.parametrize(
+    ("use", "total", "windows"),
+    [
+        ([[16 / 3]] * 3, 16, [1, 1, 1]),
+        ([[10.3], [5.7]], 16, [1, 1]),
+        ([[0.1], [0.2], [0.7 + 2e-9]], 1, [0, 1, 0]),  # together a hair too much
+    ],
+)
+def test_uses_that_add_up_to_the_budget_fit_although_they_are_rounded_up_inside(use, total, windows):
+    curves = np.array([[0.9], [0.95], [0.7]])[: len(use)]
+    allocation = allocate(curves, total, budgets=[16], use=use, min_windows=0, leftover="keep")
+    if sum(windows) == len(use):
+        assert allocation.windows.tolist() == windows
+        assert allocation.spent_tokens == total
+        # What everyone's fewest windows take is not rounded up either.
+        assert allocate(curves, total, budgets=[16], use=use).windows.tolist() == windows
+    assert allocation.expected_used.sum() <= total
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=150)
+def test_the_bound_is_true_where_budgets_are_just_what_some_choice_uses(seed):
+    """Uses in tenths, thirds, … whose sums are whole: rounding up to units must not hide a choice."""
+    rng = np.random.default_rng(seed)
+    n, w = rng.integers(1, 5), rng.integers(1, 5)
+    curves = rng.random((n, w)) if rng.random() < 0.7 else rng.integers(0, 4, (n, w)) / 4
+    budgets = 16 * np.arange(1, w + 1)
+    part = rng.choice([3, 5, 7, 10])
+    use = np.sort(np.minimum(rng.integers(0, 16 * part * w, (n, w)) / part, budgets), axis=1)
+    least = int(rng.integers(0, 2))
+    values = np.concatenate((np.zeros((n, 1)), curves), axis=1)
+    used = np.concatenate((np.zeros((n, 1)), use), axis=1)
+    every = np.array(list(itertools.product(range(least, w + 1), repeat=n)))
+    costs = np.array([math.fsum(row) for row in used[np.arange(n), every]])
+    total = int(np.ceil(costs[rng.integers(len(every))]))
+    best = values[np.arange(n), every].mean(axis=1)[costs <= total].max()
+    for leftover in ("keep", "spread", "all"):
+        found = allocate(curves, total, budgets=budgets, use=use, min_windows=least, leftover=leftover)
+        assert math.fsum(found.expected_used) <= total
+        assert found.spent_tokens <= total
+        assert best - 1e-12 <= found.expected_accuracy + found.gap_bound
+        assert found.expected_accuracy <= best + 1e-12
+
+
+@pytest.mark.parametrize("n", [3, _hull.DIRECT_ROWS + 1])
+def test_what_is_used_by_nobody_costs_nothing(n):
+    allocation = allocate(np.zeros((n, 3)), 5, use=[0, 0, 0])
+    assert (allocation.spent_tokens, allocation.gap_bound, allocation.price) == (0, 0.0, 0.0)

@@ -6,6 +6,7 @@ It can be told to misbehave in the ways real servers do.
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ from ps_eval.engines.token_engine import Stops
 from ps_eval.engines.transformers import TransformersEngine
 
 Body = dict
+Script = Callable[[socket.socket], None]
 OPENAI_FIELDS = {"model", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop"}
 
 
@@ -37,9 +39,9 @@ class CompletionServer:
     """Accepts sampling fields that are not OpenAI's; else it answers 422."""
     completes: bool = True
     """Has a completions endpoint; else it is for chat alone, and lists its model."""
-    faults: deque[int | str | bytes] = field(default_factory=deque)
+    faults: deque[int | str | bytes | Script] = field(default_factory=deque)
     """What happens to the next requests instead of an answer: a status, `disconnect`, `hang` or `empty`; a
-    body that is sent with status 200."""
+    body that is sent with status 200; what is done to the connection before it is closed."""
     refuses: Callable[[Body], bool] = lambda body: False
     """Requests that are answered with 400 whatever is tried."""
     delay: float = 0.0
@@ -104,7 +106,7 @@ def running(engine: TransformersEngine) -> Iterator[CompletionServer]:
                 with state.lock:
                     state.at_once -= 1
 
-        def answer(self, body: Body, fault: int | str | None) -> None:
+        def answer(self, body: Body, fault: int | str | bytes | Script | None) -> None:
             time.sleep(state.delay)
             if fault == "hang":
                 time.sleep(6)
@@ -113,6 +115,9 @@ def running(engine: TransformersEngine) -> Iterator[CompletionServer]:
                 self.connection.close()
             elif fault == "empty":
                 self.reply(200, {})
+            elif callable(fault):
+                self.close_connection = True
+                fault(self.connection)
             elif isinstance(fault, bytes):
                 self.send(200, fault)
             elif not state.completes or self.path != "/v1/completions":

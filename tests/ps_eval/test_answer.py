@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -222,7 +223,7 @@ def test_an_output_goes_on_only_with_what_it_was_begun_with(
     output = tmp_path / "out.jsonl"
     scheduler.answer(problems[:4], mean_tokens=48, output=output)
     for asked, spend, message in (
-        (problems[:4], {"mean_tokens": 64}, "mean_tokens was 48 and is 64"),
+        (problems[:4], {"mean_tokens": 64}, r"/out\.jsonl must be .* mean_tokens was 48 and is 64"),
         (problems[:5], {"mean_tokens": 48}, "questions was '4@.*' and is '5@"),
         (problems[3::-1], {"mean_tokens": 48}, "questions was '4@.*' and is '4@"),
         (problems[:4], {"mean_tokens": 48, "policy": "uniform"}, "policy was 'use' and is 'uniform'"),
@@ -255,8 +256,13 @@ def test_budgets_once_decided_stay(scheduler: Scheduler, problems: list[Question
     with pytest.raises(ValueError, match=r"out.jsonl line 1 must be an answered question"):
         scheduler.answer(problems[:6], mean_tokens=48, output=output)
     output.write_bytes(before.replace(problems[0].question.encode(), b"Who ?", 1))
-    with pytest.raises(ValueError, match="must hold answers to these questions, but 'p0' was another one"):
+    with pytest.raises(ValueError, match="to these questions, but 'p0' had another text or reference"):
         scheduler.answer(problems[:6], mean_tokens=48, output=output)
+    output.write_bytes(before)
+    other = [*problems[:5], replace(problems[5], answer="-1")]
+    with pytest.raises(ValueError, match="to these questions, but 'p5' had another text or reference"):
+        scheduler.answer(other, mean_tokens=48, output=output)
+    assert output.read_bytes() == before
 
 
 def test_a_stream_holds_its_mean_and_decides_in_tokens(problems: list[Question]) -> None:

@@ -49,6 +49,16 @@ def test_the_table_says_what_is_clear_of_chance(tmp_path: Path, capsys) -> None:
     assert main(["arms", str(write_jsonl(tmp_path / "d.jsonl", rows())), "--explored", "true"]) == 0
 
 
+def test_a_rules_name_is_never_cut(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    name = "[red]challenger-of-team-a"
+    found = [{**row, "rule": name} if row.get("rule") == "challenger" else row for row in rows()]
+    assert main(["arms", str(write_jsonl(tmp_path / "d.jsonl", found))]) == 0
+    table = capsys.readouterr().out.partition("clear of 0")[0]
+    assert name in table
+    assert "…" not in table
+
+
 def test_what_is_no_log_is_refused(tmp_path: Path, capsys) -> None:
     assert main(["arms", str(tmp_path / "none.jsonl")]) == 2
     assert "files must be existing decision logs, got" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ps_eval.assess.assessment import assess
-from ps_eval.assess.folds import cross_validate, make_folds
+from ps_eval.assess.folds import Refits, make_folds
 from ps_eval.assess.points import mixed_points, split_oracle_points, uniform_points
 from ps_eval.assess.verdict import judge, mean_line, saved_share
 from ps_eval.cli import main
@@ -19,6 +19,8 @@ from ps_eval.reporting.frontier import EqualUse, Point
 from ps_eval.reporting.report import write_report
 from ps_train import load_predictor
 from ps_train.curve_table import CurveTable
+from ps_train.light.fit import fit_light
+from ps_train.light.shape import rising
 from tests.ps_eval.log_files import write_jsonl
 from tests.ps_train.light_tables import EASY, FILLER, HARD
 
@@ -202,6 +204,22 @@ def test_a_scout_of_another_task_says_nothing_of_a_question_with_the_same_id(tmp
     assert accuracy["predicted_scout"] > accuracy["predicted"] + 0.03
 
 
+@pytest.mark.parametrize("gone", [None, 3])
+def test_folds_are_predicted_as_a_predictor_of_the_others_says(gone) -> None:
+    """The slow twin reads every fold's texts anew."""
+    table = to_table(make_samples(60))
+    folds = make_folds(table.questions, 10, 0)
+    said = Refits(table, folds).left_out(gone)
+    kept = folds != gone
+    for fold in set(folds[kept].tolist()):
+        learned = fit_light(table.take(~np.isin(folds, [fold, gone])))
+        mine = folds[kept] == fold
+        rest = table.take(kept).take(~mine)
+        lacks = table.take(kept).curves.mean(axis=0) - rest.curves.mean(axis=0)
+        fresh = learned.predict(table.take(folds == fold).questions).curves + lacks
+        np.testing.assert_allclose(said.curves[mine], np.clip(rising(fresh.astype(float)), 0, 1), atol=1e-6)
+
+
 def test_no_question_is_predicted_from_itself_or_its_copy() -> None:
     texts = ["the same", "other", "THE  same", "third", *map(str, range(40))]
     folds = make_folds(texts, 10, seed=0)
@@ -215,7 +233,7 @@ def test_no_question_is_predicted_from_itself_or_its_copy() -> None:
         text = " ".join(rng.choice(FILLER, 12))
         samples += [Sample(f"{copy}-{number}", tokens, 1.0, question=text) for copy in "ab"]
     table = to_table(samples)
-    said = cross_validate(table, make_folds(table.questions, 10, 0))
+    said = Refits(table, make_folds(table.questions, 10, 0)).left_out()
     column = len(table.budgets) // 2
     assert abs(np.corrcoef(said.use[:, column], table.use[:, column])[0, 1]) < 0.35
 

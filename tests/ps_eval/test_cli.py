@@ -253,7 +253,7 @@ def test_a_dataclass_may_hold_a_commands_flags(tmp_path: Path, monkeypatch: pyte
     ("rules", "message"),
     [
         ("[{nam: a}]", "--rules must be settings of Rule, got 'nam'; did you mean 'name'"),
-        ("[{limit: 3}]", "--rules must be right and whole, but .*'name'"),
+        ("[{limit: 3}]", "--rules must be settings of Rule with a name, got limit"),
         (
             "[{name: a, limit: x}]",
             "--rules must be settings of Rule, whose limit must be a whole number, got 'x'",

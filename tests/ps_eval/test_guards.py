@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ps_eval.engines.base import Sampling
-from ps_eval.run_folder import locked_folder
+from ps_eval.run_folder import append_lines, locked_folder
 from ps_eval.run_settings import RunSettings, predictor_identity
 from ps_eval.spending.guards import check_predictor
 from ps_train.question_hashes import (
@@ -118,3 +118,8 @@ def test_a_folder_is_free_again_when_the_block_ends_however_it_ends(tmp_path: Pa
     with locked_folder(tmp_path / "new"):
         pass
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_full_disk_is_named_and_what_is_kept_said() -> None:
+    with pytest.raises(OSError, match=r"No space .* \(what is there is kept, .* goes on\): '/dev/full'"):
+        append_lines(Path("/dev/full"), ["a"])

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -332,6 +334,13 @@ ODD_REPLIES = [
     (b'{"choices": [{"text": "a", "finish_reason": "stop", "token_ids": [-1]}]}', "must be whole numbers"),
     (b"[" * 100_000, "is not JSON"),
     (b'{"choices": [{"text": "Sam \\ud83d", "finish_reason": "length"}]}', "is no valid text"),
+    (b'{"choices": ["\xff"]}', "is not JSON"),
+    (b'{"choices": [{"text": "a"}, {"text": "b"}]}', "must have one choice, got 2"),
+    (b'{"choices": [{"text": "", "reasoning": "5", "finish_reason": "stop"}]}', "apart, in 'reasoning'"),
+    (
+        b'{"choices": [{"text": "5", "reasoning_content": "So", "finish_reason": "stop"}]}',
+        "got its reasoning",
+    ),
 ]
 
 
@@ -352,6 +361,114 @@ def test_a_reply_that_is_no_completion_is_that_requests_failure_and_at_loading_o
         return
     with pytest.raises(ValueError, match=f"base_url must be a server that completes prompts, .*{message}"):
         connect(server)
+
+
+ENDED_AT_5 = [
+    b'{"choices": [{"text": "", "token_ids": [5, 6, 7, 8, 9], "finish_reason": "length"}]}',
+    b'{"choices": [{"text": "Sam", "finish_reason": "length"}], "usage": {"completion_tokens": 5}}',
+]
+
+
+@pytest.mark.parametrize("body", ENDED_AT_5)
+def test_a_server_that_ends_earlier_than_the_budget_by_a_limit_of_its_own_has_failed(
+    server: CompletionServer, questions: list[Question], body: bytes
+) -> None:
+    engine = connect(server)
+    server.faults.append(body)
+    (found,) = engine.reason(requests(questions[:1], 8), SAMPLING)
+    assert found == Failure("the server ended after 5 tokens, max_tokens was 8: its own limit is lower")
+    server.faults.append(body)
+    assert isinstance(engine.reason(requests(questions[:1], 5), SAMPLING)[0], Reasoning)
+
+
+def test_a_stop_that_the_budget_leaves_no_room_for_is_an_unfinished_reasoning(
+    server: CompletionServer, questions: list[Question]
+) -> None:
+    engine = connect(server)
+    server.faults.append(b'{"choices": [{"token_ids": [5, 6], "finish_reason": "stop"}]}')
+    assert engine.reason(requests(questions[:1], 2), SAMPLING) == [Reasoning((5, 6), finished=False)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_reply_is_read_in_whatever_encoding_of_unicode(
+    server: CompletionServer, questions: list[Question], encoding: str
+) -> None:
+    engine = connect(server)
+    server.faults.append('{"choices": [{"token_ids": [5], "finish_reason": "length"}]}'.encode(encoding))
+    assert engine.reason(requests(questions[:1], 1), SAMPLING) == [Reasoning((5,), finished=False)]
+
+
+REPLY = b'{"choices": [{"token_ids": [5], "finish_reason": "length"}], "usage": null}'
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(REPLY)
+
+
+def limited(retry_after: str) -> bytes:
+    return f"HTTP/1.1 429 Slow\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "tried_again"),
+    [
+        (OK + REPLY, False),
+        (b"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n" + REPLY, False),
+        (OK + REPLY[:20], True),  # and closed
+        (b"\x16\x03\x01\x00\x00", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n...", True),
+        (limited("1"), True),
+        (limited(formatdate(0, usegmt=True)), True),
+        (limited("soon"), True),
+    ],
+)
+def test_what_is_no_whole_reply_is_asked_again(
+    server: CompletionServer, questions: list[Question], sent: bytes, tried_again: bool
+) -> None:
+    engine = connect(server)
+    (expected,) = engine.reason(requests(questions[:1], 1), SAMPLING)
+    server.bodies.clear()
+    server.faults.append(lambda connection: connection.sendall(sent))
+    (found,) = engine.reason(requests(questions[:1], 1), SAMPLING)
+    assert len(server.bodies) == 1 + tried_again
+    assert found == (expected if tried_again else Reasoning((5,), finished=False))
+
+
+def test_a_reply_that_drips_for_ever_is_given_up(
+    server: CompletionServer, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = connect(server, timeout=1.0, max_retries=0)
+    monkeypatch.setattr("ps_eval.engines.openai.LONGEST_PAUSE", 0.5)
+    gone = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        try:
+            while not gone.wait(0.05):
+                connection.sendall(b" ")
+        except OSError:
+            gone.set()
+
+    server.faults.append(drip)
+    (found,) = engine.reason(requests(questions[:1], 1), SAMPLING)
+    assert found == Failure("no whole reply within 1.5 s, retries included")
+    assert gone.wait(30)  # the connection is closed
+
+
+def test_a_text_that_is_far_longer_than_its_limit_is_not_all_encoded(
+    server: CompletionServer, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = connect(server)
+    sizes: list[int] = []
+    encode = engine.tokenizer.encode
+
+    def counted(text: str, **how: object) -> list[int]:
+        sizes.append(len(text))
+        return list(encode(text, **how))
+
+    monkeypatch.setattr(engine.tokenizer, "encode", counted)
+    server.faults.append(b'{"choices": [{"text": "%s", "finish_reason": "length"}]}' % (b"Sam " * 10_000))
+    (found,) = engine.reason(requests(questions[:1], 2), SAMPLING)
+    assert isinstance(found, Reasoning)
+    assert len(found.token_ids) == 2
+    assert max(sizes) < 1000
 
 
 def test_neutral_sampling_is_sent_where_nothing_is_set(

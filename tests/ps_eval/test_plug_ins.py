@@ -166,7 +166,7 @@ def test_an_engine_of_ones_own_answers(outside: Path, capsys: pytest.CaptureFixt
             "outside:MuteEngine",
             "must be an Engine (ps_eval.engines.base), but outside:MuteEngine has no",
         ),
-        ("outside", "engine must be one of ('transformers', "),
+        ("outside", "'vllm-native', 'openai', 'ray') or module:Class, got 'outside'"),
         ("nowhere:E", "engine must be importable, but 'nowhere:E' is not"),
         ("outside:NUMBER", "engine must be a class of (model, …), but 'outside:NUMBER' is a int"),
     ],

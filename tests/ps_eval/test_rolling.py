@@ -142,15 +142,29 @@ def test_a_learnt_rule_decides_at_its_own_price_and_checkpoints_alone(
 ) -> None:
     weights = np.zeros((2, NUM_STATES + 1))
     weights[0, 0], weights[1, 0] = 1.0, -1.0  # all go on at once, none beyond the first checkpoint
-    StoppingRule(0.002, np.zeros(NUM_STATES), np.ones(NUM_STATES), weights).save(tmp_path / "r.npz")
-    rule = ["--rule", str(tmp_path / "r.npz"), "--checkpoints", "8"]
-    assert main([*flags, "--price", "0.003", *rule]) == 2
-    assert "rule must be for the price 0.003 and 2 checkpoints" in capsys.readouterr().err
-    assert main([*flags, "--price", "0.002", *rule]) == 0
-    used = [
-        json.loads(line)["reasoning_tokens"] for line in (tmp_path / "out.jsonl").read_text().splitlines()
-    ]
-    assert max(used) == 8
+    rule = StoppingRule(0.002, np.zeros(NUM_STATES), np.ones(NUM_STATES), weights, np.array([0, 8]))
+    rule.save(tmp_path / "r.npz")
+    replace(rule, checkpoints=None).save(tmp_path / "old.npz")
+    asked, old = (["--rule", str(tmp_path / name)] for name in ("r.npz", "old.npz"))
+    for wrong, message in (
+        (["--price", "0.003", *asked], "rule must be for the price 0.003, got one for 0.002"),
+        (
+            ["--price", "0.002", *asked, "--checkpoints", "4,8"],
+            "rule must be for 3 checkpoints, got one for 2",
+        ),
+        (["--price", "0.002", *old], "rule must be for 4 checkpoints, got one for 2"),
+        (
+            ["--price", "0.002", *asked, "--checkpoints", "4"],
+            "rule must be for the checkpoints [0, 4], got one for [0, 8]",
+        ),
+    ):
+        assert main([*flags, *wrong]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    for known in (asked, [*old, "--checkpoints", "8"]):  # by itself at its own; one of before is told them
+        output = tmp_path / f"{len(known)}.jsonl"
+        assert main([*flags[:-1], str(output), "--price", "0.002", *known]) == 0
+        lines = output.read_text().splitlines()
+        assert max(json.loads(line)["reasoning_tokens"] for line in lines) == 8
 
 
 def test_a_question_without_room_fails_alone(

@@ -46,15 +46,18 @@ def test_probes_are_asked_at_checkpoints_and_counted(
     assert roller.seconds["probes"] > 0
 
 
-@pytest.mark.parametrize("continues", [True, False])
+@pytest.mark.parametrize(("continues", "forces"), [(True, True), (False, True), (True, False)])
 def test_asking_under_way_is_a_probe_there_and_changes_no_token(
     engine: TransformersEngine,
     questions: list[Question],
     monkeypatch: pytest.MonkeyPatch,
     continues: bool,
+    forces: bool,
 ) -> None:
-    """From the cache that is there; a model that cannot read several tokens after one reads all anew."""
+    """From the cache that is there; all is read anew by a model that cannot read several tokens after one,
+    and where no token is forced."""
     monkeypatch.setattr(engine, "_ways", replace(engine._ways, continues=continues))
+    monkeypatch.setattr(engine, "forced_prefix", engine.forced_prefix if forces else [])
     asked: list[tuple[int, int, Answer]] = []
 
     def decide(at: Checkpoint) -> np.ndarray:
@@ -73,7 +76,8 @@ def test_asking_under_way_is_a_probe_there_and_changes_no_token(
     assert not any(place == 2 for place, tokens, _ in asked if tokens > 3)
     for place, tokens, answer in asked:
         ((probed,),) = engine.probe([questions[place].question], [whole[place]], [tokens])  # type: ignore[misc]  # likewise
-        assert answer == probed
+        (said,) = engine.answer([questions[place].question], [whole[place].cut(tokens)])  # type: ignore[union-attr]  # likewise
+        assert answer == probed == said
         assert answer.confidence == pytest.approx(probed.confidence, rel=1e-4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,21 @@ def test_states_along_kept_traces_are_those_seen_while_they_ran(
     prefilled = engine.prefill([q.question for q in questions], [2]).features["layer_2"]
     np.testing.assert_allclose(kept.states[2][::2, 0], prefilled, rtol=1e-2, atol=1e-2)
     lines = [json.loads(line) for line in (tmp_path / TRACES_FILE).read_text().splitlines()]
+
+    def never() -> Any:
+        raise AssertionError("nothing is to be read")
+
+    write_trace_states(tmp_path, [2], never)
+    # Another block is added beside; so are traces that were not there.
+    reader = text_decoder(engine.model), engine.tokenizer
+    write_trace_states(tmp_path, [1], lambda: reader)
+    more = load_kept_traces(tmp_path).states
+    np.testing.assert_allclose(more[2], kept.states[2], rtol=1e-2, atol=1e-2)
+    assert more[1].shape == more[2].shape
+    with np.load(tmp_path / STATES_FILE) as stored:
+        np.savez(tmp_path / STATES_FILE, **{name: stored[name][1:] for name in stored.files})
+    write_trace_states(tmp_path, [2], lambda: reader)
+    np.testing.assert_allclose(load_kept_traces(tmp_path).states[1], more[1], rtol=1e-2, atol=1e-2)
     (tmp_path / TRACES_FILE).write_text("".join(json.dumps({**r, "token_ids": []}) + "\n" for r in lines))
     (tmp_path / STATES_FILE).unlink()
     with pytest.raises(ValueError, match="must hold the traces' token ids"):

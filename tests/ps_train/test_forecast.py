@@ -278,9 +278,22 @@ def test_the_commands_go_from_traces_to_a_rule(tmp_path: Path, capsys: pytest.Ca
     assert "moments of the traces of 40 questions" in capsys.readouterr().out
     rule = ["stopping", "--table", str(tune), "--forecaster", str(tmp_path / "f"), "--price", "0.002"]
     assert main([*rule, "--checkpoints", "[8, 24]", "--output", str(tmp_path / "rule.npz")]) == 0
-    assert len(StoppingRule.load(tmp_path / "rule.npz").weights) == 3
+    learnt = StoppingRule.load(tmp_path / "rule.npz")
+    assert learnt.checkpoints is not None
+    assert (len(learnt.weights), learnt.checkpoints.tolist()) == (3, [0, 8, 24])
     assert main([*rule, "--checkpoints", "[9]", "--output", str(tmp_path / "no.npz")]) == 2
     assert "checkpoints must be among the forecaster's budgets before its last" in capsys.readouterr().err
+    # By default wherever a trace still thinks; those of another table all end after 20 tokens.
+    rows = [json.loads(line) for line in (tune / "traces.jsonl").read_text().splitlines()]
+    for row in rows:
+        row |= {"lengths": [20] * 4, "finished": [True] * 4}
+        row |= {name: [values[:20] for values in row[name]] for name in ("pieces", "logprobs", "entropies")}
+    (tune / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main([*rule, "--output", str(tmp_path / "short.npz")]) == 0
+    assert "at 3 checkpoints" in capsys.readouterr().out
+    short = StoppingRule.load(tmp_path / "short.npz").checkpoints
+    assert short is not None
+    assert short.tolist() == [0, 8, 16]
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(
@@ -406,4 +419,7 @@ def test_states_along_the_traces_are_read_where_they_were_kept(tmp_path: Path) -
     assert now[done[seen.rows[0]]].mean() > now[~done[seen.rows[0]]].mean() + 0.3
     np.savez(folder / STATES_FILE, traces=np.array(names)[1:], layer_2=states[1:])
     with pytest.raises(ValueError, match="must hold the states of every trace, but 'q0#0' is not there"):
+        load_kept_traces(folder)
+    (folder / STATES_FILE).write_bytes(b"PK\3\4")
+    with pytest.raises(ValueError, match=r"trace_states\.npz must hold states along traces, but "):
         load_kept_traces(folder)

@@ -173,7 +173,7 @@ def test_rotary_frequencies_are_float32_whatever_the_weights_are(backbone):
         ({"layers": []}, r"lora.layers must be between 1 and 4, the blocks that run, got \[\]"),
         (
             {"target_modules": ["q_proj", "query"]},
-            r"lora.target_modules must be of \[.*'q_proj'.*\], got \['query'\]",
+            r"lora.target_modules must be of \[.*'q_proj'.*\], .* got \['query'\]",
         ),
         (
             {"r": -1, "alpha": 0, "dropout": 1.0, "target_modules": []},

@@ -142,6 +142,9 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text('question,answer\n"a,1\n')
     with pytest.raises(ValueError, match=r"b.csv must be a CSV file, but line 1: unexpected end of data"):
         load_questions(tmp_path / "b.csv")
+    (tmp_path / "d.csv").write_text("question,answer,question,,\na,1,b,,\n")
+    with pytest.raises(ValueError, match=r"d.csv must have columns of different names, got 'question' twice"):
+        load_questions(tmp_path / "d.csv")
     (tmp_path / "c.parquet").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ValueError, match=r"c.parquet must be a Parquet file, but"):
         load_questions(tmp_path / "c.parquet")

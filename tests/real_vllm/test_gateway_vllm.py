@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from vllm_server import VLLMServer
@@ -58,6 +59,22 @@ def post(url: str, path: str, body: dict) -> tuple[int, dict[str, str], bytes]:
             return error.code, dict(error.headers), error.read()
 
 
+def streamed(content: bytes) -> dict[str, Any]:
+    """What a stream of one choice says in all: how many tokens an event holds depends on the load."""
+    *events, end = content.decode().removesuffix("\n\n").split("\n\n")
+    assert end == "data: [DONE]"
+    said: dict[str, Any] = {}
+    for event in (json.loads(line.removeprefix("data: ")) for line in events):
+        if event.get("usage"):
+            said["usage"] = event["usage"]
+        for choice in event["choices"]:
+            for name, value in {**choice.pop("delta", {}), **choice}.items():
+                if value is not None:
+                    joined = name in said and name in ("text", "content", "reasoning", "token_ids")
+                    said[name] = said[name] + value if joined else value
+    return said
+
+
 def chat(model: str, question: str, **more: object) -> dict:
     body = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0}
     return {**body, "max_tokens": 300, "return_token_ids": True, **more}
@@ -87,10 +104,6 @@ def test_predicted_budgets_differ_and_none_is_exceeded_under_load(
 def test_the_answer_is_the_servers_own_under_the_same_budget_whole_and_streamed(
     vllm_server: VLLMServer, gateway: GatewayProcess
 ) -> None:
-    def text(content: bytes) -> str:
-        lines = [line[6:] for line in content.decode().split("\n\n") if line and line != "data: [DONE]"]
-        return "".join(json.loads(line)["choices"][0]["text"] for line in lines)
-
     for question in QUESTIONS[:4]:
         body = completion(vllm_server.model, question)
         _, headers, through = post(gateway.url, "/v1/completions", body)
@@ -99,10 +112,9 @@ def test_the_answer_is_the_servers_own_under_the_same_budget_whole_and_streamed(
         whole = json.loads(through)
         assert whole["choices"] == direct["choices"]
         assert whole["usage"] == direct["usage"]
-        status, _, streamed = post(gateway.url, "/v1/completions", {**own, "stream": True})
+        status, _, content = post(gateway.url, "/v1/completions", {**own, "stream": True})
         assert status == 200
-        assert streamed.endswith(b"data: [DONE]\n\n")
-        assert text(streamed) == direct["choices"][0]["text"]
+        assert streamed(content)["text"] == direct["choices"][0]["text"]
 
 
 def test_a_stream_is_the_same_while_a_log_learns_from_it(vllm_server: VLLMServer, tmp_path: Path) -> None:
@@ -112,11 +124,9 @@ def test_a_stream_is_the_same_while_a_log_learns_from_it(vllm_server: VLLMServer
     own = chat(vllm_server.model, QUESTIONS[0], stream=True, thinking_token_budget=30)
     with running_gateway(tmp_path / "log", *flags, "--decision-log", str(log)) as watching:
         streams = [post(url, CHAT, own)[2] for url in (vllm_server.url, watching.url)]
-    direct, through = (
-        [json.loads(line[6:])["choices"] for line in stream.decode().split("\n\n") if "{" in line]
-        for stream in streams
-    )
+    direct, through = map(streamed, streams)
     assert through == direct
+    assert {"role", "content", "token_ids", "finish_reason"} <= direct.keys()
     (row,) = [json.loads(line) for line in log.read_text().splitlines()]
     whole = json.loads(post(vllm_server.url, CHAT, {**own, "stream": False})[2])
     assert row["completion_tokens"] == whole["usage"]["completion_tokens"]
@@ -149,10 +159,8 @@ def test_two_phases_give_what_the_native_budget_gives(
             if budget > 48:
                 continue
             if stream:
-                lines = [line[6:] for line in content.decode().split("\n\n") if line]
-                events = [json.loads(line) for line in lines if line != "[DONE]"]
-                text = "".join(event["choices"][0]["text"] for event in events[:-1])
-                usage = events[-1]["usage"]
+                said = streamed(content)
+                text, usage = said["text"], said["usage"]
             else:
                 parsed = json.loads(content)
                 text, usage = parsed["choices"][0]["text"], parsed["usage"]
@@ -192,14 +200,8 @@ def test_chats_in_two_phases_are_those_of_native_budgets(
             (native,) = json.loads(post(vllm_server.url, CHAT, own)[2])["choices"]
             status, _, content = post(two_phase.url, CHAT, {**own, "stream": stream})
             assert status == 200
-            if stream:
-                lines = [line[6:] for line in content.decode().split("\n\n") if line]
-                deltas = [json.loads(line)["choices"][0]["delta"] for line in lines if line != "[DONE]"]
-                reasoning = "".join(delta.get("reasoning", "") for delta in deltas)
-                answer = "".join(delta.get("content", "") for delta in deltas)
-            else:
-                message = json.loads(content)["choices"][0]["message"]
-                reasoning, answer = message["reasoning"] or "", message["content"] or ""
+            message = streamed(content) if stream else json.loads(content)["choices"][0]["message"]
+            reasoning, answer = message.get("reasoning") or "", message.get("content") or ""
             expected = native["message"]
             # Without a reasoning parser, native content is all of it.
             texts = (expected.get("reasoning") or "", expected["content"] or "")
@@ -229,3 +231,32 @@ def test_efforts_and_switches_of_the_client(vllm_server: VLLMServer, gateway: Ga
     assert (status, headers["x-ps-budget"]) == (200, "5")
     status, _, content = post(gateway.url, "/sleep", {})
     assert (status, json.loads(content)["error"]["code"]) == (403, 403)
+
+
+def test_a_completion_without_max_tokens_is_charged_what_the_server_makes_of_it(
+    vllm_server: VLLMServer, gateway: GatewayProcess
+) -> None:
+    body = {"model": vllm_server.model, "prompt": f" {QUESTIONS[0]}<think>", "temperature": 0}
+    own = json.loads(post(vllm_server.url, "/v1/completions", body)[2])
+    assert own["usage"]["completion_tokens"] == 16
+    assert own["choices"][0]["finish_reason"] == "length"
+    _, headers, content = post(gateway.url, "/v1/completions", body)
+    assert headers["x-ps-budget"] == "8"
+    assert "</think>" in json.loads(content)["choices"][0]["text"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", CHAT])
+def test_beam_search_obeys_no_budget_so_none_is_said(
+    vllm_server: VLLMServer, gateway: GatewayProcess, path: str
+) -> None:
+    body = (chat if path == CHAT else completion)(vllm_server.model, QUESTIONS[0], max_tokens=60)
+    body |= {"use_beam_search": True, "n": 2, "thinking_token_budget": 3}
+    own = json.loads(post(vllm_server.url, path, body)[2])
+    said = own["choices"][0]["message"]["content"] if path == CHAT else own["choices"][0]["text"]
+    assert len(said.partition("</think>")[0].split()) > 3
+    route = 'ps_gateway_unbudgeted_total{route="%s"}' % ("chat" if path == CHAT else "completions")
+    before = gateway.metric(route)
+    status, headers, content = post(gateway.url, path, body)
+    assert (status, json.loads(content)["choices"]) == (200, own["choices"])
+    assert "x-ps-budget" not in headers
+    assert gateway.metric(route) == before + 1

@@ -17,14 +17,14 @@ import uvicorn
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[3] / "benchmarks")]
 
-from running import COUNTER, RunningGateway, UpstreamProcess, flat_curves
+from running import COUNTER, RunningGateway, UpstreamProcess, flat_curves, one_lane
 
 from ps_alloc import Pacer
 from ps_eval.serve.app import Gateway, Limits
 from ps_eval.serve.budgets import Budgets
 from ps_eval.serve.forecast import Forecast
 from ps_eval.serve.http_protocol import ConnectionLimits, bounded_protocol
-from ps_eval.serve.lanes import Lanes, one_lane
+from ps_eval.serve.lanes import Lanes
 from ps_eval.serve.metrics import GatewayMetrics
 from ps_eval.serve.pacer_state import StateFile
 from ps_eval.serve.prediction import MicroBatcher
@@ -68,9 +68,9 @@ def start_gateway() -> Iterator[Callable[..., RunningGateway]]:
         state: Path | None = None,
         pacer: Pacer | None = None,
         pace: Any = "granted",
-        predict_timeout: float = 5.0,
+        predict_timeout: float = 30.0,
         batcher: dict[str, Any] | None = None,
-        connect_timeout: float = 5.0,
+        connect_timeout: float = 30.0,
         tokenizer: Any = None,
         budgets: dict[str, Any] | None = None,
         reader: dict[str, Any] | None = None,

@@ -12,8 +12,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ import numpy as np
 
 from ps_alloc import Pacer
 from ps_eval.engines.formats import ReasoningFormat
+from ps_eval.serve.adapters import ADAPTERS
 from ps_eval.serve.app import Gateway
+from ps_eval.serve.budgets import Budgets
+from ps_eval.serve.lanes import Lane, Lanes
 from ps_eval.serve.metrics import GatewayMetrics
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
@@ -66,6 +70,10 @@ class UpstreamProcess:
         with urllib.request.urlopen(self.url + path, timeout=10) as response:
             return json.load(response)
 
+    def release(self, name: str, number: int = 1) -> None:
+        """So many answers or parts of those asked with `X-Hold: NAME` go out."""
+        self.get(f"/release/{name}/{number}")
+
     def last(self) -> dict[str, Any]:
         """The last request it received."""
         return dict(self.get("/received")[-1])
@@ -108,6 +116,11 @@ class RunningGateway:
     def count(self, name: str, **labels: str) -> float:
         """A metric's value."""
         return self.metrics.registry.get_sample_value(f"ps_gateway_{name}", labels) or 0.0
+
+    def finished(self) -> float:
+        """How many requests have ended, whatever came of them."""
+        (found,) = self.metrics.requests.collect()
+        return sum(sample.value for sample in found.samples if sample.name.endswith("_total"))
 
     def outcomes(self, outcome: str, route: str = "completions") -> float:
         """How many requests ended so; waits for those that are answered but not yet booked."""
@@ -168,23 +181,48 @@ def flat_curves(questions: list[str]) -> np.ndarray:
     return np.array([hard if "hard" in q else easy for q in questions], dtype=np.float32)
 
 
-async def many(
-    gateway: RunningGateway, bodies: list[dict[str, Any]], headers: dict[str, str] | None = None
-) -> list[tuple[int, dict[str, str], bytes]]:
-    """All at once."""
+def one_lane(budgets: Budgets) -> Lanes:
+    """The same budgets for every model, of a vLLM that makes of any prompt as many tokens as it likes."""
+    fields = {name: replace(field, default_tokens=None) for name, field in ADAPTERS["vllm"].items()}
+    return Lanes(Lane(budgets, fields))
 
+
+Headers = dict[str, str]
+
+
+async def many(
+    gateway: RunningGateway, bodies: list[dict[str, Any]], headers: Headers | list[Headers] | None = None
+) -> list[tuple[int, dict[str, str], bytes]]:
+    """All at once, with headers for all or for each."""
+    each = headers if isinstance(headers, list) else [headers or {}] * len(bodies)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
-        async def one(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-            async with session.post(
-                f"{gateway.url}/v1/completions", json=body, headers=headers or {}
-            ) as response:
+        async def one(body: dict[str, Any], headers: Headers) -> tuple[int, dict[str, str], bytes]:
+            async with session.post(f"{gateway.url}/v1/completions", json=body, headers=headers) as response:
                 return response.status, dict(response.headers), await response.read()
 
-        return list(await asyncio.gather(*map(one, bodies)))
+        return list(await asyncio.gather(*map(one, bodies, each)))
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+def many_held(
+    gateway: RunningGateway, upstream: UpstreamProcess, headers: list[Headers], *, refused: int
+) -> list[tuple[int, dict[str, str], bytes]]:
+    """One request for each of these headers, all under way at once: none is answered before `refused` are."""
+    name = uuid.uuid4().hex
+    assert eventually(lambda: gateway.gateway.open_requests == 0)
+    before = gateway.finished()
+
+    async def ask() -> list[tuple[int, dict[str, str], bytes]]:
+        asked = [{**one, "X-Hold": name} for one in headers]
+        answers = asyncio.ensure_future(many(gateway, [{"prompt": "hard"}] * len(headers), asked))
+        assert await asyncio.to_thread(eventually, lambda: gateway.finished() == before + refused)
+        await asyncio.to_thread(upstream.release, name, len(headers) - refused)
+        return await answers
+
+    return asyncio.run(ask())
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
     """Whether it becomes true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

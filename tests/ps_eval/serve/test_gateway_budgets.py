@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,14 +182,26 @@ def test_a_body_with_its_budget_is_the_same_json_otherwise(
 def test_requests_that_arrive_together_are_predicted_together_and_in_order(
     upstream: UpstreamProcess, start_gateway: Start
 ) -> None:
-    gateway = start_gateway(upstream.url, batcher={"wait_seconds": 0.05, "max_batch": 16})
+    all_there = threading.Event()
+
+    def waits(questions: list[str]) -> np.ndarray:
+        all_there.wait(60)
+        return flat_curves(questions)
+
+    gateway = start_gateway(upstream.url, predict=waits, batcher={"max_batch": 16})
     bodies = [{"prompt": f"{'hard' if i % 3 else 'easy'} {i}"} for i in range(60)]
-    answers = asyncio.run(many(gateway, bodies))
+
+    async def ask() -> list[tuple[int, dict[str, str], bytes]]:
+        asked = asyncio.ensure_future(many(gateway, bodies))
+        assert await asyncio.to_thread(eventually, lambda: gateway.count("in_flight") == 60)
+        all_there.set()
+        return await asked
+
+    answers = asyncio.run(ask())
     assert [h["x-ps-budget"] for _, h, _ in answers] == ["128" if i % 3 else "32" for i in range(60)]
     sizes = [len(batch) for batch in gateway.batches]
     assert sum(sizes) == 60
-    assert max(sizes) == 16  # never beyond the bound
-    assert len(sizes) <= 10
+    assert sizes[1:4] == [16, 16, 16] or sizes == [16, 16, 16, 12]  # what came while the first was predicted
     assert gateway.count("prediction_batch_size_sum") == 60
 
 
@@ -200,15 +211,13 @@ def test_a_slow_predictor_blocks_nobody_and_its_requests_get_the_uniform_budget(
     released = threading.Event()
 
     def hangs(questions: list[str]) -> np.ndarray:
-        released.wait(30)
+        released.wait(60)
         return flat_curves(questions)
 
     gateway = start_gateway(
-        upstream.url, predict=hangs, predict_timeout=0.3, batcher={"max_batch": 1, "max_queue": 4}
+        upstream.url, predict=hangs, predict_timeout=1.0, batcher={"max_batch": 1, "max_queue": 4}
     )
-    begin = time.monotonic()
     answers = asyncio.run(many(gateway, [{"prompt": "hard"}] * 20))
-    assert time.monotonic() - begin < 5
     reasons = [headers["x-ps-fallback"] for _, headers, _ in answers]
     assert {headers["x-ps-budget"] for _, headers, _ in answers} == {"48"}
     assert {status for status, _, _ in answers} == {200}
@@ -319,9 +328,12 @@ def test_the_state_is_saved_while_it_runs_and_a_full_disk_does_not_end_the_servi
     gateway.post({"prompt": "hard"})
     assert eventually(lambda: path.is_file() and json.loads(path.read_text())["n_requests"] == 1)
 
+    tried: list[int] = []
+
     def full(*_: object) -> None:
+        tried.append(1)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(StateFile, "save", full)
-    time.sleep(0.2)
+    assert eventually(lambda: len(tried) >= 2)
     assert gateway.post({"prompt": "hard"})[0] == 200

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import RunningGateway, UpstreamProcess, eventually
+from running import RunningGateway, UpstreamProcess, eventually, one_lane
 
 from ps_alloc import Pacer
 from ps_eval.serve.decision_log import DecisionLog
-from ps_eval.serve.lanes import KeyRule, Lanes, one_lane
+from ps_eval.serve.lanes import KeyRule, Lanes
 from ps_eval.serve.logs import OnceInAWhile
 
 Start = Callable[..., RunningGateway]

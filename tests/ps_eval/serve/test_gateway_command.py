@@ -35,7 +35,8 @@ def keep_torch_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def post(url: str, body: dict, **headers: str) -> tuple[dict[str, str], bytes]:
-    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers)
+    raw = json.dumps({"max_tokens": 4096, **body}).encode()
+    request = urllib.request.Request(f"{url}/v1/completions", raw, headers)
     with urllib.request.urlopen(request, timeout=30) as response:
         return dict(response.headers), response.read()
 
@@ -193,11 +194,15 @@ def test_signals_reload_tell_and_end_and_ready_fails_before_the_socket_closes(
         assert eventually(lambda: "not reloaded: the command's flags" in log())
         assert post(gateway.url, {"prompt": "x"})[0]["x-ps-budget"] == "96"
 
-        config.write_text("models: [{model: big, predictor: 3}]\n")
+        config.write_text("tokens_per_request: 96\nmodels: [{model: big, predictor: 3}]\n")
         gateway.process.send_signal(signal.SIGHUP)
+        assert eventually(lambda: "a predictor must be a folder with config.json, got 3" in log())
         failed = 'ps_gateway_reloads_total{outcome="failed"}'
         assert eventually(lambda: gateway.metric(failed) == 2)
         assert post(gateway.url, {"prompt": "x"})[0]["x-ps-budget"] == "96"
+        said = log().count("not reloaded: a predictor")
+        gateway.process.send_signal(signal.SIGHUP)  # each gets its answer, though the warning is the same
+        assert eventually(lambda: log().count("not reloaded: a predictor") == said + 1)
 
         gateway.process.send_signal(signal.SIGUSR1)
         assert eventually(lambda: json.loads(state.read_text())["n_requests"] == 4)

@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def post(url: str, prompt: str) -> dict[str, str]:
-    body = json.dumps({"prompt": prompt}).encode()
+    body = json.dumps({"prompt": prompt, "max_tokens": 10_000}).encode()
     with urllib.request.urlopen(
         urllib.request.Request(f"{url}/v1/completions", body), timeout=30
     ) as response:

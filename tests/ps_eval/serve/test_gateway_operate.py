@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from running import OK, RawServer, RunningGateway, UpstreamProcess, eventually, flat_curves
+from running import OK, RawServer, RunningGateway, UpstreamProcess, eventually, flat_curves, one_lane
 
 from ps_alloc import Pacer
 from ps_eval.serve.adapters import Field, fields_of, server_of
 from ps_eval.serve.budgets import Budgets
 from ps_eval.serve.decision_log import DecisionLog
 from ps_eval.serve.grant import AnswerReserve
-from ps_eval.serve.lanes import Lane, Lanes, one_lane
-from ps_eval.serve.logs import JsonLines, OnceInAWhile
+from ps_eval.serve.lanes import Lane, Lanes
+from ps_eval.serve.logs import ALWAYS, JsonLines, OnceInAWhile
 from ps_eval.serve.pacer_state import StateFile
 from ps_eval.serve.request_body import CompletionRequest
 from ps_eval.serve.routes import RouteTable
@@ -205,6 +207,35 @@ def test_invocations_and_batches_get_their_budget(upstream: UpstreamProcess, sta
     assert gateway.pacer.n_requests == 4
 
 
+def test_beams_have_no_budget_and_are_counted(upstream: UpstreamProcess, start_gateway: Start) -> None:
+    gateway = start_gateway(upstream.url)
+    body = b'{"prompt": "hard", "use_beam_search": true, "n": 4}'
+    _, headers, _ = gateway.post(body)
+    assert "x-ps-budget" not in headers
+    assert upstream.last()["body"].encode() == body
+    assert gateway.count("unbudgeted_total", route="completions") == 1
+    assert gateway.pacer.n_requests == 0
+
+
+@pytest.mark.parametrize("server", ["vllm", "sglang", "llama.cpp", "nim", "other"])
+@pytest.mark.parametrize("observe", [False, True])
+def test_a_completion_without_max_tokens_gets_no_more_than_its_server_makes(
+    upstream: UpstreamProcess, start_gateway: Start, server: str, observe: bool
+) -> None:
+    def lanes(budgets: Budgets) -> Lanes:
+        return Lanes(Lane(budgets, fields_of(server, "budget")))  # type: ignore[arg-type]
+
+    gateway = start_gateway(upstream.url, lanes=lanes, gateway={"observe": observe})
+    expected = "8" if server in ("vllm", "sglang", "nim") else "128"  # of 16, half is the answer's
+    for body in ({"prompt": "hard"}, {"prompt": "hard", "max_tokens": None}):
+        assert gateway.post(body)[1]["x-ps-budget"] == expected
+    assert gateway.pacer.spent_tokens == 2 * int(expected)
+    assert gateway.post({"prompt": "hard", "max_tokens": 500})[1]["x-ps-budget"] == "128"
+    chat = {"messages": [{"role": "user", "content": "a hard one, and long enough"}]}
+    for path in (CHAT, "/invocations"):
+        assert gateway.post(chat, path)[1]["x-ps-budget"] == "128"
+
+
 def of_llama(first: int, second: int | None = None) -> dict[str, int]:
     """llama.cpp's two names of one budget."""
     return {
@@ -295,7 +326,7 @@ def test_models_have_their_own_budgets(upstream: UpstreamProcess, start_gateway:
 
     gateway = start_gateway(upstream.url, lanes=lanes)
     assert gateway.post({"prompt": "hard", "model": "small"})[1]["x-ps-budget"] == "128"
-    assert gateway.post({"prompt": "hard", "model": "big-7b"})[1]["x-ps-budget"] == "80"
+    assert gateway.post({"prompt": "hard", "model": "big-7b", "max_tokens": 500})[1]["x-ps-budget"] == "80"
     assert json.loads(upstream.last()["body"])["custom_params"] == {"thinking_budget": 80}
     assert "x-ps-budget" not in gateway.post({"prompt": "hard", "model": "off"})[1]
     assert gateway.count("unbudgeted_total", route="completions") == 1
@@ -401,8 +432,9 @@ def test_a_post_that_a_busy_server_closed_unread_is_sent_again(
             with connection:
                 received.append(connection.recv(65536))
                 connection.sendall(OK + b"\r\n{}")
-                if len(received) == 1:
-                    time.sleep(0.6)  # the second request comes, and is not read
+                if len(received) == 1:  # the second request comes, and is not read
+                    select.select([connection], [], [], 30)
+                    time.sleep(0.6 if patience < 0.6 else 0.0)
 
     threading.Thread(target=serve, daemon=True).start()
     gateway = start_gateway(f"http://127.0.0.1:{listening.getsockname()[1]}")
@@ -449,8 +481,10 @@ def test_odd_heads_of_an_upstream(
     assert gateway.outcomes("defect") == 0
 
 
-def test_a_warning_comes_once_in_a_while_and_logs_can_be_json() -> None:
-    limited = OnceInAWhile(0.2)
+def test_a_warning_comes_once_in_a_while_and_logs_can_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("ps_eval.serve.logs.time", SimpleNamespace(monotonic=lambda: now[0]))
+    limited = OnceInAWhile(10.0)
 
     def record(message: str, *args: object) -> logging.LogRecord:
         return logging.LogRecord("ps", logging.WARNING, "", 0, message, args, None)
@@ -458,7 +492,10 @@ def test_a_warning_comes_once_in_a_while_and_logs_can_be_json() -> None:
     shown = [limited.filter(record("upstream %s", number)) for number in range(5)]
     assert shown == [True, False, False, False, False]
     assert limited.filter(record("something else"))
-    time.sleep(0.25)
+    answer = record("upstream %s", 6)
+    vars(answer).update(ALWAYS)
+    assert limited.filter(answer)  # somebody's signal
+    now[0] += 10.5
     again = record("upstream %s", 9)
     assert limited.filter(again)
     assert again.getMessage() == "upstream 9 (4 more like this were not logged)"

@@ -52,17 +52,19 @@ def test_a_stream_comes_through_byte_for_byte_and_chunk_by_chunk(
     gateway = start_gateway(upstream.url, pace="used")
 
     async def read() -> list[bytes]:
-        asked = {"x-mode": "events", "x-delay": "0.1"}
+        asked, chunks = {"x-mode": "events", "x-hold": "chunks"}, []
         async with (
             aiohttp.ClientSession() as session,
             session.post(f"{gateway.url}/v1/completions", json={"prompt": "easy"}, headers=asked) as response,
         ):
             assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
             assert response.headers["x-ps-budget"] == "32"
-            return [chunk async for chunk in response.content.iter_any()]
+            async for chunk in response.content.iter_any():
+                chunks.append(chunk)
+                await asyncio.to_thread(upstream.release, "chunks")
+            return chunks
 
-    chunks = asyncio.run(read())
-    assert chunks == STREAM  # not only joined: each part comes when it was sent
+    assert asyncio.run(read()) == STREAM  # each part came before the next one was sent
     # usage was read on the way, without touching it
     assert eventually(lambda: gateway.count("reasoning_tokens_sum") == 7)
     assert gateway.pacer.spent_tokens == 7

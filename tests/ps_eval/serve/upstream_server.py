@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from collections import defaultdict
 from typing import Any
 
 ODD_JSON = b'{ "id":"x",\r\n  "choices" : [ {"text":"caf\xc3\xa9 \\u00e9"} ],  "usage": %s }\n'
@@ -26,6 +27,8 @@ EOS = "<eos>"
 
 received: list[dict[str, Any]] = []
 counts = {"aborted": 0, "open": 0}
+held: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(0))
+"""What `X-Hold: NAME` waits for: each answer, or part of a stream, for one of `/release/NAME/COUNT`."""
 
 
 def next_token(text: str) -> str:
@@ -69,6 +72,12 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         content = json.dumps(received if path == "/received" else counts).encode()
         await answer(send, 200, content, [])
         return
+    if path.startswith("/release/"):
+        _, _, name, number = path.split("/")
+        for _ in range(int(number)):
+            held[name].release()
+        await answer(send, 200, b"null", [])
+        return
     received.append(
         {
             "method": scope["method"],
@@ -90,7 +99,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 async def respond(scope: dict[str, Any], asked: dict[str, str], body: bytes, send: Any) -> None:
-    mode, delay = asked.get("x-mode", "odd"), float(asked.get("x-delay", 0))
+    mode = asked.get("x-mode", "odd")
     extra = [
         (b"x-request-id", b"abc"),
         (b"set-cookie", b"a=1"),
@@ -125,18 +134,24 @@ async def respond(scope: dict[str, Any], asked: dict[str, str], body: bytes, sen
         parts = STREAM if mode == "events" else STREAM[:2] * 10**6
         for number, part in enumerate(parts):
             await send({"type": "http.response.body", "body": part, "more_body": True})
-            await asyncio.sleep(delay)
+            await told_to_go_on(asked)
             if mode == "die-streaming" and number == 4:
                 os._exit(1)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return
-    await asyncio.sleep(delay)
+    await told_to_go_on(asked)
     if mode == "large":
         await answer(send, 200, b"x" * int(asked["x-size"]), [])
         return
     await answer(
         send, int(asked.get("x-status", 200)), ODD_JSON % asked.get("x-usage", "null").encode(), extra
     )
+
+
+async def told_to_go_on(asked: dict[str, str]) -> None:
+    await asyncio.sleep(float(asked.get("x-delay", 0)))
+    if name := asked.get("x-hold"):
+        await held[name].acquire()
 
 
 async def answer(send: Any, status: int, content: bytes, extra: list[tuple[bytes, bytes]]) -> None:
