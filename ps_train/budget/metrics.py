@@ -43,11 +43,11 @@ def budget_quality(predicted: FloatArray, needed: FloatArray, *, window: int = 1
     """Every figure of a point prediction by name; see `BudgetQuality`."""
     given = whole_windows(predicted, window)
     short = (needed - given)[given < needed]
-    pair = [torch.from_numpy(np.ascontiguousarray(values, np.float64)) for values in (predicted, needed)]
+    ours, theirs = (torch.from_numpy(np.array(values, np.float64)) for values in (predicted, needed))
     return {
-        "mae": float(F.mean_absolute_error(*pair)),
-        "rmse": float(F.mean_squared_error(*pair, squared=False)),
-        "mape": float(F.mean_absolute_percentage_error(*pair)),
+        "mae": float(F.mean_absolute_error(ours, theirs)),
+        "rmse": float(F.mean_squared_error(ours, theirs, squared=False)),
+        "mape": float(F.mean_absolute_percentage_error(ours, theirs)),
         "underrun_rate": underrun_rate(given, needed),
         "overrun_rate": float((given > needed).mean()),
         "average_underrun": float(short.mean()) if short.size else 0.0,

@@ -56,7 +56,7 @@ def with_adapters(model: PreTrainedModel, path: str, settings: LoraSettings) -> 
             reason = "peft would adapt all experts instead"
     if reason:
         raise ValueError(f"lora.target_modules cannot be {names} in a {kind}: {reason}")
-    return adapted  # type: ignore[return-value]  # no mixed adapters
+    return adapted
 
 
 def _linear_layers(module: nn.Module) -> list[str]:

@@ -30,7 +30,7 @@ class FeaturePredictor(CurvePredictor):
         self._models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Load the language models in `dtype`; those attached or loaded already stay as they are."""
+        """Load the language models in `dtype`; those loaded already stay as they are."""
         self._language_dtype = dtype
 
     @property
@@ -104,10 +104,6 @@ class FeaturePredictor(CurvePredictor):
             row = int(np.argwhere(~np.isfinite(inputs))[0, 0])
             raise ValueError(f"x must be finite, got NaN or infinity in row {row}")
         return torch.from_numpy(inputs)
-
-    def attach_backbone(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Use a language model that is already loaded, the served one for instance."""
-        self._models["backbone"] = (backbone, tokenizer)
 
     def served_tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The backbone's tokenizer, where `layer_<n>` are among the features; else None.

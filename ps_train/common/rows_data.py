@@ -103,10 +103,9 @@ class RowsDataModule(pl.LightningDataModule):
 
         Not in `prepare_data`: Lightning calls that in one process only, while features are extracted by all.
         """
-        module = getattr(self.trainer, "lightning_module", None)
-        if not isinstance(module, PredictorHolder):
-            module = None
-        if module is not None and (expected := module.expected()) is not None:
+        module: Any = getattr(self.trainer, "lightning_module", None)
+        wants_rows = isinstance(module, PredictorHolder)
+        if wants_rows and (expected := module.expected()) is not None:
             self.read_as(*expected)
         names = sets_of(stage)
         for name in names:
@@ -114,7 +113,7 @@ class RowsDataModule(pl.LightningDataModule):
                 self._read(name)
         if stage == "fit" and not self.allow_overlap:
             self._refuse_overlaps()
-        for name in names if module is not None else ():
+        for name in names if wants_rows else ():
             module.attach_rows(name, self.attached(name))
 
     def _read(self, name: str) -> None:
