@@ -1,7 +1,13 @@
 """Decide: predicted accuracy curves in, token budgets out. numpy and numba, nothing else.
 
-Names are loaded when they are first asked for: whoever only paces, calibrates or reads files waits for no
-compiler.
+    from ps_alloc import allocate
+
+    allocation = allocate(curves, total_tokens=96 * len(curves))  # (N, W): P(right) after 16, 32, … tokens
+    allocation.tokens  # (N,): what each query may think for
+
+`Pacer` decides requests one at a time, `frontier` and `budget_for` say what accuracy costs, `Guard` and the
+calibrators make wrong predictions safe: docs/howto/allocator.md. Names are loaded when they are first asked
+for: whoever only paces, calibrates or reads files waits for no compiler.
 """
 
 import importlib

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ps_alloc._leftover import uniform_windows
-from ps_alloc._problem import Costs, Limits, charged_by
+from ps_alloc._problem import Costs, Limits
 from ps_alloc.allocation import Allocation
 from ps_alloc.kernels.curves import invalid_rows
 
@@ -79,20 +79,8 @@ def around_invalid(
         others = allocate(curves[good], left, **shared, **picked)
         windows[good] = others.windows
         expected, price, gap = others.expected_accuracy, others.price, others.gap_bound
-    return Allocation(
-        windows=windows,
-        window=None if shared["budgets"] is not None else int(costs.budgets[0]),
-        total_tokens=limits.total_tokens,
-        spent_tokens=limits.tokens(costs.of(windows)),
-        method="hull" if shared["method"] == "auto" else shared["method"],
-        expected_accuracy=expected,
-        price=price,
-        gap_bound=gap,
-        budgets=costs.budgets,
-        charged=charged_by(per_query["use"], per_query["window_cost"]),
-        used=None if per_query["use"] is None else costs.used(windows),
-        invalid=bad,
-    )
+    method = "hull" if shared["method"] == "auto" else shared["method"]
+    return limits.allocation(windows, method, costs.of(windows), expected, price, gap, bad)
 
 
 def _pick(setting: Any, rows: npt.NDArray[np.intp], n_queries: int) -> Any:

@@ -21,6 +21,7 @@ from ps_alloc._checks import (
     vector,
     whole,
 )
+from ps_alloc.allocation import Allocation
 from ps_alloc.kernels.access import USE_UNITS
 from ps_alloc.kernels.curves import first_invalid_use, total_cost
 from ps_alloc.predictions import check_budgets
@@ -44,18 +45,22 @@ class Costs:
     """Units a token."""
     expected: FloatArray
     """(W,). Tokens expected to be used with 1 .. W windows, where `use` holds no rows."""
+    window: int | None
+    """Tokens a window, where the grid is of whole windows."""
+    charged: str
+    """`Allocation.charged`."""
 
-    def of(self, windows: IntArray) -> int:
+    def of(self, windows: npt.NDArray[np.integer]) -> int:
         """Units that (N,) windows cost together."""
         return int(total_cost(windows, self.use, self.rate, self.grid))
 
-    def fit(self, windows: IntArray, total_tokens: int) -> bool:
+    def fit(self, windows: npt.NDArray[np.integer], total_tokens: int) -> bool:
         """Whether (N,) windows cost no more, with uses as they are instead of rounded up to units."""
         if self.unit == 1:
             return self.of(windows) <= total_tokens
         return math.fsum(self.used(windows)) <= total_tokens
 
-    def used(self, windows: IntArray) -> FloatArray:
+    def used(self, windows: npt.NDArray[np.integer]) -> FloatArray:
         """(N,). Tokens that queries with these windows are expected to use, not rounded to units."""
         taken = np.maximum(windows - 1, 0)
         rows = self.use[np.arange(windows.size), taken] if len(self.use) else self.expected[taken]
@@ -81,11 +86,6 @@ class Costs:
             )
 
 
-def charged_by(use: npt.ArrayLike | None, window_cost: npt.ArrayLike | None) -> str:
-    """`Allocation.charged`, by which of the two was given."""
-    return "used" if use is not None else "granted" if window_cost is None else "window_cost"
-
-
 @dataclass(frozen=True, eq=False)
 class Limits:
     """What each of N queries may and must spend. Arrays have one element, for all queries, or N."""
@@ -101,9 +101,32 @@ class Limits:
     budget: int
     """The budget in units, as far as it can be of use."""
 
-    def tokens(self, units: int) -> int:
-        """What was spent of the budget, in tokens, rounded up."""
-        return min(self.total_tokens, -(-units // self.costs.unit))
+    def allocation(
+        self,
+        windows: IntArray,
+        method: str,
+        units: int,
+        expected_accuracy: float | None = None,
+        price: float | None = None,
+        gap_bound: float | None = None,
+        invalid: npt.NDArray[np.integer] = NO_ROWS,
+    ) -> Allocation:
+        """What is returned of (N,) windows that cost so many units; `invalid` are (M,) rows."""
+        costs = self.costs
+        return Allocation(
+            windows=windows,
+            window=costs.window,
+            total_tokens=self.total_tokens,
+            spent_tokens=min(self.total_tokens, -(-units // costs.unit)),
+            method=method,
+            expected_accuracy=expected_accuracy,
+            price=price,
+            gap_bound=gap_bound,
+            budgets=costs.budgets,
+            charged=costs.charged,
+            used=costs.used(windows) if costs.charged == "used" else None,
+            invalid=invalid if invalid.size else None,
+        )
 
     def fewest(self) -> IntArray:
         """A fresh (N,) copy of `least`."""
@@ -167,7 +190,8 @@ def check_costs(
             f"the costs of all queries together must be at most {LARGEST_TOTAL // unit} tokens, "
             f"got up to {largest // unit} for {n_queries} queries"
         )
-    return Costs(tokens, grid, rate, rows, unit, expected)
+    charged = "used" if use is not None else "granted" if window_cost is None else "window_cost"
+    return Costs(tokens, grid, rate, rows, unit, expected, window if budgets is None else None, charged)
 
 
 @lru_cache

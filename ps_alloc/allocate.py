@@ -11,7 +11,7 @@ from ps_alloc import _hull
 from ps_alloc._checks import FloatArray, IntArray, check_curves, check_values, one_of, per_query_float
 from ps_alloc._invalid import around_invalid, charge_in_full, clip_rows, find_invalid
 from ps_alloc._leftover import at_least_uniform, cheapest_step, spend_everything, uniform_windows
-from ps_alloc._problem import NO_ROWS, Limits, charged_by, check_costs, check_limits, check_weights
+from ps_alloc._problem import NO_ROWS, Limits, check_costs, check_limits, check_weights
 from ps_alloc._reserve import allocate_with_reserve
 from ps_alloc.allocation import Allocation
 from ps_alloc.kernels.curves import mean_accuracy, raise_without_loss
@@ -87,23 +87,12 @@ def allocate(
     one_of("method", method, METHODS)
     one_of("leftover", leftover, LEFTOVERS)
     one_of("invalid", invalid, INVALID)
+    per_query = {"use": use, "min_windows": min_windows, "max_windows": max_windows, "weights": weights}
+    per_query |= {"window_cost": window_cost, "base_accuracy": base_accuracy}
+    shared = {"window": window, "budgets": budgets, "leftover": leftover, "method": method}
     if overspend_rate is not None:
-        return allocate_with_reserve(
-            curves,
-            total_tokens,
-            overspend_rate,
-            window=window,
-            budgets=budgets,
-            use=use,
-            min_windows=min_windows,
-            max_windows=max_windows,
-            weights=weights,
-            window_cost=window_cost,
-            base_accuracy=base_accuracy,
-            leftover=leftover,
-            method=method,
-            invalid=invalid,
-        )
+        settings = {"invalid": invalid, **per_query, **shared}
+        return allocate_with_reserve(curves, total_tokens, overspend_rate, **settings)
     values = check_curves(curves)
     n_queries, num_windows = values.shape
     costs = check_costs(
@@ -121,10 +110,7 @@ def allocate(
     weight, exponent = check_weights(weights, n_queries)
     base = per_query_float("base_accuracy", base_accuracy, n_queries, high=1.0)
     if bad.size and invalid == "uniform":
-        per_query = {"use": use, "min_windows": min_windows, "max_windows": max_windows, "weights": weights}
-        per_query |= {"window_cost": window_cost, "base_accuracy": base_accuracy}
-        shared = {"window": window, "budgets": budgets, "leftover": leftover, "method": method}
-        return around_invalid(values, limits, bad, per_query, shared)
+        return around_invalid(values, limits, bad, {**per_query, "use": use}, shared)
 
     price: float | None = None
     gap: float | None = None
@@ -140,19 +126,8 @@ def allocate(
     else:
         windows, units, expected, price, gap = _hull_and_leftover(values, limits, weight, base, leftover)
         price = float(np.ldexp(price * costs.unit, exponent))
-    return Allocation(
-        windows=windows,
-        window=None if budgets is not None else int(costs.budgets[0]),
-        total_tokens=limits.total_tokens,
-        spent_tokens=limits.tokens(units),
-        method="hull" if method == "auto" else method,
-        expected_accuracy=float(expected),
-        price=price,
-        gap_bound=gap,
-        budgets=costs.budgets,
-        charged=charged_by(use, window_cost),
-        used=None if use is None else costs.used(windows),
-        invalid=bad if bad.size else None,
+    return limits.allocation(
+        windows, "hull" if method == "auto" else method, units, float(expected), price, gap, bad
     )
 
 

@@ -55,16 +55,7 @@ def uniform(
     costs.check_use()
     limits = check_limits(n_queries, max(1, largest), total_tokens, costs, min_windows, max_windows)
     windows = uniform_windows(limits)
-    return Allocation(
-        windows,
-        int(window) if budgets is None else None,
-        limits.total_tokens,
-        limits.tokens(costs.of(windows)),
-        "uniform",
-        budgets=costs.budgets,
-        charged="granted" if use is None else "used",
-        used=None if use is None else costs.used(windows),
-    )
+    return limits.allocation(windows, "uniform", costs.of(windows))
 
 
 def no_information_mix(

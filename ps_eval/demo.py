@@ -133,8 +133,8 @@ def demo_command(
     plot_accuracy(rows, folder / PLOT_FILE)
     compared = compare_live(folder, live, levels=USED) + replayed.equal_use
     Summary(rows, collect_run_info(config, seed, timer.seconds), compared).save(folder)
-    print_table(rows, console)
-    print_equal_use(compared, console)
+    used = [row for row in compared if row.mode == "live"]  # the report has the replay, and what was allowed
+    print_equal_use(used, console) if used else print_table(live, console)
     console.print(_agreement(live, replayed.rows), highlight=False)
     console.print(_small_gains(small), highlight=False)
     console.print(scheduling_cost(timer), highlight=False)
@@ -144,7 +144,7 @@ def demo_command(
     console.rule()
     console.print(equal_use_headline(compared, label), highlight=False)
     console.print(
-        f"Next, the same on a page: ps-eval report {folder}; would it pay for you: ps-eval assess LOGS",
+        f"Next, every figure on a page: ps-eval report {folder}; would it pay for you: ps-eval assess LOGS",
         highlight=False,
         soft_wrap=True,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import pickle
-import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ from transformers import AutoConfig
 
 from ps_alloc import Predictions
 from ps_eval.cli import main as ps_eval
-from ps_eval.diffusion import ablate
 from ps_eval.logs.read import read_samples
 from ps_eval.redaction import redacted
 from ps_eval.reporting.record import RECORD_FILE, ExperimentRecord
@@ -163,15 +161,6 @@ def test_a_predictors_config_runs_no_code_unless_allowed(tmp_path: Path) -> None
 def test_a_packages_file_lies_in_the_package(path: str) -> None:
     with pytest.raises(ValueError, match=r"without dots before it|must name a file of the package"):
         resolve_model(path)
-
-
-def test_an_id_is_no_path() -> None:
-    """`ps-eval ablate` names a cell's file after its first question."""
-    ids = ("../../outside", "/etc/x", "q-7", "a/b", "a\\b", "..", "", "x" * 300, "\x00", "\ud800")
-    names = [ablate._as_file_name(question_id) for question_id in ids]
-    assert len(set(names)) == len(ids)
-    assert names[2] == "q-7"
-    assert all(re.fullmatch(r"\w[\w.-]{0,79}", name, re.ASCII) for name in names)
 
 
 def test_a_record_shows_no_other_pictures_than_its_own(tmp_path: Path) -> None:

@@ -24,18 +24,15 @@ class ShadowVerifier:
         remasked: Tokens taken back so far.
     """
 
-    def __init__(
-        self, threshold: float = 0.5, when: When = "step", trust: float = 1.0, recheck: bool = True
-    ) -> None:
+    def __init__(self, threshold: float = 0.5, when: When = "step", trust: float = 1.0) -> None:
         """Set up.
 
         Args:
             threshold: A token less probable than this may be taken back. WINO's is 0.9, with a laxer
                 threshold for committing than ours.
-            when: `step`: in every forward pass (as WINO), or `end`: once the block is full, in a pass of its
-                own.
+            when: `step`: in every forward pass until the block ends (as WINO), or `end`: once the block is
+                full, in a pass of its own.
             trust: Tokens committed with at least this confidence are never doubted; 1 doubts nearly all.
-            recheck: With `step`: doubt a token in every pass until the block ends, not only in the first.
 
         Raises:
             ValueError: If a value is out of range.
@@ -43,7 +40,7 @@ class ShadowVerifier:
         share("threshold", threshold)
         share("trust", trust)
         one_of("when", when, get_args(When))
-        self.threshold, self.when, self.trust, self.recheck = threshold, when, trust, recheck
+        self.threshold, self.when, self.trust = threshold, when, trust
         self.reset(0)
 
     def reset(self, num_positions: int) -> None:
@@ -71,7 +68,7 @@ class ShadowVerifier:
         fresh = open_to_doubt & ~self._checked[positions]
         if block_full and not fresh.any():
             return positions[:0]
-        return positions[open_to_doubt if self.recheck and self.when == "step" else fresh]
+        return positions[open_to_doubt if self.when == "step" else fresh]
 
     def reject(
         self,

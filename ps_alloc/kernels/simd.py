@@ -9,6 +9,7 @@ What it buys is in docs/allocation.md, under Speed.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,41 +25,30 @@ FLAGS = ir.VectorType(ir.IntType(1), LANES)
 ONE_BITS = 0x3F800000  # 1.0f; as unsigned bits, exactly the floats in [0, 1] are not above it (-0.0 is)
 
 
-def _best_of_sixteen_python(
-    values: Any,
-    use: Any,
-    grid: Any,
-    start: Any,
-    low_step: Any,
-    high_step: Any,
-    tolerance: Any,
-    low_windows: Any,
-    high_windows: Any,
-) -> bool:
+def _best_of_sixteen_python(values: Any, use: Any, grid: Any, lanes: Any, windows: Any) -> bool:
     """What the compiled form computes, used where numba is switched off and as its reference in the tests.
 
     Args:
         values: (16, W) float32 values of 1 .. W windows.
         use: (16, W) float32 costs of 1 .. W windows; (0, W) where the grid is the cost of every row.
         grid: (V,) float32, V the next multiple of 16 from W: cost of 1 .. W windows, or the most a use may
-        be.
-        start: (16,) float32 value of zero windows; minus infinity where that is no choice.
-        low_step: (16,) float32 price of one unit of cost, the lower one.
-        high_step: (16,) float32 the higher one.
-        tolerance: (16,) float32: values that differ by no more may be equal.
-        low_windows: (16,) int32 receives the most windows that may maximise value - cost * low_step.
-        high_windows: (16,) int32 receives the fewest windows that may do so at the higher price.
+            be.
+        lanes: (4, 16) float32 of each row: the value of zero windows, minus infinity where that is no choice;
+            the price of one unit of cost, the lower and the higher one; and the tolerance, values that differ
+            by no more may be equal.
+        windows: (2, 16) int32 receives the most windows that may maximise value - cost * price at the lower
+            price, and the fewest that may do so at the higher one.
 
     Returns:
         Whether a value may lie outside [0, 1], or a use below the one before it, below 0 or above the grid
         (NaN included, and -0.0 although it does not).
     """
-    w = values.shape[1]
+    start, low_step, high_step, tolerance = lanes
     outside = bool((np.ascontiguousarray(values).view(np.uint32) > ONE_BITS).any())
     low_best, high_best = start.copy(), start.copy()
-    low_windows[:] = high_windows[:] = 0
+    windows[:] = 0
     before = np.zeros(LANES, np.float32)
-    for k in range(w):
+    for k in range(values.shape[1]):
         if len(use):
             cost = use[:, k]
             outside |= not bool(((cost >= before) & (cost <= grid[k])).all())
@@ -66,51 +56,21 @@ def _best_of_sixteen_python(
         else:
             cost = np.full(LANES, grid[k])
         low, high = values[:, k] - low_step * cost, values[:, k] - high_step * cost
-        low_windows[low >= low_best - tolerance] = k + 1
-        high_windows[high > high_best + tolerance] = k + 1
+        windows[0, low >= low_best - tolerance] = k + 1
+        windows[1, high > high_best + tolerance] = k + 1
         low_best = np.where(low > low_best, low, low_best)
         high_best = np.where(high > high_best, high, high_best)
     return outside
 
 
 @intrinsic
-def _by_grid(
-    typing_context: Any,
-    values: Any,
-    use: Any,
-    grid: Any,
-    start: Any,
-    low_step: Any,
-    high_step: Any,
-    tolerance: Any,
-    low_windows: Any,
-    high_windows: Any,
-) -> Any:
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        return _emit(context, builder, signature, arguments, used=False)
-
-    kinds = (values, use, grid, start, low_step, high_step, tolerance, low_windows, high_windows)
-    return types.boolean(*kinds), emit
+def _by_grid(typing_context: Any, values: Any, use: Any, grid: Any, lanes: Any, windows: Any) -> Any:
+    return types.boolean(values, use, grid, lanes, windows), partial(_emit, used=False)
 
 
 @intrinsic
-def _by_use(
-    typing_context: Any,
-    values: Any,
-    use: Any,
-    grid: Any,
-    start: Any,
-    low_step: Any,
-    high_step: Any,
-    tolerance: Any,
-    low_windows: Any,
-    high_windows: Any,
-) -> Any:
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        return _emit(context, builder, signature, arguments, used=True)
-
-    kinds = (values, use, grid, start, low_step, high_step, tolerance, low_windows, high_windows)
-    return types.boolean(*kinds), emit
+def _by_use(typing_context: Any, values: Any, use: Any, grid: Any, lanes: Any, windows: Any) -> Any:
+    return types.boolean(values, use, grid, lanes, windows), partial(_emit, used=True)
 
 
 def _emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, used: bool) -> ir.Value:
@@ -118,9 +78,13 @@ def _emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, u
         context.make_array(kind)(context, builder, value)
         for kind, value in zip(signature.args, arguments, strict=True)
     ]
-    values, use, grid = (array.data for array in arrays[:3])
+    values, use, grid, lanes, chosen = (array.data for array in arrays)
     width = cgutils.unpack_tuple(builder, arrays[0].shape)[1]
-    start, low_step, high_step, tolerance = (_load(builder, array.data, FLOATS) for array in arrays[3:7])
+
+    def row_of(array: ir.Value, row: int) -> ir.Value:
+        return builder.gep(array, [ir.Constant(width.type, row * LANES)])
+
+    start, low_step, high_step, tolerance = (_load(builder, row_of(lanes, j), FLOATS) for j in range(4))
     best = [cgutils.alloca_once_value(builder, start) for _ in range(2)]
     windows = [cgutils.alloca_once_value(builder, ir.Constant(INTS, [0] * LANES)) for _ in range(2)]
     outside = cgutils.alloca_once_value(builder, ir.Constant(FLAGS, [0] * LANES))
@@ -176,8 +140,8 @@ def _emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, u
     whole = builder.mul(full, lanes)
     with builder.if_then(builder.icmp_unsigned("<", whole, width)):
         block(whole, ragged=True)
-    for array, slot in zip(arrays[7:], windows, strict=True):
-        pointer = builder.bitcast(array.data, INTS.as_pointer())
+    for j, slot in enumerate(windows):
+        pointer = builder.bitcast(row_of(chosen, j), INTS.as_pointer())
         builder.store(builder.load(slot), pointer, align=4)
     mask = builder.bitcast(builder.load(outside), ir.IntType(LANES))
     return builder.icmp_unsigned("!=", mask, ir.Constant(ir.IntType(LANES), 0))
@@ -230,23 +194,9 @@ best_by_grid = _best_of_sixteen_python if config.DISABLE_JIT else _by_grid
 best_by_use = _best_of_sixteen_python if config.DISABLE_JIT else _by_use
 
 
-@register_jitable(inline="always")  # a call would pass seventy arguments, for every sixteen rows
-def best_of_sixteen(
-    values: Any,
-    use: Any,
-    grid: Any,
-    start: Any,
-    low_step: Any,
-    high_step: Any,
-    tolerance: Any,
-    low_windows: Any,
-    high_windows: Any,
-) -> bool:
+@register_jitable(inline="always")  # a call would pass forty arguments, for every sixteen rows
+def best_of_sixteen(values: Any, use: Any, grid: Any, lanes: Any, windows: Any) -> bool:
     """See `_best_of_sixteen_python`."""
     if len(use):
-        return bool(
-            best_by_use(values, use, grid, start, low_step, high_step, tolerance, low_windows, high_windows)
-        )
-    return bool(
-        best_by_grid(values, use, grid, start, low_step, high_step, tolerance, low_windows, high_windows)
-    )
+        return bool(best_by_use(values, use, grid, lanes, windows))
+    return bool(best_by_grid(values, use, grid, lanes, windows))

@@ -67,12 +67,7 @@ def split_by_price(
     block = padded[: LANES * w].reshape(LANES, w)
     use_padded = np.zeros((LANES + 1) * width, np.float32)
     use_block = use_padded[: LANES * w].reshape(LANES, w)[: LANES if used else 0]
-    start = np.empty(LANES, np.float32)
-    low_step = np.empty(LANES, np.float32)
-    high_step = np.empty(LANES, np.float32)
-    tolerance = np.empty(LANES, np.float32)
-    low_windows = np.empty(LANES, np.int32)
-    high_windows = np.empty(LANES, np.int32)
+    lanes, best = np.empty((4, LANES), np.float32), np.empty((2, LANES), np.int32)
     num_undecided = 0
     suspicious = False
     decided_cost, high_cost, low_cost = 0, 0, 0
@@ -83,7 +78,7 @@ def split_by_price(
             for r in range(LANES):
                 row = group + min(r, size - 1)
                 i = ids[row] if ids.size > 0 else row
-                start[r] = at(base, i) if at(least, i) == 0 else -np.inf
+                lanes[0, r] = at(base, i) if at(least, i) == 0 else -np.inf
                 # A row's own price: per unit of its grid or use, for an answer worth 1.
                 largest = np.float64(use[row, w - 1]) if used else np.float64(grid[w])
                 scale = at(rate, i) / unit
@@ -94,23 +89,14 @@ def split_by_price(
                 else:
                     low = limit if prices[0] > 0.0 else 0.0
                     high = limit
-                low_step[r] = low
-                high_step[r] = high
-                tolerance[r] = ROUNDING * (1.0 + high * (largest + unit))
+                lanes[1, r] = low
+                lanes[2, r] = high
+                lanes[3, r] = ROUNDING * (1.0 + high * (largest + unit))
         in_place = plain and (len(curves) - group) * w >= (LANES - 1) * w + width
         if in_place:
             # Read where they lie; all other curves are brought into the block first.
-            suspicious |= best_of_sixteen(
-                curves[group : group + LANES],
-                use[group : group + LANES],
-                grid_row,
-                start,
-                low_step,
-                high_step,
-                tolerance,
-                low_windows,
-                high_windows,
-            )
+            curve_block, used_block = curves[group : group + LANES], use[group : group + LANES]
+            suspicious |= best_of_sixteen(curve_block, used_block, grid_row, lanes, best)
         else:
             for r in range(size):
                 i = ids[group + r] if ids.size > 0 else group + r
@@ -126,24 +112,14 @@ def split_by_price(
                         suspicious |= not (cost >= before and cost <= grid[k + 1])
                         before = cost
                         use_block[r, k] = cost
-            best_of_sixteen(
-                block,
-                use_block,
-                grid_row,
-                start,
-                low_step,
-                high_step,
-                tolerance,
-                low_windows,
-                high_windows,
-            )
+            best_of_sixteen(block, use_block, grid_row, lanes, best)
         for r in range(size):
             row = group + r
             i = ids[row] if ids.size > 0 else row
-            k = np.int64(high_windows[r])  # type: ignore[assignment]
+            k = np.int64(best[1, r])  # type: ignore[assignment]
             windows[i] = k
             cost = cost_at(use, rate, grid, row, i, k)
-            if low_windows[r] == k:
+            if best[0, r] == k:
                 decided_value += at(weight, i) * accuracy_at(curves, base, row, i, k)
                 decided_cost += cost
                 continue
@@ -153,7 +129,7 @@ def split_by_price(
                 if used:
                     undecided_use[num_undecided] = use[row]
             num_undecided += 1
-            low_k = np.int64(low_windows[r])
+            low_k = np.int64(best[0, r])
             high_cost += cost
             low_cost += cost_at(use, rate, grid, row, i, low_k)
             high_value += at(weight, i) * accuracy_at(curves, base, row, i, k)

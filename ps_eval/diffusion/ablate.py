@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json as jsonlib  # `json` is a flag of the command
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -126,13 +124,6 @@ def ablate_command(
     console.print(f"Next: ps-eval report {output} --output {output}/report", highlight=False, soft_wrap=True)
 
 
-def _as_file_name(question_id: str) -> str:
-    """An id where it can be part of a file's name, such as `q-7`; else its hash: ids are any text."""
-    if re.fullmatch(r"\w[\w.-]{0,79}", question_id, re.ASCII):
-        return question_id
-    return hashlib.sha256(question_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 def measure(
     model: DiffusionModel,
     chunks: Sequence[Sequence[Question]],
@@ -153,8 +144,7 @@ def measure(
         chunks: Questions decoded together.
         schedules: By name.
         gen_length: Tokens decoded a response.
-        folder: One JSON file a cell, `<schedule>-<first question's id>.json`, of an id that is no file
-            name its hash.
+        folder: One JSON file a cell, `<schedule>-<number of the chunk>.json`.
         advance: Called with 1 after every cell.
         temperature: At which tokens are drawn; 0 takes the most probable ones.
         run: Number of the draw.
@@ -165,13 +155,12 @@ def measure(
     for number, chunk in enumerate(chunks):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            path = folder / f"{name}-{_as_file_name(chunk[0].id)}.json"
-            expected = cell_identity(model, schedules[name], chunk) | (
-                {"temperature": temperature, "run": run} if temperature else {}
-            )
-            cell = read_json(path) if path.is_file() else None
-            if cell is None or {key: cell.get(key) for key in expected} != expected:
-                make = schedules[name].maker(model.acceptance)
+            expected = cell_identity(model, schedules[name], chunk)
+            if temperature:
+                expected |= {"temperature": temperature, "run": run}
+            path, make = folder / f"{name}-{number}.json", schedules[name].maker(model.acceptance)
+            cell = kept(path, expected)
+            if cell is None:
                 if not warm:
                     answer_batch(model, chunk[:2], make, gen_length)
                     warm = True
@@ -188,6 +177,12 @@ def measure(
             cells[name].append(cell)
             advance(1)
     return cells
+
+
+def kept(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """What a run before this one left there, where it was made of the same; else None."""
+    found = read_json(path) if path.is_file() else None
+    return found if found is not None and found | identity == found else None
 
 
 def cell_identity(model: DiffusionModel, schedule: Schedule, questions: Sequence[Question]) -> dict[str, Any]:

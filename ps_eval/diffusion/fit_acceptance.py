@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from ps_alloc.files import read_json, write_json
+from ps_alloc.files import write_json
+from ps_eval.diffusion.ablate import cell_identity, kept
 from ps_eval.diffusion.generate import decode
 from ps_eval.diffusion.models import DiffusionModel, load_diffusion_model
 from ps_eval.diffusion.schedules import Schedule, schedule_named
@@ -139,13 +140,13 @@ def slow_responses(
     """
     targets: list[npt.NDArray[np.int64]] = []
     for batch in batches:
-        ids = [questions[i].id for i in batch]
-        path = folder / f"{batch.start}-{ids[0]}.json"
-        kept = read_json(path) if path.is_file() else None
-        if kept is None or kept["ids"] != ids:
+        identity = cell_identity(model, schedule, [questions[i] for i in batch])
+        path = folder / f"{batch.start}.json"
+        slow = kept(path, identity)
+        if slow is None:
             decoded = decode(model, [prompts[i] for i in batch], schedule.maker(model.acceptance), gen_length)
-            kept = {"ids": ids, "tokens": [r.tokens.tolist() for r in decoded]}
-            write_json(path, kept)
-        targets += [np.array(tokens, np.int64) for tokens in kept["tokens"]]
+            slow = identity | {"tokens": [r.tokens.tolist() for r in decoded]}
+            write_json(path, slow)
+        targets += [np.array(tokens, np.int64) for tokens in slow["tokens"]]
         advance(len(batch))
     return targets

@@ -46,6 +46,18 @@ class PassCost:
         return passes * self.pass_ms / self.batch_size + rows * self.row_ms
 
 
+def pass_costs(path: str) -> list[PassCost]:
+    """By batch size, as benchmarks/diffusion_rows.py --output wrote them.
+
+    Raises:
+        ValueError: If it did not.
+    """
+    try:
+        return [PassCost(**entry) for entry in read_json(path)["batches"]]
+    except (KeyError, TypeError):
+        raise ValueError(f"costs must be what benchmarks/diffusion_rows.py wrote, got {path}") from None
+
+
 @dataclass(frozen=True)
 class FrontierRow:
     """One schedule, or schedules chosen for each question."""
@@ -106,6 +118,11 @@ def frontier_command(
         ValueError: If a table cannot be read, the questions differ, no schedule is static, or a schedule of
             the predictor, or one that is best on `tuning`, is in no table.
     """
+    if not tables or n_resamples < 1 or not all(0 < budget < np.inf for budget in per_token):
+        raise ValueError(
+            "tables must name at least one, n_resamples be at least 1 and per_token above 0, "
+            f"got {tables}, {n_resamples} and {per_token}"
+        )
     read = [MenuTable.load(folder) for folder in tables]
     names, measured = joined(read)
     static = [s for s, name in enumerate(names) if is_static(name, static_caches)]
@@ -134,7 +151,7 @@ def frontier_command(
             frontier = [names.index(name) for name in best[cost]]
         found = gains_over_static(values.columns(compared), values.columns(frontier), counts)
         gains[cost] = dict(zip(compared, found, strict=True))
-    models = [] if costs is None else [PassCost(**entry) for entry in read_json(costs)["batches"]]
+    models = [] if costs is None else pass_costs(costs)
     rows = []
     for s, name in enumerate([*names, *chosen]):
         right, used, tokens = (x[:, s] for x in everything["rows"])

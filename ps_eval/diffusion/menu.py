@@ -11,21 +11,21 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from ps_eval.diffusion.ablate import Cells, measure
+from ps_eval.diffusion.ablate import CELLS_FOLDER, Cells, measure
 from ps_eval.diffusion.models import DiffusionModel, load_diffusion_model
 from ps_eval.diffusion.opening import open_responses
 from ps_eval.diffusion.row_cache import RowCache
 from ps_eval.diffusion.schedules import MENU, schedule_named
 from ps_eval.grading import load_grader
 from ps_eval.progress import show_progress
-from ps_eval.run_folder import remember_settings
+from ps_eval.run_folder import remember_questions, remember_settings
 from ps_train.common.loading import torch_device, torch_dtype
 from ps_train.common.prompts import encode_prompts
 from ps_train.menu.ridge import MenuPredictor
 from ps_train.menu.table import MenuTable
 from ps_train.questions import Question, load_questions
 
-CELLS_FOLDER, SETTINGS_FILE = "cells", "menu_settings.json"
+SETTINGS_FILE = "menu_settings.json"
 
 
 def menu_command(
@@ -71,7 +71,9 @@ def menu_command(
     chosen = {name: schedule_named(name) for name in schedules}
     if len(chosen) < 2 or len(chosen) != len(schedules):
         raise ValueError(f"schedules must be at least two different ones, got {schedules}")
-    if runs < 1 or (runs > 1 and not temperature > 0) or temperature < 0:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if runs < 1 or (runs > 1 and not temperature > 0) or not 0 <= temperature < np.inf:
         raise ValueError(
             f"runs must be 1, or more at a temperature above 0, got {runs} at temperature {temperature}"
         )
@@ -83,6 +85,7 @@ def menu_command(
         "grader": load_grader().identity,
     } | ({"temperature": temperature} if temperature else {})
     remember_settings(folder / SETTINGS_FILE, settings)
+    remember_questions(folder, asked)
     loaded = load_diffusion_model(
         model, dtype=torch_dtype(dtype), device=torch_device(device), acceptance=acceptance
     )

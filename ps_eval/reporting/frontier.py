@@ -22,6 +22,8 @@ FloatArray = npt.NDArray[np.float64]
 
 REFERENCES = ("uniform", "myopic", "hull")
 """What others are compared with, where it was run: the even spread, the paper's greedy, granted tokens."""
+SIMPLE = ("mix", "length", "myopic", "paper")
+"""Policies that anyone could choose instead; the strongest is named beside the finding."""
 
 
 class Point(NamedTuple):
@@ -161,7 +163,7 @@ def _cell(row: EqualUse | None, references: Sequence[str]) -> str:
 
 
 def equal_use_headline(rows: Sequence[EqualUse], label: Callable[[str], str]) -> str:
-    """The clearest gain over uniform at equal use in one sentence, and its range over the levels.
+    """The clearest gain over uniform at equal use in one sentence, beside the strongest simple policy there.
 
     Args:
         rows: Of one run; live ones are preferred.
@@ -178,10 +180,13 @@ def equal_use_headline(rows: Sequence[EqualUse], label: Callable[[str], str]) ->
         gain, low, high = (100 * value for value in best.gains["uniform"])
         line = [r for r in able if r.policy == best.policy]
         gains = [100 * r.gains["uniform"][0] for r in line]
+        simple = [r for r in able if r.policy in SIMPLE and r.used == best.used and r.policy != best.policy]
+        strongest = max(simple, key=lambda row: row.accuracy, default=None)
+        beside = f" and {label(strongest.policy)} on {100 * strongest.accuracy:.1f}%" if strongest else ""
         text = (
             f"At {best.used:.0f} tokens really used a question ({mode}): {label(best.policy)} is right on "
-            f"{100 * best.accuracy:.1f}%, uniform on {100 * best.accuracy - gain:.1f}%, {gain:+.1f} points "
-            f"[{low:+.1f}, {high:+.1f}]"
+            f"{100 * best.accuracy:.1f}%, uniform on {100 * best.accuracy - gain:.1f}%{beside}; "
+            f"{gain:+.1f} points over uniform [{low:+.1f}, {high:+.1f}]"
         )
         if len(line) > 1:
             first, last = min(r.used for r in line), max(r.used for r in line)

@@ -106,10 +106,12 @@ def test_the_vector_code_computes_what_its_python_form_says(width, values, used)
         high = (low * 1.5).astype(np.float32)
         tolerance = (RNG.choice([0.0, 1e-6, 0.25], LANES)).astype(np.float32)
         compiled, python = np.empty((2, LANES), np.int32), np.empty((2, LANES), np.int32)
-        prices = (grid, start, low, high, tolerance)
+        lanes = np.stack((start, low, high, tolerance))
         call = call_by_use if used else call_by_grid
-        flag = call(block, uses[: LANES if used else 0], *prices, *compiled)
-        assert flag == _best_of_sixteen_python(block, uses[: LANES if used else 0], *prices, *python) == bad
+        flag = call(block, uses[: LANES if used else 0], grid, lanes, compiled)
+        assert (
+            flag == _best_of_sixteen_python(block, uses[: LANES if used else 0], grid, lanes, python) == bad
+        )
         if not bad:
             np.testing.assert_array_equal(compiled, python)
             if not tolerance.any():

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from ps_train.cli import main as ps_train
 from ps_train.curve_table import CurveTable
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import Question, save_questions
+from tests.ps_eval.killed import lines_of_killed
 
 SAMPLING = Sampling(TEMPERATURE, TOP_P, 3)
 
@@ -198,23 +197,17 @@ def test_a_killed_answer_command_loses_and_doubles_nothing(problems: list[Questi
     save_questions(tmp_path / "q.jsonl", problems)
     small = ["--budget", "64", "--batch-size", "4"]
     killed, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
-    command = [str(Path(sys.executable).parent / "ps-eval"), "answer"]
-    process = subprocess.Popen(
-        [*command, *flags(tmp_path / "q.jsonl", *small, "--output", str(killed))], start_new_session=True
+    kept = lines_of_killed(
+        ["answer", *flags(tmp_path / "q.jsonl", *small, "--output", str(killed))], killed, 8
     )
-    while process.poll() is None:
-        if killed.is_file() and killed.read_bytes().count(b"\n") >= 8:
-            os.killpg(process.pid, signal.SIGKILL)
-        time.sleep(0.01)
-    kept = killed.read_bytes()
-    assert 8 <= kept.count(b"\n") < len(problems), "the command ended before it could be killed"
+    assert 8 <= len(kept) < len(problems)
     with killed.open("ab") as file:
         file.write(b'{"id": "cut off')
     for output in (killed, whole):
         assert main(["answer", *flags(tmp_path / "q.jsonl", *small, "--output", str(output))]) == 0
     assert killed.read_bytes() == whole.read_bytes()
     assert [a.id for a in read(killed)] == [q.id for q in problems]
-    assert set(kept.splitlines()) <= set(killed.read_bytes().splitlines())
+    assert set(kept) <= set(killed.read_bytes().splitlines())
 
 
 def test_an_output_goes_on_only_with_what_it_was_begun_with(

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,19 +12,10 @@ from ps_eval.demo import PREDICTOR, REASONER, TEMPERATURE, TOP_P
 from ps_eval.reporting.summary import load_summary
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import save_questions
+from tests.ps_eval.killed import lines_of_killed
 
 NUMBER, BUDGET = 320, 64
 SAME = ("id", "budget", "reasoning_tokens", "answer_tokens", "forced", "answer", "correct")
-
-
-def killed_after(command: list[str], output: Path, answers: int) -> list[bytes]:
-    """The complete lines that are there after a kill -9 once `answers` are."""
-    process = subprocess.Popen(command, start_new_session=True)
-    while process.poll() is None:
-        if output.is_file() and output.read_bytes().count(b"\n") >= answers:
-            os.killpg(process.pid, signal.SIGKILL)
-        time.sleep(0.02)
-    return output.read_bytes().splitlines()
 
 
 @pytest.mark.slow
@@ -51,8 +37,8 @@ def test_320_answers_killed_in_the_middle_are_those_of_the_runs_cell(policy: str
 
     output = tmp_path / "out.jsonl"
     answer = [*flags, "--budget", str(BUDGET), "--policy", policy, "--output", str(output)]
-    kept = killed_after([sys.executable, "-m", "ps_eval", "answer", *answer], output, NUMBER // 3)
-    assert NUMBER // 3 <= len(kept) < NUMBER, "the command ended before it could be killed"
+    kept = lines_of_killed(["answer", *answer], output, NUMBER // 3)
+    assert NUMBER // 3 <= len(kept) < NUMBER
     assert main(["answer", *answer]) == 0
     lines = output.read_bytes().splitlines()
     assert set(kept) <= set(lines)

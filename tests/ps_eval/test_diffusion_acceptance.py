@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ps_eval.diffusion.response import gumbel_sampler
 from ps_eval.diffusion.schedules import schedule_named
 from ps_eval.diffusion.taught import acceptance_examples
 from ps_train.acceptance.fit import save_acceptance
+from ps_train.questions import load_questions, save_questions
 
 MODEL = "checkpoints/tiny-diffusion"
 PROMPTS = [[3, 4, 5], [6, 7, 8, 9, 10], [3], [5, 5, 6, 7]]
@@ -118,6 +120,8 @@ def test_a_way_to_a_response_ends_there_and_says_what_was_right() -> None:
 def test_heads_are_learned_interrupted_and_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     problems = ["--num-problems", "12", "--max-steps", "1", "--max-distractors", "0"]
     assert main(["make-problems", *problems, "--output", f"{tmp_path}/q.jsonl"]) == 0
+    asked = [replace(q, id=f"../../../{i}/x") for i, q in enumerate(load_questions(tmp_path / "q.jsonl"))]
+    save_questions(tmp_path / "q.jsonl", asked)  # an id is no path
     given = ["--questions", f"{tmp_path}/q.jsonl", "--model", MODEL, "--gen-length", "32"]
     learn = ["fit-acceptance", *given, "--teacher", "lean-b8-t0.9", "--output", f"{tmp_path}/head"]
     assert main([*learn, "--batch-size", "8", "--limit", "8"]) == 2  # killed after the slow responses, say

@@ -104,6 +104,14 @@ def test_tables_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         learned["accuracy"] - rows["tiers-b16-t0.5"]["accuracy"]
     )
     assert learned["at_equal_rows"]["low"] > 0.2
+    for wrong, message in (
+        (["--n-resamples", "0"], "n_resamples be at least 1 and per_token above 0, got"),
+        (["--per-token", "0"], "n_resamples be at least 1 and per_token above 0, got"),
+        (["--costs", f"{tmp_path}/wrong.json"], "costs must be what benchmarks/diffusion_rows.py wrote, got"),
+    ):
+        (tmp_path / "wrong.json").write_text('{"batches": [{"x": 1}]}')
+        assert main([*command, *wrong]) == 2
+        assert message in capsys.readouterr().err
     assert main([*command, "--static-caches", "tiers"]) == 0
     assert "lean-b8-t0.9" in capsys.readouterr().out
     assert main([*command, "--static-caches", "dual"]) == 2

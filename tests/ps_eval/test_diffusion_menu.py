@@ -330,6 +330,10 @@ def test_menus_are_measured_interrupted_and_spent_on_the_embedded_model(
     table = MenuTable.load(tmp_path / "m")
     assert (len(table), table.schedules) == (24, ["tiers-b32-t0.5", "tiers-b8-t0.9"])
     assert (table.passes[:, 0] < table.passes[:, 1]).mean() > 0.8
+    others = ["make-problems", "--num-problems", "24", "--seed", "9", "--output", f"{tmp_path}/other.jsonl"]
+    assert main(others) == 0  # the same ids
+    assert main([*command, "--questions", f"{tmp_path}/other.jsonl"]) == 2
+    assert "must be continued with the questions it was begun with" in capsys.readouterr().err
     assert main([*command, "--gen-length", "48"]) == 2
     assert "gen_length was 96 and is 48" in capsys.readouterr().err
     assert (
@@ -352,6 +356,23 @@ def test_menus_are_measured_interrupted_and_spent_on_the_embedded_model(
     answered = [json.loads(line)["metrics"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     spent = sum(a["rows"] for a in answered) / sum(a["tokens"] for a in answered)
     assert spent == pytest.approx(6, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--temperature", "nan"], "runs must be 1, or more at a temperature above 0, got 1 at"),
+        (["--schedules", "dual-b8-t0.9"], "schedules must be at least two different ones, got"),
+    ],
+)
+def test_wrong_settings_are_refused_before_a_model_is_loaded(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["make-problems", "--num-problems", "2", "--output", f"{tmp_path}/q.jsonl"]) == 0
+    command = ["menu", "--questions", f"{tmp_path}/q.jsonl", "--model", "none", "--output", f"{tmp_path}/m"]
+    assert main([*command, *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:

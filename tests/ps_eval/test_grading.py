@@ -333,9 +333,9 @@ def test_what_a_person_calls_right_is_right(text: str, reference: str) -> None:
 
 @pytest.mark.parametrize(("text", "reference"), WRONG)
 def test_what_a_person_calls_wrong_is_wrong(text: str, reference: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     assert not load_grader("math")(text, reference)
-    assert time.monotonic() - start < 20  # towers of powers and the like are not computed
+    assert time.process_time() - start < 20  # towers of powers and the like are not computed
 
 
 def graded_texts() -> dict[str, list[tuple[str, str, bool]]]:
@@ -492,12 +492,12 @@ def test_the_other_graders_keep_to_their_rule(name: str, text: str, reference: s
     ],
 )
 def test_a_model_that_repeats_itself_for_ever_is_graded_at_once(loop: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     for name in ("number", "choice", "exact", "gsm8k"):
         assert not load_grader(name)(loop * 5000, "7")
     for end in ("x}", "7 \\pi}"):
         assert not load_grader("math")("\\boxed{" + loop * 5000 + end, "y")
-    assert time.monotonic() - start < 8  # minutes, where the time grows with the square of the length
+    assert time.process_time() - start < 8  # minutes, where the time grows with the square of the length
 
 
 def test_a_grader_has_a_name_and_a_version() -> None:

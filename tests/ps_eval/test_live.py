@@ -1,11 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,6 +20,7 @@ from ps_eval.spending.live import answer_within, run_live
 from ps_eval.spending.policies import PolicyInputs
 from ps_eval.spending.response_file import RESPONSES_FILE, ResponseFile
 from ps_train.questions import Question, save_questions
+from tests.ps_eval.killed import lines_of_killed
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)
 
@@ -171,21 +167,15 @@ def test_a_killed_run_loses_only_the_batch_under_way(
     save_questions(tmp_path / "questions.jsonl", asked)
     arguments = ["run", "--questions", str(tmp_path / "questions.jsonl"), "--model", str(random_reasoner)]
     arguments += ["--batch-size", "8", "--budgets", "32,64"]
-    command = [str(Path(sys.executable).parent / "ps-eval"), *arguments]
     responses = tmp_path / "killed" / RESPONSES_FILE
-    process = subprocess.Popen([*command, "--output", str(tmp_path / "killed")], start_new_session=True)
-    while process.poll() is None:
-        if responses.is_file() and responses.read_bytes().count(b"\n") >= 16:
-            os.killpg(process.pid, signal.SIGKILL)
-        time.sleep(0.01)
-    kept = responses.read_bytes()
-    assert 16 <= kept.count(b"\n") < len(asked), "the run ended before it could be killed"
+    kept = lines_of_killed([*arguments, "--output", str(tmp_path / "killed")], responses, 16)
+    assert 16 <= len(kept) < len(asked)
     with responses.open("ab") as file:
         file.write(b'{"id": "cut')
 
     assert main([*arguments, "--output", str(tmp_path / "killed")]) == 0
     assert main([*arguments, "--output", str(tmp_path / "whole")]) == 0
-    assert responses.read_bytes().startswith(kept)
+    assert responses.read_bytes().splitlines()[: len(kept)] == kept
     assert responses.read_bytes() == (tmp_path / "whole" / RESPONSES_FILE).read_bytes()
     assert cell(tmp_path / "killed", "uniform-64") == cell(tmp_path / "whole", "uniform-64")
 

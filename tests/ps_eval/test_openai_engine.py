@@ -434,7 +434,10 @@ def test_what_is_no_whole_reply_is_asked_again(
 def test_a_reply_that_drips_for_ever_is_given_up(
     server: CompletionServer, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = connect(server, timeout=1.0, max_retries=0)
+    engine = connect(server, max_retries=0)
+    monkeypatch.setattr(
+        engine, "_timeout", 1.0
+    )  # not before: what a slow machine asks at loading takes its time
     monkeypatch.setattr("ps_eval.engines.openai.LONGEST_PAUSE", 0.5)
     gone = threading.Event()
 

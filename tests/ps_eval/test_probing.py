@@ -1,11 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +21,7 @@ from ps_eval.run_settings import RunSettings
 from ps_train.curve_table import CurveTable
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import Question, load_questions, save_questions
+from tests.ps_eval.killed import lines_of_killed
 
 SETTINGS = {"num_traces": 2, "window": 8, "num_windows": 4, "questions_per_chunk": 5}
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, seed=1)
@@ -139,16 +135,9 @@ def test_a_killed_trace_command_ends_in_the_table_of_an_uninterrupted_one(
     save_questions(tmp_path / "questions.jsonl", asked)
     arguments = ["trace", "--questions", str(tmp_path / "questions.jsonl"), "--model", str(random_reasoner)]
     arguments += ["--num-traces", "2", "--questions-per-chunk", "4"]
-    command = [str(Path(sys.executable).parent / "ps-eval"), *arguments]
-
-    killed_after = 0
     traces = tmp_path / "killed" / TRACES_FILE
-    process = subprocess.Popen([*command, "--output", str(tmp_path / "killed")], start_new_session=True)
-    while process.poll() is None:
-        if traces.is_file() and (killed_after := traces.read_bytes().count(b"\n")) >= 8:
-            os.killpg(process.pid, signal.SIGKILL)
-        time.sleep(0.01)
-    assert 8 <= killed_after < len(asked), "the run ended before it could be killed"
+    kept = lines_of_killed([*arguments, "--output", str(tmp_path / "killed")], traces, 8)
+    assert 8 <= len(kept) < len(asked)
     assert not (tmp_path / "killed" / "curves.parquet").exists()
 
     assert main([*arguments, "--output", str(tmp_path / "killed")]) == 0

@@ -114,17 +114,23 @@ def test_policies_at_equal_tokens_used_come_before_those_allowed_the_same(replay
     content = json.loads((replayed / "summary.json").read_text())
     row = {"mode": "replay", "policy": "uniform", "used": 32.0, "accuracy": 0.4, "low": 0.3, "high": 0.5}
     better = {**row, "policy": "use", "accuracy": 0.5, "gains": {"uniform": [0.1, 0.05, 0.15]}}
-    write_json(replayed / "summary.json", {**content, "equal_use": [row, better]})
+    mix, greedy = (
+        {**better, "policy": policy, "accuracy": accuracy}
+        for policy, accuracy in (("mix", 0.43), ("myopic", 0.45))
+    )
+    write_json(replayed / "summary.json", {**content, "equal_use": [row, better, mix, greedy]})
     section = read_section(replayed)
     assert section.headline == (
-        "At 32 tokens really used a question (replay): priced by use (ours) is right on 50.0%, uniform "
-        "on 40.0%, +10.0 points [+5.0, +15.0]."
+        "At 32 tokens really used a question (replay): priced by use (ours) is right on 50.0%, uniform on "
+        "40.0% and myopic greedy (the paper's) on 45.0%; +10.0 points over uniform [+5.0, +15.0]."
     )
     first = section.grids[0]
     assert first.columns == ["32"]
     assert [(cell.value, cell.note, cell.clear) for _, _, (cell,) in first.rows] == [
         ("40.0", "", False),
         ("50.0", "+10.0", True),
+        ("43.0", "+10.0", True),
+        ("45.0", "+10.0", True),
     ]
     assert "allowed" in section.grids[1].corner
 
