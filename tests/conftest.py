@@ -7,6 +7,10 @@ import pytest
 # warning's class, and the allocator's tests run without jsonargparse.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 
+# The same tests everywhere: a GPU is seen by `make test-gpu` alone.
+if "PS_TEST_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 GSM8K_TABLES = Path(__file__).parents[2] / "shared" / "data" / "gsm8k_r1_distill_1.5b"
 
 

@@ -12,6 +12,8 @@ from ps_eval.engines.token_engine import GREEDY, Stops
 from ps_eval.engines.vllm import VLLMEngine
 from ps_train.common.prompts import PromptFormat
 
+DRAWN = Sampling(temperature=1.0, top_p=0.95)
+"""Some samplers of vLLM 0.32 lose the end marker that is forced where tokens are drawn so (docs/vllm.md)."""
 CHECKED_BUDGETS = (0, 1, 2, 7)
 CHECKED_TEXTS = ("How many ?", "What is 2 + 3 ?", "Why ?", "How many are left ?")
 
@@ -114,20 +116,29 @@ class NativeVLLMEngine(VLLMEngine):
         return results
 
     def _count_budgets(self, thinking_start: str) -> None:
-        """Compare greedy reasonings under small budgets with the first tokens of unlimited ones."""
+        """Compare greedy reasonings under small budgets with unlimited ones; of drawn ones, the lengths."""
         requests = [Request(text, budget) for text in CHECKED_TEXTS for budget in CHECKED_BUDGETS]
         longest = max(CHECKED_BUDGETS) + 1
         whole = self.reason([Request(r.question, longest) for r in requests], GREEDY)
-        for request, trace, ids in zip(
-            requests, whole, self._under_native_budgets(requests, GREEDY, after=longest), strict=True
-        ):
+        greedy, drawn = (self._under_native_budgets(requests, how, after=longest) for how in (GREEDY, DRAWN))
+        for request, trace, ids, others in zip(requests, whole, greedy, drawn, strict=True):
             assert isinstance(trace, Reasoning)
             assert not isinstance(ids, Failure)
+            assert not isinstance(others, Failure)
             expected = [*trace.token_ids[: request.max_tokens], self._end_id]
             if ids[: len(expected)] != expected:
-                length = ids.index(self._end_id) if self._end_id in ids else len(ids)
                 raise ValueError(
                     "vLLM must keep thinking budgets to the token for the engine vllm-native, but with the "
-                    f"start {thinking_start!r} a budget of {request.max_tokens} gave {length} tokens or "
-                    "other ones: use the engine vllm"
+                    f"start {thinking_start!r} a budget of {request.max_tokens} gave {self._length(ids)} "
+                    "tokens or other ones: use the engine vllm"
                 )
+            if self._length(others) > request.max_tokens:
+                raise ValueError(
+                    "vLLM must keep thinking budgets to the token for the engine vllm-native, but under "
+                    f"top_p {DRAWN.top_p} a budget of {request.max_tokens} gave {self._length(others)} "
+                    "tokens: use the engine vllm"
+                )
+
+    def _length(self, ids: list[int]) -> int:
+        """Tokens before the end marker, or all."""
+        return ids.index(self._end_id) if self._end_id in ids else len(ids)

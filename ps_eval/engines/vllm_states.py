@@ -7,10 +7,12 @@ in pieces.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -49,8 +51,8 @@ def request_states(llm: LLM, layers: Sequence[int]) -> Iterator[dict[int, dict[s
 
     def keep(layer: int) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            requests = list(runner.input_batch.req_ids)
-            last = torch.as_tensor(runner.query_start_loc.np[1 : len(requests) + 1] - 1)
+            requests, starts = scheduled()
+            last = torch.as_tensor(starts[1 : len(requests) + 1] - 1)
             parts = output if isinstance(output, tuple) else (output,)
             hidden = parts[0][last].float()
             if layer < len(blocks) and len(parts) > 1 and parts[1] is not None:
@@ -60,10 +62,33 @@ def request_states(llm: LLM, layers: Sequence[int]) -> Iterator[dict[int, dict[s
         return hook
 
     with ExitStack() as stack:
+        scheduled = stack.enter_context(_scheduled(runner))
         for layer in layers:
             module = owner.get_submodule("norm") if layer == len(blocks) else blocks[layer - 1]
             stack.callback(module.register_forward_hook(keep(layer)).remove)
         yield states
+
+
+@contextmanager
+def _scheduled(runner: Any) -> Iterator[Callable[[], tuple[list[str], npt.NDArray[np.int32]]]]:
+    """Within it, a function that says which requests a step reads and where each one's rows begin."""
+    if hasattr(runner, "input_batch"):  # model runner V1
+        yield lambda: (list(runner.input_batch.req_ids), runner.query_start_loc.np)
+        return
+    # Model runner V2, vLLM's default on a GPU, keeps no step's batch, but makes each by this method.
+    prepare = runner.prepare_inputs
+    batch: Any = None
+
+    def prepare_and_keep(*given: Any, **named: Any) -> Any:
+        nonlocal batch
+        batch = prepare(*given, **named)
+        return batch
+
+    runner.prepare_inputs = prepare_and_keep
+    try:
+        yield lambda: (list(batch.req_ids), batch.query_start_loc_np)
+    finally:
+        del runner.prepare_inputs  # the class's own again
 
 
 def _blocks(model: nn.Module, count: int) -> tuple[nn.Module, nn.ModuleList]:

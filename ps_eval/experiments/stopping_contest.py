@@ -50,7 +50,8 @@ def compare(
         tuning: Kept traces that choose settings, and teach the learnt rule.
         testing: Those that everything is compared on.
         prices: Correct answers a token must buy: one point of a line each.
-        levels: Accuracies at which tokens are compared, as shares of the best of allocation before the run.
+        levels: Accuracies at which tokens are compared, as shares of the best of allocation before the run,
+            also where the questions are drawn anew for an interval.
         thresholds: Probabilities at which the confidence rule stops.
         others: Names of inputs to the test traces as a forecaster of these sees them, for the one-step rule.
         seed: Of the resampling.
@@ -85,14 +86,13 @@ def compare(
         [rules.confidence(tune, t, rules.PROBE_TOKENS) for t in thresholds],
         [rules.confidence(test, t, rules.PROBE_TOKENS) for t in thresholds],
     )
-    best = max(p.scores.mean() for p in lines[BEFORE])
     most = max(p.used.mean() for p in lines[BEFORE])
     more = {name: _one_step(other, prices) for name, other in (others or {}).items()}
     swapped = {name: [Point(p.used, p.scores) for p in line] for name, line in {**lines, **more}.items()}
     full = np.full(len(test.traces.question), len(test.grid) - 1)
     return Compared(
         lines,
-        equal_use(swapped, [s * best for s in levels], mode="replay", references=REFERENCES, seed=seed),
+        equal_use(swapped, levels, mode="replay", references=REFERENCES, share_of=BEFORE, seed=seed),
         equal_use(
             lines,
             [most * share for share in (0.2, 0.4, 0.6, 0.8)],

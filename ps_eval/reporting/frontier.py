@@ -20,8 +20,9 @@ from ps_eval.reporting.statistics import resampled_means
 
 FloatArray = npt.NDArray[np.float64]
 
-REFERENCES = ("uniform", "myopic", "hull")
-"""What others are compared with, where it was run: the even spread, the paper's greedy, granted tokens."""
+REFERENCES = ("uniform", "length", "myopic", "hull")
+"""What others are compared with, where it was run: the even spread, the strongest rule without a predictor,
+the paper's greedy, granted tokens."""
 SIMPLE = ("mix", "length", "myopic", "paper")
 """Policies that anyone could choose instead; the strongest is named beside the finding."""
 
@@ -58,6 +59,7 @@ def equal_use(
     *,
     mode: str,
     references: Sequence[str] = REFERENCES,
+    share_of: str | None = None,
     n_resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -70,6 +72,8 @@ def equal_use(
             use it was run at, and no gain over a reference that was not run there.
         mode: Of the rows: `live` or `replay`.
         references: Policies to compare with, as far as they are there.
+        share_of: Levels are shares of this policy's largest mean use, whatever that is each time questions
+            are drawn: where it varies with them, a fixed level would be another place on the lines.
         n_resamples: How many times the questions are drawn anew; every line is then drawn anew as well, and
             read at the same level (a line that ends below it is read at its end).
         confidence: Share of the resampled values inside an interval.
@@ -86,17 +90,22 @@ def equal_use(
     chosen = sorted(levels)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
 
+    means = np.column_stack([used.mean(1), both[len(scores) :]])
+    starts = dict(zip(counts, np.cumsum([0, *counts.values()]), strict=False))
+    if share_of is None:
+        top = np.ones(means.shape[1])
+    else:
+        top = means[starts[share_of] : starts[share_of] + counts[share_of]].max(axis=0)
+    places = np.multiply.outer(chosen, top)
+
     read: dict[str, FloatArray] = {}  # policy → (levels, 1 + resamples); NaN where it was not run
-    start = 0
     for name, count in counts.items():
-        rows = slice(start, start + count)
+        rows = slice(starts[name], starts[name] + count)
         accuracy = np.column_stack([scores[rows].mean(1), both[: len(scores)][rows]])
-        use = np.column_stack([used[rows].mean(1), both[len(scores) :][rows]])
-        read[name] = _read_lines(use, accuracy, chosen)
-        start += count
+        read[name] = _read_lines(means[rows], accuracy, places)
     found = []
     for name, values in read.items():
-        for level, mine in zip(chosen, range(len(chosen)), strict=True):
+        for mine, level in enumerate(places[:, 0]):
             line = values[mine]
             if np.isnan(line[0]):
                 continue
@@ -111,15 +120,15 @@ def equal_use(
     return found
 
 
-def _read_lines(use: FloatArray, accuracy: FloatArray, levels: Sequence[float]) -> FloatArray:
-    """(P, B) points of B lines to their accuracy at each level (levels, B); NaN outside the first line."""
+def _read_lines(use: FloatArray, accuracy: FloatArray, levels: FloatArray) -> FloatArray:
+    """(P, B) points of B lines to their accuracy at (L, B) levels; NaN outside the first line."""
     order = np.lexsort((accuracy, use), axis=0)
     use, accuracy = np.take_along_axis(use, order, 0), np.take_along_axis(accuracy, order, 0)
     read = np.array(
-        [np.interp(levels, use[:, b], accuracy[:, b]) for b in range(use.shape[1])], dtype=np.float64
+        [np.interp(levels[:, b], use[:, b], accuracy[:, b]) for b in range(use.shape[1])], dtype=np.float64
     ).T
     # The slack forgives a level that was itself read off a mean.
-    outside = [not use[0, 0] - 1e-6 <= level <= use[-1, 0] + 1e-6 for level in levels]
+    outside = (levels[:, 0] < use[0, 0] - 1e-6) | (levels[:, 0] > use[-1, 0] + 1e-6)
     read[outside] = np.nan
     return read
 

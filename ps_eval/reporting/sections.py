@@ -16,6 +16,7 @@ from ps_eval.reporting.tables import ResultTable, gain_text, percent, points
 from ps_eval.reporting.words import MEANINGS, label
 
 SWEEP_FILE, ABLATION_FILE, ASSESSMENT_FILE = "sweep.json", "ablation.json", "assessment.json"
+MEASURED = "accuracy in %, gain over uniform in points (bold: interval clear of 0)"
 MOST_ROWS = 12
 """Longer tables are folded."""
 
@@ -110,7 +111,7 @@ def _summary(folder: Path) -> Section:
         pictures=sorted(folder.glob("*.png")),
         grids=[
             *(_used_grid(mode, summary.equal_use) for mode in modes if summary.equal_use),
-            *(_grid(mode, [row for row in summary.rows if row.mode == mode]) for mode in modes),
+            *(_allowed_grid(mode, [row for row in summary.rows if row.mode == mode]) for mode in modes),
         ],
         run=summary.run,
         remarks=summary.remarks,
@@ -156,9 +157,12 @@ def _ablation(folder: Path) -> Section:
 def _assessment(folder: Path) -> Section:
     content = read_json(folder / ASSESSMENT_FILE)
     rows: list[Mapping[str, Any]] = content["rows"]
-    levels = sorted({float(row["mean_used"]) for row in rows})
-    cells = {(row["policy"], float(row["mean_used"])): _assessed(row) for row in rows}
-    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    cells = {
+        (row["policy"], float(row["mean_used"])): _cell(
+            row["accuracy"], row["gain"] is not None and (row["gain"], row["gain_low"], row["gain_high"])
+        )
+        for row in rows
+    }
     run = build(RunInfo, content["run"], "run")
     return Section(
         title=folder.name,
@@ -168,30 +172,9 @@ def _assessment(folder: Path) -> Section:
         command=_again("assess", run.config),
         tables=[],
         pictures=sorted(folder.glob("*.png")),
-        grids=[
-            Grid(
-                title="Accuracy in % at equal tokens used, gain over uniform in points (bold: clear of 0)",
-                corner="mean tokens used",
-                columns=[f"{level:,.0f}" for level in levels],
-                rows=[
-                    (
-                        label(policy),
-                        MEANINGS.get(policy, ""),
-                        [cells.get((policy, u), Cell("–")) for u in levels],
-                    )
-                    for policy in policies
-                ],
-            )
-        ],
+        grids=[_policies(f"At equal tokens used: {MEASURED}", "mean tokens used", cells)],
         run=run,
     )
-
-
-def _assessed(row: Mapping[str, Any]) -> Cell:
-    if row["gain"] is None:
-        return Cell(percent(float(row["accuracy"])))
-    clear = row["gain_low"] > 0 or row["gain_high"] < 0
-    return Cell(percent(float(row["accuracy"])), points(float(row["gain"])), clear=clear)
 
 
 def _short(value: object) -> str:
@@ -222,31 +205,33 @@ def headline(rows: Sequence[SummaryRow]) -> str:
     return ""
 
 
-def _grid(mode: str, rows: Sequence[SummaryRow]) -> Grid:
-    budgets = sorted({row.budget for row in rows})
-    policies = list(dict.fromkeys(row.policy for row in rows))
-    cells = {(row.policy, row.budget): _cell(row) for row in rows}
-    return Grid(
-        title=f"{mode.capitalize()}: accuracy in %, gain over uniform in points (bold: interval clear of 0)",
-        corner="mean tokens allowed",
-        columns=[str(budget) for budget in budgets],
-        rows=[
-            (label(policy), MEANINGS.get(policy, ""), [cells.get((policy, b), Cell("–")) for b in budgets])
-            for policy in policies
-        ],
-    )
+def _allowed_grid(mode: str, rows: Sequence[SummaryRow]) -> Grid:
+    cells = {}
+    for row in rows:
+        gain = row.gain, row.gain_low, row.gain_high
+        compared = row.policy != "uniform" and None not in gain
+        cells[row.policy, float(row.budget)] = _cell(row.accuracy, compared and gain)
+    return _policies(f"{mode.capitalize()}: {MEASURED}", "mean tokens allowed", cells)
 
 
 def _used_grid(mode: str, rows: Sequence[EqualUse]) -> Grid:
-    rows = [row for row in rows if row.mode == mode]
-    levels = sorted({row.used for row in rows})
-    policies = list(dict.fromkeys(row.policy for row in rows))
-    cells = {(row.policy, row.used): _used_cell(row) for row in rows}
+    cells = {
+        (row.policy, row.used): _cell(row.accuracy, row.gains.get("uniform"))
+        for row in rows
+        if row.mode == mode
+    }
+    title = f"{mode.capitalize()}, at equal tokens really used: {MEASURED}"
+    return _policies(title, "mean tokens used", cells)
+
+
+def _policies(title: str, corner: str, cells: Mapping[tuple[str, float], Cell]) -> Grid:
+    """Cells by policy and mean tokens."""
+    levels = sorted({level for _, level in cells})
+    policies = dict.fromkeys(policy for policy, _ in cells)
     return Grid(
-        title=f"{mode.capitalize()}, at equal tokens really used: accuracy in %, gain over uniform in points "
-        "(bold: interval clear of 0)",
-        corner="mean tokens used",
-        columns=[f"{level:.0f}" for level in levels],
+        title=title,
+        corner=corner,
+        columns=[f"{level:,.0f}" for level in levels],
         rows=[
             (label(policy), MEANINGS.get(policy, ""), [cells.get((policy, u), Cell("–")) for u in levels])
             for policy in policies
@@ -254,17 +239,12 @@ def _used_grid(mode: str, rows: Sequence[EqualUse]) -> Grid:
     )
 
 
-def _used_cell(row: EqualUse) -> Cell:
-    if "uniform" not in row.gains:
-        return Cell(percent(row.accuracy))
-    gain, low, high = row.gains["uniform"]
-    return Cell(percent(row.accuracy), points(gain), clear=low > 0 or high < 0)
-
-
-def _cell(row: SummaryRow) -> Cell:
-    if row.policy == "uniform" or row.gain is None or row.gain_low is None or row.gain_high is None:
-        return Cell(percent(row.accuracy))
-    return Cell(percent(row.accuracy), points(row.gain), clear=row.gain_low > 0 or row.gain_high < 0)
+def _cell(accuracy: float, gain: Any) -> Cell:
+    """A share, and below it its gain over uniform with the ends of its interval, where there is one."""
+    if not gain:
+        return Cell(percent(float(accuracy)))
+    over, low, high = gain
+    return Cell(percent(float(accuracy)), points(float(over)), clear=low > 0 or high < 0)
 
 
 def _every_row(rows: Sequence[SummaryRow]) -> ResultTable:

@@ -23,6 +23,8 @@ logger = logging.getLogger("ps_eval.serve")
 QUESTION = "What is 17 + 25 - 8 ? Think step by step."
 """Asked where there are no past questions of the user's own."""
 PROBE_TOKENS = 64
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "top_p": 0.95, "seed": 0}
+"""How clients draw tokens: vLLM 0.32 may keep budgets of greedy requests alone (docs/vllm.md)."""
 ENOUGH_WORDS = 8
 """A reasoning of fewer words without a budget cannot show whether one is obeyed."""
 MOST_SECONDS = 120.0
@@ -88,7 +90,7 @@ def _say(verdict: Verdict, metrics: GatewayMetrics) -> None:
 
 
 async def examine(settings: ServeSettings, upstream: Upstream) -> Verdict:
-    """Ask the upstream for its models, and twice for a short answer: without a budget, and with one token."""
+    """Ask the upstream for its models, and for short answers: without a budget, with one token, and drawn."""
     verdict = Verdict(settings.server or "vllm")
     try:
         async with asyncio.timeout(MOST_SECONDS):
@@ -123,20 +125,24 @@ async def _examine(settings: ServeSettings, upstream: Upstream, verdict: Verdict
 async def _examine_budget(settings: ServeSettings, upstream: Upstream, verdict: Verdict, model: str) -> None:
     field = fields_of(verdict.server, settings.budget_field)["chat"]
     budget_field = field.path
-    body = {
+    body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": _question(settings)}],
         "max_tokens": PROBE_TOKENS,
         "temperature": 0,
     }
-    raw = json.dumps(body).encode()
-    limited = CompletionRequest.parse(raw, is_chat=True, budget_field=budget_field)
-    asked = limited.with_budget(1, field.beside, field.also)
-    status, free = await _ask(upstream, "POST", "/v1/chat/completions", raw)
+
+    async def within_one_token(more: dict[str, Any]) -> tuple[int, Any]:
+        raw = json.dumps(body | more).encode()
+        limited = CompletionRequest.parse(raw, is_chat=True, budget_field=budget_field)
+        asked = limited.with_budget(1, field.beside, field.also)
+        return await _ask(upstream, "POST", "/v1/chat/completions", asked)
+
+    status, free = await _ask(upstream, "POST", "/v1/chat/completions", json.dumps(body).encode())
     if status >= 400:
         verdict.notes.append(f"the upstream answers a chat with status {status}: it is not checked")
         return
-    status, bound = await _ask(upstream, "POST", "/v1/chat/completions", asked)
+    status, bound = await within_one_token({})
     if status >= 400:
         verdict.obeys = False
         verdict.faults.append(
@@ -154,6 +160,16 @@ async def _examine_budget(settings: ServeSettings, upstream: Upstream, verdict: 
         verdict.faults.append(
             f"the upstream takes {budget_field} but does not obey it: {len(within.split())} words of "
             "reasoning at a budget of one token"
+        )
+        return
+    status, drawn = await within_one_token(SAMPLED)
+    words = len((_reasoning(drawn, format) or "").split()) if status < 400 else 0
+    if words > ENOUGH_WORDS // 2:
+        verdict.obeys = False
+        verdict.faults.append(
+            f"the upstream obeys {budget_field} where it decodes greedily, not where it draws tokens under "
+            f"top_p {SAMPLED['top_p']}: {words} words of reasoning at a budget of one token; "
+            "use --enforce two-phase"
         )
     details = (free.get("usage") or {}).get("completion_tokens_details") or {}
     if not details.get("reasoning_tokens") and not (free.get("usage") or {}).get("reasoning_tokens"):

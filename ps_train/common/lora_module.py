@@ -139,7 +139,10 @@ class LoraModule(PredictorModule):
         """The states (N, D) of at most `NOVELTY_ROWS` questions."""
         texts = [text for rows in learned for text in rows.texts]
         chosen = np.random.default_rng(0).permutation(len(texts))[:NOVELTY_ROWS]
+        place = self.net.mean_curve.device
+        self.net.to(self.trainer.strategy.root_device)  # a fit that has ended is back on the CPU
         states: npt.NDArray[np.float32] = self.net.states([texts[i] for i in chosen]).cpu().numpy()
+        self.net.to(place)
         return states
 
     def seen_in(self, batch: TextBatch) -> Tensor:

@@ -38,21 +38,33 @@ def slow_reading(points: list[Point], questions: np.ndarray, level: float) -> fl
     return line[-1][1]
 
 
-def test_rows_equal_those_of_a_slow_twin() -> None:
-    points, levels, resamples = made_points(), [14.0, 19.0, 24.0], 60
-    rows = equal_use(points, levels, mode="replay", n_resamples=resamples, seed=3)
-    draws = np.random.default_rng(3).integers(0, N, (resamples, N))
+@pytest.mark.parametrize("share_of", [None, "hull"])
+def test_rows_equal_those_of_a_slow_twin(share_of: str | None) -> None:
+    """At levels of tokens, and at shares of what a policy uses at most, each time the questions are drawn."""
+    points, levels, resamples = made_points(), np.array([14.0, 19.0, 24.0]), 60
+    for line in points.values():  # use varies with the questions by more than a factor
+        line[:] = [Point(p.scores, p.used * (1 + 0.2 * (np.arange(N) % 7 == 0))) for p in line]
     everyone = np.arange(N)
+
+    def most(questions: np.ndarray) -> float:
+        return max(float(p.used[questions].mean()) for p in points["hull"])
+
+    given = levels if share_of is None else levels / most(everyone)
+    rows = equal_use(points, given, mode="replay", share_of=share_of, n_resamples=resamples, seed=3)
+    draws = np.random.default_rng(3).integers(0, N, (resamples, N))
+    moved = [1.0 if share_of is None else most(drawn) / most(everyone) for drawn in draws]
     for row in rows:
-        mine = [slow_reading(points[row.policy], drawn, row.used) for drawn in draws]
+        at = [row.used * factor for factor in moved]
+        mine = [slow_reading(points[row.policy], *place) for place in zip(draws, at, strict=True)]
         assert row.accuracy == pytest.approx(slow_reading(points[row.policy], everyone, row.used))
         assert [row.low, row.high] == pytest.approx(np.quantile(mine, [0.025, 0.975]))
         for reference, gain in row.gains.items():
-            theirs = [slow_reading(points[reference], drawn, row.used) for drawn in draws]
+            theirs = [slow_reading(points[reference], *place) for place in zip(draws, at, strict=True)]
             whole = row.accuracy - slow_reading(points[reference], everyone, row.used)
             expected = [whole, *np.quantile(np.subtract(mine, theirs), [0.025, 0.975])]
             assert gain == pytest.approx(expected)
-    assert {(row.policy, row.used) for row in rows} >= {("use", 14.0), ("hull", 19.0), ("uniform", 24.0)}
+    found = {(row.policy, round(row.used, 6)) for row in rows}
+    assert found >= {("use", 14.0), ("hull", 19.0), ("uniform", 24.0)}
 
 
 def test_a_policy_is_not_compared_where_it_was_not_run() -> None:

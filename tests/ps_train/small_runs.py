@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 from tiny_curves import make_table
 from tiny_texts import make_text_table
 
 from ps_train.budget.budgets import BudgetSet
 from ps_train.budget.labels import needed_budgets
+from ps_train.cli import main
+from ps_train.load import load_predictor
 
 LORA = {"lora": {"r": 2, "alpha": 4}, "optimizer": {"lr": 0.01}}
 TEXTS = "ps_train.curve.text_data.CurveTextDataModule"
@@ -86,3 +90,15 @@ def write_config(
     path = folder / f"{kind}.yaml"
     path.write_text(yaml.safe_dump(config))
     return str(path)
+
+
+def check_whole_path(config: str, root: Path, *arguments: str) -> None:
+    """Fit, validate, test, predict and export, all finite."""
+    common = ["--config", config, "--trainer.default_root_dir", str(root), *arguments]
+    assert main(["fit", *common]) == 0
+    for command in ("test", "predict"):
+        assert main([command, *common, "--model.predictor", str(root / "predictor")]) == 0
+    weights = load_predictor(root / "predictor").state_dict()
+    assert all(torch.isfinite(value).all() for name, value in weights.items() if "input_scale" not in name)
+    curves = root / "predictions.npy"
+    assert not curves.is_file() or np.isfinite(np.load(curves)).all()

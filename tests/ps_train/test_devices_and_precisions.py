@@ -8,11 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pytorch_lightning.strategies import Strategy
-from small_runs import MODULES, write_config, write_tables
+from small_runs import MODULES, check_whole_path, write_config, write_tables
 
 from ps_train.architectures import build_predictor
 from ps_train.budget.regressor import BudgetRegressor
@@ -30,18 +29,6 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     write_tables(folder)
     return folder
-
-
-def check_whole_path(config: str, root: Path, *arguments: str) -> None:
-    """Fit, validate, test, predict and export, all finite."""
-    common = ["--config", config, "--trainer.default_root_dir", str(root), *arguments]
-    assert main(["fit", *common]) == 0
-    for command in ("test", "predict"):
-        assert main([command, *common, "--model.predictor", str(root / "predictor")]) == 0
-    weights = load_predictor(root / "predictor").state_dict()
-    assert all(torch.isfinite(value).all() for name, value in weights.items() if "input_scale" not in name)
-    curves = root / "predictions.npy"
-    assert not curves.is_file() or np.isfinite(np.load(curves)).all()
 
 
 @contextmanager
@@ -161,3 +148,24 @@ def test_figures_are_logged_as_numbers_that_no_process_reduces(backbone):
     ((values, how),) = logged
     assert how == {}
     assert {type(value) for value in values.values()} == {float}
+
+
+def test_questions_are_read_for_novelty_where_the_fit_ran():
+    """Lightning moves a module back to the CPU before a fit's last callbacks, which export."""
+    places = []
+
+    class Net:
+        mean_curve = torch.zeros(2)
+
+        def to(self, device):
+            places.append(torch.device(device).type)
+
+        def states(self, texts):
+            places.append(f"{len(texts)} texts read")
+            return torch.zeros(len(texts), 3)
+
+    module = CurveLoRA()
+    module.net = Net()
+    module.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")))
+    assert module.seen_of([SimpleNamespace(texts=["a", "b"])]).shape == (2, 3)
+    assert places == ["cuda", "2 texts read", "cpu"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import torch
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
 
 from ps_train.curve_table import CurveTable
 
@@ -39,6 +42,23 @@ def make_tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", chat_template=chat_template
     )
+
+
+def save_backbone(folder: Path) -> Path:
+    """Write a random 4-block Qwen2 whose template ends prompts with `<think>`; returns the folder."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(WORDS),
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    Qwen2Model(config).eval().save_pretrained(folder)
+    make_tokenizer(CHAT_TEMPLATE).save_pretrained(folder)
+    return folder
 
 
 def make_table(n: int, seed: int = 0, num_windows: int = 8, window: int = 16, width: int = 12) -> CurveTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ps_eval.engines.base import Engine, Request, Sampling, stream_of
 from ps_eval.engines.formats import ReasoningFormat
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.engines.vllm import VLLMEngine
+from ps_eval.engines.vllm_native import NativeVLLMEngine
 from ps_train.embedded.problem_families import make_problems
 from ps_train.questions import Question
 
@@ -67,3 +69,17 @@ def test_native_budgets_that_are_not_exact_are_refused(start: str) -> None:
         ValueError, match=r"must keep thinking budgets to the token .* budget of \d+ gave \d+"
     ):
         load_engine("vllm-native", REASONER, dtype="float32", thinking_start=start)
+
+
+def test_budgets_that_are_lost_where_tokens_are_drawn_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As vLLM's Triton kernel for top_p loses them on a GPU (docs/vllm.md)."""
+    real = NativeVLLMEngine._parameters
+
+    def lose(self: Any, limit: int, stops: Any, sampling: Sampling, stream: int, **more: Any) -> Any:
+        if sampling.temperature:
+            more.pop("thinking_token_budget", None)
+        return real(self, limit, stops, sampling, stream, **more)
+
+    monkeypatch.setattr(NativeVLLMEngine, "_parameters", lose)
+    with pytest.raises(ValueError, match=r"under top_p 0.95 a budget of \d+ gave \d+ tokens: use the engine"):
+        load_engine("vllm-native", REASONER, dtype="float32")

@@ -64,7 +64,10 @@ class Thinker:
         if limit is not None and not self.how.get("takes", True):
             return 400, {"error": {"message": "no reasoning config"}}
         words = THOUGHT.split()
-        thought = words[:limit] if limit is not None and self.how.get("obeys", True) else words
+        obeys = self.how.get("obeys", True)
+        if obeys == "greedy":
+            obeys = body["temperature"] == 0
+        thought = words[:limit] if limit is not None and obeys else words
         message = {"role": "assistant", "content": "4"}
         if self.how.get("shows", True):
             message["reasoning"] = " ".join(thought)
@@ -119,6 +122,10 @@ def test_what_is_found_is_said(
     [
         ({"takes": False}, r"the upstream refuses thinking_token_budget \(status 400\): start vLLM with"),
         ({"obeys": False}, r"takes thinking_token_budget but does not obey it: 12 words of reasoning"),
+        (
+            {"obeys": "greedy"},
+            r"not where it draws tokens under top_p 0.95: 12 words .* two-phase",
+        ),
     ],
 )
 def test_it_does_not_enforce_blindly_unless_it_is_trusted(
