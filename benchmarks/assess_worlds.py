@@ -3,8 +3,8 @@
     python benchmarks/assess_worlds.py noise --sets 250
     python benchmarks/assess_worlds.py telling --sets 150
 
-`telling`: words say how long answers take; `weak`: they say a part of it; `noise`: questions differ, and
-words say nothing of it; `alike`: all are alike. Truth is the mean over all sets of what the policies
+`telling`: words say how long answers take; `partly`, `weak`: half of it, a little; `noise`: questions differ,
+and words say nothing of it; `alike`: all are alike. Truth is the mean over all sets of what the policies
 bring on the questions' true curves. Sets are kept in `--output` as they are done; a killed run goes on.
 """
 
@@ -45,13 +45,18 @@ def world(name: str, n: int, samples: int, seed: int) -> tuple[list[Sample], np.
         told = np.mean([word in HARD for word in words])
         lengths[i] = {
             "telling": 5.5 + 3.75 * told,
+            "partly": 5.5 + 2 * told + hidden,
             "weak": 5.5 + told + 1.5 * hidden,
             "noise": 5.5 + 2.5 * hidden,
             "alike": 6.5,
         }[name]
-        chances[i] = {"telling": 0.9, "weak": 0.9 - 0.3 * hidden, "noise": 0.9 - 0.5 * rng.random()}.get(
-            name, 0.7
-        )
+        chances[i] = {
+            "telling": 0.9,
+            "partly": 0.9 - 0.2 * hidden,
+            "weak": 0.9 - 0.3 * hidden,
+            "noise": 0.9 - 0.5 * rng.random(),
+            "alike": 0.7,
+        }[name]
         text = " ".join([*words, *rng.choice(FILLER, 6), str(i)])
         tokens = np.exp(rng.normal(lengths[i], SPREAD, samples)).astype(np.int64) + 1
         right = rng.random(samples) < chances[i]
@@ -89,7 +94,7 @@ def one_set(name: str, n: int, samples: int, levels: list[float], seed: int) -> 
 def main() -> None:
     """Print one line a level of use."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("world", choices=["telling", "weak", "noise", "alike"])
+    parser.add_argument("world", choices=["telling", "partly", "weak", "noise", "alike"])
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--sets", type=int, default=200)
@@ -108,18 +113,23 @@ def main() -> None:
     sets = [json.loads(line) for line in path.read_text().splitlines()]
     truth = dict(zip(POLICIES, np.mean([one["truth"] for one in sets], axis=0), strict=True))
     print(f"{len(sets)} sets, yes in {np.mean([one['pays'] for one in sets]):.1%}")
-    print("| tokens used | blind mix | predicted | bias | gain over the mix | interval holds it |")
-    print("|---|---|---|---|---|---|")
+    print("| tokens used | mix | predicted | bias | gain over mix | interval | over uniform | interval |")
+    print("|---|---|---|---|---|---|---|---|")
     for place, level in enumerate(levels):
         rows = [row for one in sets for row in one["rows"] if row[0] == "predicted" and row[1] == place]
         if not rows:
             continue
-        mix, predicted = truth["mix"][place], truth["predicted"][place]
-        held = np.mean([row[3]["mix"][1] <= predicted - mix <= row[3]["mix"][2] for row in rows])
+        predicted = truth["predicted"][place]
+        bias = np.mean([row[2] for row in rows]) - predicted
+        cells = []
+        for name in ("mix", "uniform"):
+            gain = predicted - truth[name][place]
+            known = [row[3][name] for row in rows if name in row[3]]
+            held = f"{np.mean([low <= gain <= high for _, low, high in known]):.0%}" if known else "–"
+            cells.append(f"{100 * gain:+.1f} | {held}")
         print(
-            f"| {level:,.0f} | {100 * mix:.1f} | {100 * predicted:.1f} "
-            f"| {100 * (np.mean([row[2] for row in rows]) - predicted):+.1f} "
-            f"| {100 * (predicted - mix):+.1f} | {held:.0%} |"
+            f"| {level:,.0f} | {100 * truth['mix'][place]:.1f} | {100 * predicted:.1f} "
+            f"| {100 * bias:+.1f} | {' | '.join(cells)} |"
         )
 
 

@@ -71,11 +71,11 @@ def around_invalid(
     windows = uniform_windows(limits)
     good = np.setdiff1d(np.arange(n_queries), bad)
     expected = price = gap = None
-    if good.size and np.any(_pick(per_query["weights"], good, n_queries)):
+    if good.size and np.any(_pick(per_query["weights"], good)):
         for_bad = np.zeros(n_queries, np.int64)
         for_bad[bad] = windows[bad]
         left = (limits.budget - costs.of(for_bad)) // costs.unit
-        picked = {name: _pick(setting, good, n_queries) for name, setting in per_query.items()}
+        picked = {name: _pick(setting, good) for name, setting in per_query.items()}
         others = allocate(curves[good], left, **shared, **picked)
         windows[good] = others.windows
         expected, price, gap = others.expected_accuracy, others.price, others.gap_bound
@@ -83,8 +83,6 @@ def around_invalid(
     return limits.allocation(windows, method, costs.of(windows), expected, price, gap, bad)
 
 
-def _pick(setting: Any, rows: npt.NDArray[np.intp], n_queries: int) -> Any:
+def _pick(setting: Any, rows: npt.NDArray[np.intp]) -> Any:
     """A setting for some of the queries: unchanged where it is shared by all."""
-    if setting is None or np.ndim(setting) == 0 or np.shape(setting)[0] != n_queries:
-        return setting
-    return np.asarray(setting)[rows]
+    return setting if np.ndim(setting) == 0 else np.asarray(setting)[rows]

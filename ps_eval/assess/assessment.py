@@ -18,6 +18,7 @@ from ps_eval.assess.points import (
     uniform_points,
 )
 from ps_eval.assess.verdict import judge, mean_line, saved_share
+from ps_eval.assess.widening import widened
 from ps_eval.logs.sample import Sample
 from ps_eval.reporting.frontier import EqualUse, Point, equal_use
 from ps_train.curve_table import CurveTable
@@ -112,28 +113,30 @@ def assess(
     """
     _check(table, used, guess, scout_price, cap, n_folds, numbers, scout)
     folds = make_folds(table.questions, n_folds if len(table) < MANY else min(n_folds, 5), seed)
+    fits: dict[str, tuple[Refits, npt.NDArray[np.float64] | float]] = {
+        "predicted": (Refits(table, folds, numbers=numbers), 0.0)
+    }
+    if scout is not None:
+        read = Refits(table, folds, numbers={**(numbers or {}), "scout_tokens": scout})
+        fits["predicted_scout"] = (read, scout_price * np.nan_to_num(scout))
     points = {
         "uniform": uniform_points(table),
         "mix": mixed_points(table, guess),
         "length": priced_points(table, by_length(table, folds), guess),
-        "predicted": priced_points(table, Refits(table, folds, numbers=numbers).left_out(), guess),
+        **{
+            name: priced_points(table, fit.left_out(), guess, charged=charged)
+            for name, (fit, charged) in fits.items()
+        },
     }
-    policy = "predicted"
-    if scout is not None:
-        policy = "predicted_scout"
-        charged = scout_price * np.nan_to_num(scout)
-        said = Refits(table, folds, numbers={**(numbers or {}), "scout_tokens": scout}).left_out()
-        points[policy] = priced_points(table, said, guess, charged=charged)
     if samples is None:
         points["oracle"] = resampled_oracle_points(table, guess, seed)
     elif len(samples) >= 1.9 * len(table):
         points["oracle"] = split_oracle_points(table, samples, guess)
     uniform = [float(point.used.mean()) for point in points["uniform"]]
     judged = _levels(uniform)
-    if scout is not None:
-        policy = _better(points, ("predicted", policy), judged)
+    policy = _better(points, list(fits), judged)
     levels = sorted(set(used)) if used else judged
-    everywhere = equal_use(
+    compared = equal_use(
         points,
         sorted({*levels, *judged}),
         mode="replay",
@@ -141,6 +144,10 @@ def assess(
         n_resamples=n_resamples,
         seed=seed,
     )
+    everywhere = []
+    for name in points:
+        mine = [row for row in compared if row.policy == name]
+        everywhere += widened(mine, *fits[name], guess, seed=seed) if name in fits else mine
     saved = {level: saved_share(points, policy, level) for level in sorted({*levels, *judged})}
     known = [share for level in judged if (share := saved[level]) is not None]
     shares = np.ones(len(table.budgets)) if table.finished is None else table.finished.mean(axis=0)
@@ -214,5 +221,5 @@ def _check(
         raise ValueError(f"scout_price must be at least 0, got {scout_price}")
     if cap is not None and cap < 1:
         raise ValueError(f"budget must be at least 1 token, got {cap}")
-    if not 2 <= n_folds <= len(table):
-        raise ValueError(f"folds must be from 2 to the number of questions, got {n_folds}")
+    if not 3 <= n_folds <= len(table):
+        raise ValueError(f"folds must be from 3 to the number of questions, got {n_folds}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,28 +53,41 @@ class Refits:
     def __init__(
         self, table: CurveTable, folds: npt.NDArray[np.int64], *, numbers: Numbers | None = None
     ) -> None:
-        self._table, self._folds = table, folds
+        self.table, self.folds = table, folds
         self._read = TrainingInputs.of(table.questions, numbers)
         self._said: dict[tuple[int, int], Predicted] = {}
+
+    def take(self, rows: npt.NDArray[np.bool_], n_folds: int) -> Refits:
+        """Of some of the questions, as if there were no others, in so many folds at most."""
+        some = copy(self)
+        some.table, some.folds = self.table.take(rows), self.folds[rows] % n_folds
+        some._read, some._said = self._read.take(rows), {}
+        return some
+
+    def without(self, gone: int | None) -> npt.NDArray[np.bool_]:
+        """(N,) which questions are left without this fold."""
+        return np.ones(len(self.folds), np.bool_) if gone is None else self.folds != gone
 
     def left_out(self, gone: int | None = None) -> Predicted:
         """Each question's curves by a fit on the other folds; where a fold is `gone`, of the rest alone, by
         fits that have not seen it.
         """
-        kept = np.ones(len(self._folds), np.bool_) if gone is None else self._folds != gone
-        table, folds = self._table.take(kept), self._folds[kept]
+        kept = self.without(gone)
+        table, folds = self.table.take(kept), self.folds[kept]
         curves, use = np.empty(table.curves.shape), np.empty(table.curves.shape)
         for fold in np.unique(folds).tolist():
             pair = (fold, fold) if gone is None else (min(fold, gone), max(fold, gone))
-            said = self._said.get(pair) or self._said.setdefault(pair, self._without(pair))
-            mine = self._folds[np.isin(self._folds, pair)] == fold
+            if pair not in self._said:
+                self._said[pair] = self._of_others(pair)
+            mine = self.folds[np.isin(self.folds, pair)] == fold
+            said = self._said[pair]
             curves[folds == fold], use[folds == fold] = said.curves[mine], said.use[mine]
         return _levelled(table, folds, curves, use)
 
-    def _without(self, pair: tuple[int, int]) -> Predicted:
+    def _of_others(self, pair: tuple[int, int]) -> Predicted:
         """Curves of the questions of two folds (or one, twice) by a fit on the others."""
-        out = np.isin(self._folds, pair)
-        fitted, _ = fit_curves(self._read.take(~out), self._table.take(~out))
+        out = np.isin(self.folds, pair)
+        fitted, _ = fit_curves(self._read.take(~out), self.table.take(~out))
         columns = np.hstack([block[out] for block in self._read.columns])
         return Predicted(*fitted(self._read.hashed.take(out), columns)[:2])
 

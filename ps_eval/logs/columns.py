@@ -31,7 +31,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "uid",
         "index",
     ),
-    "question": ("question", "problem", "prompt", "query", "input", "text", "instruction"),
+    "question": ("question", "problem", "prompt", "query", "input", "text", "instruction", "messages"),
     "choices": ("choices", "options"),
     "sample": (
         "sample",
@@ -147,16 +147,17 @@ def to_sample(row: Mapping[str, Any], columns: Mapping[str, str], numbers: Seque
         raise ValueError("tokens must be there, got none")
     finished = read_finished(value("finished")) and read_finished(value("truncated"), inverted=True)
     place = as_number(value("sample"))
+    correct = read_correct(value("correct"))
     measured = {name: as_number(at(row, name)) for name in numbers}
     return Sample(
         question_id=name,
         tokens=max(map(read_tokens, counts)),  # reasoning may be counted within, or apart
-        correct=read_correct(value("correct")),
+        correct=correct,
         finished=finished,
         sample=int(place) if place is not None and abs(place) < 2**53 else 0,
         question=question,
         reference=read_name(value("reference")),
-        response=read_text(value("response")),
+        response=read_text(value("response")) if correct is None else "",
         group=tuple((role, read_name(value(role))) for role in GROUP if read_name(value(role))),
         numbers={name: number for name, number in measured.items() if number is not None},
     )

@@ -12,6 +12,9 @@ from ps_eval.logs.prepare import Prepared, describe, prepare
 from ps_eval.logs.table import estimates, to_table
 from ps_train.curve_table import CurveTable
 
+MANY_LEFT_OUT = 0.02
+"""A larger share that cannot be read is warned of: they are often of one kind, such as all long ones."""
+
 
 def import_samples_command(
     files: tuple[str, ...],
@@ -87,7 +90,9 @@ def told(found: Prepared) -> Sequence[str]:
     reading = found.reading
     lines = [*reading.said, *found.notes]
     if reading.n_faults:
-        lines.append(f"{reading.n_faults} rows cannot be read and are left out:")
+        share = reading.n_faults / (reading.n_faults + len(reading.samples))
+        unlike = f" ({share:.0%}: what is left may be unlike them)" if share > MANY_LEFT_OUT else ""
+        lines.append(f"{reading.n_faults} rows cannot be read and are left out{unlike}:")
         lines += [f"  {fault}" for fault in reading.faults]
         if reading.n_faults > len(reading.faults):
             lines.append(f"  and {reading.n_faults - len(reading.faults)} more")

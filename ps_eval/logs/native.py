@@ -97,6 +97,8 @@ def batch_sample(row: Mapping[str, Any]) -> Sample:
     Raises:
         ValueError: If the request failed, or its reply lacks usage or has several answers.
     """
+    if not is_batch(row):
+        raise ValueError("a row must have custom_id and a response or result")
     body = _body(row)
     choices = body.get("choices")
     if isinstance(choices, list):

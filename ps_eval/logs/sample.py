@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,7 @@ CUT = {
     "abort",
 }
 MAX_TOKENS = 2**40
+THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class Sample:
     reference: str = ""
     """Right answer, where the log has it."""
     response: str = ""
-    """What was generated, where it is still to be graded or counted."""
+    """What was generated, where it is still to be graded or counted; else it would fill the memory."""
     group: tuple[tuple[str, str], ...] = ()
     """Task, model and setting, as far as the log names them: each is a table of its own."""
     numbers: dict[str, float] = field(default_factory=dict)
@@ -79,6 +81,8 @@ def read_tokens(value: Any) -> int:
     Raises:
         ValueError: If it is not a whole number from 0 on.
     """
+    if isinstance(value, str) and THOUSANDS.fullmatch(value.strip()):  # a spreadsheet's
+        value = value.replace(",", "")
     number = as_number(value)
     if number is None or not 0 <= number <= MAX_TOKENS or number != math.floor(number):
         raise ValueError(f"tokens must be a whole number from 0 on, got {shown(value)}")

@@ -20,8 +20,9 @@ from ps_eval.reporting.statistics import resampled_means
 
 FloatArray = npt.NDArray[np.float64]
 
-REFERENCES = ("uniform", "myopic", "hull")
-"""What others are compared with, where it was run: the even spread, the paper's greedy, granted tokens."""
+REFERENCES = ("uniform", "length", "myopic", "hull")
+"""What others are compared with, where it was run: the even spread, the strongest rule without a predictor,
+the paper's greedy, granted tokens."""
 SIMPLE = ("mix", "length", "myopic", "paper")
 """Policies that anyone could choose instead; the strongest is named beside the finding."""
 

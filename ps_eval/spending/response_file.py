@@ -103,11 +103,6 @@ class ResponseFile:
         """A question's response within a budget, or None."""
         return self._responses.get((question_id, budget))
 
-    def reasoning_text(self, question_id: str) -> str | None:
-        """The longest reasoning about a question as text, or None."""
-        thought = self._thoughts.get(question_id)
-        return None if thought is None else thought.text
-
     def job(self, question: Question, budgets: Sequence[int]) -> Job | None:
         """What is missing of a question under each of `budgets`; None where nothing is."""
         missing = tuple(b for b in sorted(set(budgets)) if (question.id, b) not in self._responses)

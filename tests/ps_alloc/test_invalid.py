@@ -138,3 +138,12 @@ def test_after_warming_up_nothing_is_compiled():
             allocate(values, n * 40, method="myopic")
             allocate(values, n * 40, method="uniform", budgets=[16, 20, 40, 80, 300])
     assert versions() == before
+
+
+def test_a_use_that_cannot_be_read_is_clipped_to_the_whole_budget():
+    use = np.array([[np.nan, 20.0], [4.0, np.nan], [40.0, 3.0]])
+    for windows, expected in ((1, [16, 4, 16]), (2, [20, 32, 16])):
+        allocation = allocate(
+            np.full((3, 2), 0.5), 96, use=use, invalid="clip", min_windows=windows, max_windows=windows
+        )
+        assert allocation.expected_used.tolist() == expected

@@ -56,6 +56,18 @@ def test_a_cold_start_has_found_its_price_after_a_few_hundred_requests(rate):
     assert tokens.mean() == pytest.approx(rate, rel=0.05)
 
 
+def test_only_the_first_requests_move_a_guessed_price_further():
+    """A guess is learnt once: after a hundred requests one moves the price as where it was given."""
+    cold, warm = Pacer(RATE), Pacer(RATE, initial_price=0.003)
+    moves = []
+    for pacer in (cold, warm):
+        paced(pacer, stream("i.i.d.", np.random.default_rng(3))[:400])
+        before = pacer.price
+        pacer.charge(2 * RATE, priced=True)
+        moves.append(np.log(pacer.price / before))
+    assert moves[0] == pytest.approx(moves[1], rel=0.2)
+
+
 # What each request gets.
 
 
@@ -232,6 +244,13 @@ def test_debt_from_elsewhere_is_paid_back_and_nobody_is_starved_meanwhile():
     assert tokens.min() >= 16
 
 
+def test_in_deep_debt_a_request_gets_half_its_share_at_most():
+    pacer = Pacer(RATE, burst=2 * RATE, initial_price=1e-9)
+    assert int(pacer.decide(np.linspace(0, 1, W))) == 256
+    pacer.charge(20 * 256)
+    assert int(pacer.decide(np.linspace(0, 1, W))) == RATE // 2
+
+
 @pytest.mark.parametrize("kind", ["flat", "nearly flat", "zero"])
 def test_what_was_saved_in_quiet_times_is_not_spent_all_at_once(kind):
     curve = {"flat": FLAT, "nearly flat": FLAT + 1e-5 * np.arange(W), "zero": 0 * FLAT}[kind]
@@ -403,6 +422,15 @@ def test_after_a_quiet_night_the_burst_is_there_and_no_more():
     assert pacer.decide(np.linspace(0, 1, W)) == 16
 
 
+def test_a_second_earns_its_tokens_once_however_the_clock_is_set():
+    clock = Clock()
+    pacer = Pacer(tokens_per_second=10, burst=2000, clock=clock)
+    pacer.charge(300)
+    for clock.now in (50.0, 0.0, 50.0, 0.0, 50.0):
+        pacer.quote(FLAT)
+    assert pacer.debt_tokens == pytest.approx(300 - 500)
+
+
 def test_idle_time_makes_tokens_cheaper_and_rush_dearer():
     clock = Clock()
     pacer = Pacer(tokens_per_second=10, clock=clock)
@@ -438,6 +466,14 @@ def test_a_refund_undoes_a_charge_even_one_that_came_to_the_bounds(requests, tok
     assert 0 < pacer.price <= 1
     pacer.refund(requests * tokens, requests, share)
     assert visible(pacer) == pytest.approx(before)
+
+
+def test_a_refund_of_what_had_not_counted_brings_nothing_back():
+    pacer = Pacer(RATE, initial_price=0.01)
+    pacer.charge(50 * RATE)
+    before = pacer.price, pacer.debt_tokens
+    pacer.refund(10 * RATE, 1, share=0.0)
+    assert (pacer.price, pacer.debt_tokens) == before
 
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=20), st.randoms())

@@ -117,6 +117,7 @@ def test_other_questions_and_another_order_are_refused():
         ({"budgets": [1, 2, 3, 2**54]}, r"budgets must lie in \[1, .* got 1.8.*e\+16 for position 3"),
         ({"budgets": 16}, r"budgets must be a list of shape \(M,\), got shape \(\)"),
         ({"use": CURVES[:2]}, r"use must have the curves' shape \(3, 4\), got \(2, 4\)"),
+        ({"unlike": [0, 1, 0]}, r"unlike must be one bool a curve \(3\), got int64 of shape \(3,\)"),
         ({"ids": ["a", "b"]}, r"ids must be one a curve \(3\), got 2"),
         ({"ids": ["a", "b", "a"]}, r"ids must differ from each other, got 'a' twice"),
         ({"ids": "abc"}, r"ids must be a list of texts, got 'abc'"),

@@ -146,3 +146,21 @@ def test_bad_arguments_are_named(change: dict, message: str) -> None:
     given = {"total_tokens": 10, "elapsed": [0, 0], "now": [0.1, 0.1], **change}
     with pytest.raises(ValueError, match=message):
         reallocate([[0.1, 0.2], [0.1, 0.2]], **given)
+
+
+def test_of_what_runs_out_before_the_next_checkpoint_those_that_gain_least_a_token_stop() -> None:
+    """Granted is far more than there is; until they are asked again they can use ten tokens each."""
+    curves, use = np.array([[0.9], [0.5], [0.7]]), np.full((3, 1), 5.0)
+    settings = {"elapsed": [0, 0, 0], "now": [0.1, 0.1, 0.1], "budgets": [100], "use": use, "segment": 10}
+    assert reallocate(curves, 30, **settings).goes_on.tolist() == [True, True, True]
+    assert reallocate(curves, 20, **settings).goes_on.tolist() == [True, False, True]
+
+
+def test_among_thousands_a_trace_never_goes_on_to_a_budget_that_lies_behind_it() -> None:
+    n = 3000
+    curves = np.repeat([[0.3, 0.3], [0.3, 0.5]], n, axis=0)  # the first gain nothing, the others are tied
+    now, elapsed = np.repeat([0.3, 0.1], n), np.repeat([20, 0], n)
+    found = reallocate(curves, 16 * n, elapsed=elapsed, now=now, budgets=[16, 32])
+    assert not found.goes_on[:n].any()
+    assert (found.tokens[:n] == 20).all()
+    assert found.tokens[n:].sum() == 16 * n

@@ -183,6 +183,15 @@ def test_uses_that_add_up_to_the_budget_fit_although_they_are_rounded_up_inside(
     assert allocation.expected_used.sum() <= total
 
 
+def test_the_bound_counts_a_choice_that_fits_behind_one_that_does_not_by_a_hair():
+    third = 16 / 3
+    curves = np.array([[0.9, 0.9], [0.8, 0.8], [0.5, 0.6]])
+    use = np.array([[third, third], [third, third], [third, third + 1e-9]])
+    found = allocate(curves, 16, budgets=[16, 32], use=use, min_windows=0, leftover="keep")
+    assert math.fsum([third] * 3) <= 16 < math.fsum([third, third, third + 1e-9])
+    assert found.expected_accuracy + found.gap_bound >= (0.9 + 0.8 + 0.5) / 3
+
+
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=150)
 def test_the_bound_is_true_where_budgets_are_just_what_some_choice_uses(seed):

@@ -226,7 +226,7 @@ def test_a_dry_run_says_what_it_sees_and_writes_nothing(tmp_path, capsys) -> Non
     assert main(["import-samples", str(path), "--output", str(tmp_path / "t"), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "tokens = tokens, correct = correct" in said
-    assert "1 rows cannot be read and are left out:" in said
+    assert "1 rows cannot be read and are left out (20%: what is left may be unlike them):" in said
     assert "line 5: tokens must be a whole number from 0 on, got 'many'" in said
     assert "2 questions (2 with texts), 4 samples (2 a question)" in said
     assert not (tmp_path / "t").exists()

@@ -32,6 +32,37 @@ def test_a_row_without_columns_that_others_have_does_not_decide_for_them(tmp_pat
     assert "line 1: tokens must be there, got none" in reading.faults[0]
 
 
+def test_tokens_in_thousands_as_a_spreadsheet_writes_them_are_read(tmp_path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text('id,tokens\n1,"1,401"\n2,"12,000,000"\n3,"1,40"\n4,900\n', encoding="utf-8")
+    reading = read_samples([str(path)])
+    assert [sample.tokens for sample in reading.samples] == [1401, 12_000_000, 900]
+    assert "tokens must be a whole number from 0 on, got '1,40'" in reading.faults[0]
+
+
+def test_many_rows_left_out_are_warned_of(tmp_path, capsys) -> None:
+    """Grades in percent: only the wrong answers can be read."""
+    graded = [{"id": n, "tokens": 100 + n, "score": 100 * (n % 4 > 0)} for n in range(40)]
+    path = write_jsonl(tmp_path / "s.jsonl", graded)
+    assert main(["import-samples", str(path), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "30 rows cannot be read and are left out (75%: what is left may be unlike them):" in said
+
+
+def test_messages_are_the_question_and_a_graded_response_is_not_kept(tmp_path) -> None:
+    messages = [{"role": "system", "content": "Think."}, {"role": "user", "content": "How many eggs?"}]
+    row = {"request_id": "r", "messages": messages, "completion_tokens": 5, "response": "long" * 99}
+    reading = read_samples([str(write_jsonl(tmp_path / "s.jsonl", [row, {**row, "correct": True}]))])
+    assert [sample.question for sample in reading.samples] == ["How many eggs?"] * 2
+    assert [bool(sample.response) for sample in reading.samples] == [True, False]
+
+
+def test_a_row_of_another_kind_in_a_batch_is_named_for_what_it_lacks(tmp_path) -> None:
+    content = [message_row("q-1", 7, "7"), {"question": "How many eggs?", "tokens": 7}]
+    reading = read_samples([str(write_jsonl(tmp_path / "s.jsonl", content))])
+    assert reading.faults[0].endswith("line 2: a row must have custom_id and a response or result")
+
+
 @pytest.mark.parametrize(
     ("row", "columns", "tokens"),
     [
