@@ -23,7 +23,6 @@ from rich.table import Table
 from ps_alloc.difficulty import difficulty_curves
 from ps_train.budget.head import BudgetHead
 from ps_train.budget.labels import needed_budgets
-from ps_train.budget.metrics import mean_absolute_error
 from ps_train.budget.net import LEVELS, make_calibrator
 from ps_train.budget.regressor import mean_curves
 from ps_train.budget.targets import BudgetTarget, make_target
@@ -80,14 +79,14 @@ def measure(target: BudgetTarget, tables: dict[str, CurveTable], feature: str, s
     calibrator = make_calibrator(target, predict(states[keep])[1], budgets[keep].astype(float), train.window)
     budget, quantiles = predict(torch.from_numpy(test.features[feature]))
     asked = quantiles if target.levels else quantiles[:, 0]
-    figures = [mean_absolute_error(budget[known], needed[known])]
+    figures = [np.abs(budget[known] - needed[known]).mean()]
     for rate in RATES:
         given = calibrator.budgets(asked, rate, max_tokens=test.num_windows * test.window)[known]
         figures += [given.mean(), 100 * (given < needed[known]).mean()]
     shares = calibrator.probabilities(asked, test.num_windows)
     learnt = mean_curves(train.curves[learn], budgets[learn] // train.window)
     for curves in (shares.cumsum(1).clip(0, 1), difficulty_curves(learnt, probabilities=shares)):
-        gains = allocation_gain(curves.astype(np.float32), test.curves, window=test.window, budgets=GAIN_AT)
+        gains = allocation_gain(curves.astype(np.float32), test.curves, grid=test.budgets, budgets=GAIN_AT)
         figures += (100 * gains).tolist()
     return figures
 
@@ -105,7 +104,7 @@ def main() -> None:
     labels = {name: needed_budgets(table.curves, table.window) for name, table in tables.items()}
     (train, train_known), (test, test_known) = labels["train"], labels["test"]
     median = np.median(train[train_known])
-    baseline = mean_absolute_error(median, test[test_known])
+    baseline = np.abs(median - test[test_known]).mean()
 
     results = {
         name: np.median(

@@ -51,7 +51,7 @@ def measure(config: Path, seed: int, output: Path) -> dict[str, Any]:
         table, budgets=BUDGETS, policies=POLICIES, predictions=curves, mean_curve=mean_curve, seed=seed
     ).rows
     return {
-        "quality": curve_quality(curves, table.curves, window=table.window, budgets=[48, 96, 160]),
+        "quality": curve_quality(curves, table.curves, grid=table.budgets, budgets=[48, 96, 160]),
         "rows": {policy: [row.__dict__ for row in rows if row.policy == policy] for policy in POLICIES},
     }
 

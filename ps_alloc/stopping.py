@@ -123,11 +123,10 @@ class StoppingRule:
 
     def save(self, path: str | Path) -> None:
         """Write one `.npz`."""
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in ("price", *ARRAYS)}
-        if self.checkpoints is not None:
-            arrays["checkpoints"] = self.checkpoints
+        names = ("price", *ARRAYS, *(() if self.checkpoints is None else ("checkpoints",)))
+        content: dict[str, Any] = {name: getattr(self, name) for name in names}
         with atomic_path(path) as part, Path(part).open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **content)
 
     @classmethod
     def load(cls, path: str | Path) -> StoppingRule:
@@ -138,8 +137,8 @@ class StoppingRule:
         """
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
-                arrays = {name: content[name] for name in ARRAYS}
-                return cls(float(content["price"]), **arrays, checkpoints=content.get("checkpoints", None))
+                price, (centre, scale, weights) = float(content["price"]), (content[n] for n in ARRAYS)
+                return cls(price, centre, scale, weights, content.get("checkpoints", None))
         except Exception as error:  # a damaged archive raises whatever its remains are taken for
             raise ValueError(f"{path} must be a stopping rule, but {one_line(error)}") from error
 

@@ -28,6 +28,10 @@ from ps_train.curve.data import CurveDataModule
 from ps_train.curve.metrics import flattened_pearson, per_window_pearson
 from ps_train.curve.mlp import CurveMLP
 
+HIDDEN_SIZE, DROPOUT, BATCH_SIZE = 256, 0.5, 128
+VAL_FRACTION = 0.2
+"""Of the table's rows, the same for all layers: to score on."""
+
 
 @dataclass(frozen=True)
 class LayerScore:
@@ -54,10 +58,6 @@ def sweep_layers(
     encoder: str | None = None,
     seeds: int = 3,
     max_epochs: int = 15,
-    hidden_size: int = 256,
-    dropout: float = 0.5,
-    batch_size: int = 128,
-    val_fraction: float = 0.2,
     seed: int = 0,
     cache: str = "runs/features",
     device: str = "auto",
@@ -72,10 +72,6 @@ def sweep_layers(
         encoder: A language model other than the served one: sweeps its layers instead.
         seeds: Members a layer.
         max_epochs: Passes over the training rows.
-        hidden_size: Width of the MLPs' hidden layer.
-        dropout: Share of inputs and hidden units dropped in training.
-        batch_size: Rows in one optimizer step.
-        val_fraction: Share of the table's rows to score on; the same for all layers.
         seed: Of the split, the starts and the batches.
         cache: Folder for extracted features.
         device: Where features are extracted: see `Extraction`.
@@ -99,8 +95,8 @@ def sweep_layers(
             features=features,
             backbone=backbone,
             encoder=encoder,
-            val_fraction=val_fraction,
-            batch_size=batch_size,
+            val_fraction=VAL_FRACTION,
+            batch_size=BATCH_SIZE,
             seed=seed,
             extraction=Extraction(device=device, dtype=dtype, cache=cache),
         )
@@ -110,7 +106,7 @@ def sweep_layers(
     for layer in track(layers, description="layers", transient=True, console=Console(stderr=True)):
         name = f"{prefix}{layer}"
         module = CurveMLP(
-            [hidden_size], num_members=seeds, dropout=dropout, schedule=ScheduleSettings("cosine")
+            [HIDDEN_SIZE], num_members=seeds, dropout=DROPOUT, schedule=ScheduleSettings("cosine")
         )
         table = data([name])
         _fit_quietly(module, table, max_epochs, seed)

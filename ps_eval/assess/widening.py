@@ -43,6 +43,8 @@ def widened(
         guess: Accuracy of a question that is given nothing.
         seed: Of the questions that are drawn, and the bootstrap.
     """
+    if not rows:
+        return []
     levels = [row.used for row in rows]
     costs = np.broadcast_to(np.asarray(charged, np.float64), len(refits.table))
     if len(costs) > MOST or refits.folds.max() >= GROUPS:
@@ -70,15 +72,12 @@ def widened(
             found.append(row)
             continue
         low, high = _wider((row.accuracy, row.low, row.high), same.low, same.high, own)
-        gains = {
-            name: [
-                row.gains[name][0],
-                *_wider(row.gains[name], same.gains[name][1], same.gains[name][2], variance),
-            ]
-            for name, variance in zip(REFERENCES, over, strict=True)
-            if name in row.gains and name in same.gains
-        }
-        found.append(replace(row, low=max(low, 0.0), high=min(high, 1.0), gains={**row.gains, **gains}))
+        gains = dict(row.gains)
+        for name, variance in zip(REFERENCES, over, strict=True):
+            if name in gains and name in same.gains:
+                _, *ends = same.gains[name]
+                gains[name] = [gains[name][0], *_wider(gains[name], ends[0], ends[1], variance)]
+        found.append(replace(row, low=max(low, 0.0), high=min(high, 1.0), gains=gains))
     return found
 
 

@@ -24,7 +24,7 @@ class Scores(NamedTuple):
     @classmethod
     def of(cls, predicted: npt.NDArray[np.floating], test: CurveTable, budgets: Sequence[int]) -> Scores:
         """Of (N, W) curves."""
-        gains = allocation_gain(predicted, test.curves, window=test.equal_window, budgets=budgets)
+        gains = allocation_gain(predicted, test.curves, grid=test.budgets, budgets=budgets)
         return cls(float(per_window_pearson(predicted, test.curves).mean()), gains)
 
     @classmethod

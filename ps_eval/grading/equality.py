@@ -16,6 +16,7 @@ _FUNCTIONS = (
 )
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _AND = re.compile(r"\s*,?\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*and\s*\}|(?<![\\A-Za-z])and(?![A-Za-z]))\s*")
+_RATIO = re.compile(r"(?<=\d)\s+to\s+(?=\d)")
 _AND_OR = re.compile(_AND.pattern.replace("and", "(?:and|or)"))
 # What a sentence says of a number without giving it as its value.
 _UNSAID = re.compile(
@@ -56,7 +57,8 @@ def same_answer(answer: str, reference: str) -> bool:
     A number inside words counts where it is the only one (`that she has 18 eggs` is 18), one inside a formula
     does not (`\sqrt{2}` is not 2).
     """
-    if same_text(_listed(answer, _AND), _listed(reference, _AND)):
+    left, right = (_RATIO.sub(":", _listed(TEXT_GROUP.sub(r"\1", t), _AND)) for t in (answer, reference))
+    if same_text(left, right):
         return True
     letter = choice_letter(reference)
     if letter is not None and len(_bare(reference).strip("().: ")) == 1:
@@ -106,7 +108,6 @@ def _begins_with(answer: str, reference: str) -> bool:
 
 def _bare(text: str, spaces: bool = False) -> str:
     text = re.sub("[−–]", "-", TEXT_GROUP.sub(r"\1", undecorated(text)))
-    text = re.sub(r"(?<=\d)\s+to\s+(?=\d)", ":", text)  # a ratio
     text = re.sub(r"[*_`$]", "", text).casefold().strip().rstrip(".").strip('"“”')
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", re.sub(r"^the\s+(?=\w)", "", text))
     return " ".join(text.split()) if spaces or _has_words(text) else re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ps_eval.serve.request_body import Dialect
@@ -75,13 +75,14 @@ class RouteTable:
         """Set the table.
 
         Args:
-            changes: Path to its policy; a path may end in `*`. `budget` only for paths that can have one.
+            changes: Path to its policy; a path may end in `*`, and one without goes before those with.
+                `budget` only for paths that can have one.
 
         Raises:
             ValueError: If a path is none, a policy is none, or no budget can be given there.
         """
-        self._exact: dict[str, Route] = dict(TABLE)
-        self._prefixes: dict[str, Route] = {}
+        self._exact: dict[str, Policy] = {}
+        self._prefixes: dict[str, Policy] = {}
         for path, policy in (changes or {}).items():
             if not path.startswith("/"):
                 raise ValueError(f"a path in routes must begin with /, got {path!r}")
@@ -91,24 +92,23 @@ class RouteTable:
             if policy == "budget" and known.policy != "budget":
                 can = sorted(name for name, route in TABLE.items() if route.policy == "budget")
                 raise ValueError(f"budgets can be given on {', '.join(can)}, got {path!r}")
-            route = Route(policy, known.name, known.dialect, known.thinks)
             if path.endswith("*"):
-                self._prefixes[path[:-1]] = route
+                self._prefixes[path[:-1]] = policy
             else:
-                self._exact[path] = route
+                self._exact[path] = policy
 
     def of(self, method: str, path: str) -> Route:
         """The route of a request; `path` decoded. Servers behind may take `//a/` and `/x/../a` for `/a`: so
         does this.
         """
         path = posixpath.normpath("/" + path.lstrip("/"))
-        route = self._exact.get(path)
-        if route is None:
-            for prefix, route in self._prefixes.items():
-                if path.startswith(prefix):
-                    return route
+        route = TABLE.get(path, OTHER)
+        changed = self._exact.get(path) or next(
+            (policy for prefix, policy in self._prefixes.items() if path.startswith(prefix)), None
+        )
+        if changed is not None:
+            route = replace(route, policy=changed)
+        elif path not in TABLE:
             written = method not in ("GET", "HEAD", "OPTIONS") and WRITTEN.fullmatch(path)
             return Route("deny", "admin") if written or ADMIN.fullmatch(path) else OTHER
-        if method != "POST" and route.policy == "budget":
-            return OTHER
-        return route
+        return OTHER if method != "POST" and route.policy == "budget" else route

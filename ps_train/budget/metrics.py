@@ -17,39 +17,9 @@ from torch import Tensor
 from ps_train.common.gathered_rows import FloatArray, GatheredRows
 
 
-def mean_absolute_error(predicted: FloatArray, needed: FloatArray) -> float:
-    """Mean |predicted − needed|, tokens."""
-    return float(F.mean_absolute_error(_tensor(predicted), _tensor(needed)))
-
-
-def root_mean_squared_error(predicted: FloatArray, needed: FloatArray) -> float:
-    """Root of the mean squared difference, tokens."""
-    return float(F.mean_squared_error(_tensor(predicted), _tensor(needed), squared=False))
-
-
-def mean_absolute_percentage_error(predicted: FloatArray, needed: FloatArray) -> float:
-    """Mean |predicted − needed| / needed, as a fraction (0.1 is ten percent)."""
-    return float(F.mean_absolute_percentage_error(_tensor(predicted), _tensor(needed)))
-
-
-def _tensor(values: FloatArray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, np.float64))
-
-
 def underrun_rate(given: FloatArray, needed: FloatArray) -> float:
     """Share of queries that are given less than they need."""
     return float((given < needed).mean())
-
-
-def overrun_rate(given: FloatArray, needed: FloatArray) -> float:
-    """Share of queries that are given more than they need."""
-    return float((given > needed).mean())
-
-
-def average_underrun(given: FloatArray, needed: FloatArray) -> float:
-    """Tokens short, mean over the underruns; 0 where there is none."""
-    short = (needed - given)[given < needed]
-    return float(short.mean()) if short.size else 0.0
 
 
 def pinball_loss(quantiles: FloatArray, needed: FloatArray, levels: Sequence[float]) -> float:
@@ -72,21 +42,25 @@ def whole_windows(predicted: FloatArray, window: int) -> npt.NDArray[np.float64]
 def budget_quality(predicted: FloatArray, needed: FloatArray, *, window: int = 1) -> dict[str, float]:
     """Every figure of a point prediction by name; see `BudgetQuality`."""
     given = whole_windows(predicted, window)
+    short = (needed - given)[given < needed]
+    ours, theirs = (torch.from_numpy(np.array(values, np.float64)) for values in (predicted, needed))
     return {
-        "mae": mean_absolute_error(predicted, needed),
-        "rmse": root_mean_squared_error(predicted, needed),
-        "mape": mean_absolute_percentage_error(predicted, needed),
+        "mae": float(F.mean_absolute_error(ours, theirs)),
+        "rmse": float(F.mean_squared_error(ours, theirs, squared=False)),
+        "mape": float(F.mean_absolute_percentage_error(ours, theirs)),
         "underrun_rate": underrun_rate(given, needed),
-        "overrun_rate": overrun_rate(given, needed),
-        "average_underrun": average_underrun(given, needed),
+        "overrun_rate": float((given > needed).mean()),
+        "average_underrun": float(short.mean()) if short.size else 0.0,
     }
 
 
 class BudgetQuality(GatheredRows):
     """All figures of predicted budgets; each row of a distributed run counts once.
 
-    `mae`, `rmse` and `mape` of the prediction; `underrun_rate`, `overrun_rate` and `average_underrun` of what
-    it gives, the prediction rounded up to whole windows; `pinball` where there are quantiles.
+    `mae`, `rmse` (tokens) and `mape` (a fraction: 0.1 is ten percent) of the prediction; of what it gives,
+    rounded up to whole windows, `underrun_rate`, `overrun_rate` (shares of the queries) and
+    `average_underrun` (tokens short, mean over the underruns; 0 where there is none); `pinball` where there
+    are quantiles.
 
     Args:
         window: Tokens a window.

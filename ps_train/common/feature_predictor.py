@@ -30,7 +30,7 @@ class FeaturePredictor(CurvePredictor):
         self._models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Load the language models in `dtype`; those attached or loaded already stay as they are."""
+        """Load the language models in `dtype`; those loaded already stay as they are."""
         self._language_dtype = dtype
 
     @property
@@ -56,8 +56,9 @@ class FeaturePredictor(CurvePredictor):
             ValueError: If a feature is missing or has another width, holds NaN, or there are questions but no
                 backbone.
         """
-        features = x if isinstance(x, Mapping) else self._extract(x)
-        inputs = self.stack(features)
+        return self._ask(self.stack(x if isinstance(x, Mapping) else self._extract(x)), batch_size)
+
+    def _ask(self, inputs: Tensor, batch_size: int) -> Tensor:
         was_training = self.training
         if was_training:  # each walks through all modules
             self.eval()
@@ -78,9 +79,9 @@ class FeaturePredictor(CurvePredictor):
         Raises:
             ValueError: As `predict_outputs`.
         """
-        features = x if isinstance(x, Mapping) else self._extract(x)
-        columns: npt.NDArray[np.float32] = self.stack(features).numpy()
-        return self.predict_outputs(features, batch_size=batch_size), columns
+        inputs = self.stack(x if isinstance(x, Mapping) else self._extract(x))
+        columns: npt.NDArray[np.float32] = inputs.numpy()
+        return self._ask(inputs, batch_size), columns
 
     def stack(self, features: Mapping[str, npt.ArrayLike]) -> Tensor:
         """Concatenate named features in the schema's order, checked: float32 (N, D).
@@ -103,10 +104,6 @@ class FeaturePredictor(CurvePredictor):
             row = int(np.argwhere(~np.isfinite(inputs))[0, 0])
             raise ValueError(f"x must be finite, got NaN or infinity in row {row}")
         return torch.from_numpy(inputs)
-
-    def attach_backbone(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Use a language model that is already loaded, the served one for instance."""
-        self._models["backbone"] = (backbone, tokenizer)
 
     def served_tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The backbone's tokenizer, where `layer_<n>` are among the features; else None.

@@ -28,6 +28,7 @@ from ps_train.common.blocks import (
 from ps_train.common.last_position import can_skip_others, for_last_tokens
 from ps_train.common.loading import load_backbone
 from ps_train.common.prompts import PromptFormat, PromptTooLongError, encode_prompts
+from ps_train.common.text_batches import collate
 
 TEXT = "text"
 Features = dict[str, npt.NDArray[np.float32]]
@@ -171,12 +172,9 @@ def last_token_states(
     token is indexed by the prompt's own length.
     """
     device = model.device
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt)
-    mask = torch.arange(tokens.shape[1]) < lengths[:, None]
-    rows, last = torch.arange(len(prompts), device=device), (lengths - 1).to(device)
+    batch = collate(prompts)
+    mask = batch["attention_mask"].to(device)
+    rows, last = torch.arange(len(prompts), device=device), mask.sum(1) - 1
     deepest = max(layers)
     with ExitStack() as stack:
         if can_skip_others(model, deepest):
@@ -184,7 +182,7 @@ def last_token_states(
         states = block_outputs(
             model,
             layers,
-            input_ids=tokens.to(device),
-            attention_mask=None if mask.all() else mask.long().to(device),
+            input_ids=batch["input_ids"].to(device),
+            attention_mask=None if batch["attention_mask"].all() else mask,
         )
     return {layer: hidden[rows, last] for layer, hidden in states.items()}

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
+from peft import PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
+from ps_train.common.adapters import with_adapters
 from ps_train.common.blocks import (
     accepted,
     blocks_path,
@@ -43,7 +43,7 @@ class LoraBackbone(nn.Module):
         settings: What runs and what is trained.
 
     Raises:
-        ValueError: If a layer is out of range, or a target module is no linear layer of the adapted blocks.
+        ValueError: If a layer is out of range, or as `with_adapters`.
     """
 
     def __init__(self, model: PreTrainedModel, settings: LoraSettings | None = None) -> None:
@@ -59,7 +59,7 @@ class LoraBackbone(nn.Module):
             del blocks[self.settings.num_layers :]
             _remove_final_norm(model)
         if self.settings.r:
-            self.model = self._with_adapters(model, self._peft_config(model, blocks))
+            self.model = with_adapters(model, self._blocks_path, self.settings)
         if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.register_state_dict_post_hook(_keep_adapters)
@@ -82,49 +82,6 @@ class LoraBackbone(nn.Module):
         layers = self.settings.layers
         if layers is not None and not (layers and 1 <= min(layers) <= max(layers) <= last):
             raise ValueError(f"lora.layers must be between 1 and {last}, the blocks that run, got {layers}")
-
-    def _peft_config(self, model: PreTrainedModel, blocks: nn.ModuleList) -> LoraConfig:
-        adapted = self.settings.layers or range(1, len(blocks) + 1)
-        # Full names: peft's own choice of layers does not match those of a model without output head.
-        targets = [
-            f"{self._blocks_path}.{n - 1}.{name}"
-            for n in sorted(set(adapted))
-            for name in _linear_layers(blocks[n - 1])
-            if name.rpartition(".")[2] in self.settings.target_modules
-        ]
-        found = {target.rpartition(".")[2] for target in targets}
-        missing = [name for name in self.settings.target_modules if name not in found]
-        if missing:
-            linear = sorted(
-                {n.rpartition(".")[2] for b in set(adapted) for n in _linear_layers(blocks[b - 1])}
-            )
-            raise ValueError(
-                f"lora.target_modules must be of {linear}, the linear layers of a {_kind(model)}, "
-                f"got {missing}"
-            )
-        return LoraConfig(
-            r=self.settings.r,
-            lora_alpha=self.settings.alpha,
-            lora_dropout=self.settings.dropout,
-            target_modules=targets,
-            # GPT-2's own kind of linear layer keeps its weights the other way round.
-            fan_in_fan_out=any(isinstance(m, Conv1D) for m in blocks.modules()),
-            task_type=TaskType.FEATURE_EXTRACTION,
-        )
-
-    def _with_adapters(self, model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-        names, reason = self.settings.target_modules, ""
-        try:
-            adapted = get_peft_model(model, config)
-        except ValueError as error:
-            reason = first_line(error)
-        else:  # peft reads names that experts had in earlier versions of transformers as all experts
-            kept = {name.rpartition(".")[2] for name in config.target_modules or ()}
-            if names := [name for name in names if name not in kept]:
-                reason = "peft would adapt all experts instead"
-        if reason:
-            raise ValueError(f"lora.target_modules cannot be {names} in a {_kind(model)}: {reason}")
-        return cast(PeftModel, adapted)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """States of the last real tokens.
@@ -190,7 +147,7 @@ class LoraBackbone(nn.Module):
         self._runs_apart = True
 
     def _no_frozen_cache(self) -> str:
-        return f"model.frozen_cache must be off for {_kind(self._decoder)} models: their blocks"
+        return f"model.frozen_cache must be off for {self._decoder.config.model_type} models: their blocks"
 
     def forward_from(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """What `forward` gives, from `frozen_states` on.
@@ -254,19 +211,6 @@ class LoraBackbone(nn.Module):
             odd = (missing or result.unexpected_keys)[0]
             raise ValueError(f"{folder} must hold adapters of the same layers, but {odd} is in one only")
 
-    def merge(self) -> PreTrainedModel:
-        """Fold the adapters into the frozen weights, for serving without their cost; there is no way back.
-
-        Returns:
-            The plain transformers model, which this module now runs.
-
-        Raises:
-            ValueError: If there are no adapters.
-        """
-        merged: PreTrainedModel = self._peft_model("to merge").merge_and_unload(safe_merge=True)
-        self.model = merged
-        return merged
-
     def _peft_model(self, purpose: str) -> PeftModel:
         if not isinstance(self.model, PeftModel):
             raise ValueError(f"a backbone must have adapters {purpose}, got one without")
@@ -278,14 +222,6 @@ def pool_last_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     last = (attention_mask.long() * (places + 1)).argmax(1)
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
-
-
-def _kind(model: PreTrainedModel) -> str:
-    return str(model.config.model_type)
-
-
-def _linear_layers(module: nn.Module) -> list[str]:
-    return [name for name, child in module.named_modules() if isinstance(child, (nn.Linear, Conv1D))]
 
 
 def _remove_final_norm(model: PreTrainedModel) -> None:

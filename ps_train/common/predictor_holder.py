@@ -87,7 +87,11 @@ class PredictorHolder(pl.LightningModule):
         self.rows[name] = rows
 
     def expected(self) -> tuple[CurveSchema, TextFormat | None] | None:
-        """What the predictor reads that `predictor` or the checkpoint brings; None where neither is given."""
+        """What the predictor reads that `predictor` or the checkpoint brings; None where neither is given.
+
+        Raises:
+            ValueError: If that is no predictor, or of another architecture.
+        """
         if self.checkpoint is not None and Path(self.checkpoint).is_file():
             checkpoint = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             if "predictor" not in checkpoint:
@@ -97,6 +101,7 @@ class PredictorHolder(pl.LightningModule):
             config = read_config(self.predictor)
         else:
             return None
+        self._check_architecture(config.get("architecture"))
         text = config["settings"].get("text")
         return CurveSchema(**config["schema"]), None if text is None else TextFormat(**text)
 
@@ -137,9 +142,12 @@ class PredictorHolder(pl.LightningModule):
         return {name: path for name, path in models.items() if path is not None}
 
     def _adopt(self, net: CurvePredictor) -> None:
-        if net.architecture != self.architecture:
-            raise ValueError(f"predictor must be a {self.architecture}, got {net.architecture}")
+        self._check_architecture(net.architecture)
         self.adopt(net.train())
+
+    def _check_architecture(self, found: object) -> None:
+        if found != self.architecture:
+            raise ValueError(f"predictor must be a {self.architecture}, got {found}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the weights are: predictor, settings, held-out predictions, random streams."""

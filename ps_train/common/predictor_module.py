@@ -42,9 +42,9 @@ class PredictorModule(PredictorHolder):
     goes on exactly.
 
     Args:
-        optimizer: Step sizes and weight decay.
-        schedule: How the step sizes change.
-        predictor: A predictor folder to start from.
+        optimizer: As the others, of `PredictorHolder`.
+        schedule: See there.
+        predictor: See there.
     """
 
     quality: GatheredRows

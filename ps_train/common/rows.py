@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,6 @@ import numpy.typing as npt
 from ps_train.schema import CurveSchema
 
 if TYPE_CHECKING:
-    import pytorch_lightning as pl
-
     from ps_train.common.text_batches import TextFormat
 
 
@@ -56,24 +54,7 @@ class Rows:
         )
 
 
-@runtime_checkable
-class TakesRows(Protocol):
-    """A module that wants to know the rows it is used on: `PredictorModule`."""
-
-    def attach_rows(self, name: str, rows: Rows) -> None:
-        """Know the rows of `name`: `train`, `val`, `test` or `predict`."""
-
-    def expected(self) -> tuple[CurveSchema, TextFormat | None] | None:
-        """What the predictor reads that the module starts from, if it starts from one."""
-
-
 def sets_of(stage: str) -> list[str]:
     """The data sets of `fit`, `validate`, `test` or `predict`; validation rows come off training rows."""
     name = str(getattr(stage, "value", stage))  # Lightning gives a member of an enumeration
     return ["train", "val"] if name in ("fit", "validate") else [name]
-
-
-def module_of(data: pl.LightningDataModule) -> TakesRows | None:
-    """The module that a data module's trainer runs, if it wants to know the rows."""
-    module = getattr(data.trainer, "lightning_module", None)
-    return module if isinstance(module, TakesRows) else None

@@ -11,7 +11,8 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ps_train.common.rows import Rows, module_of, sets_of
+from ps_train.common.predictor_holder import PredictorHolder
+from ps_train.common.rows import Rows, sets_of
 from ps_train.common.shared_batches import BatchLoader, RowsDataset, SharedBatches
 from ps_train.common.split import refuse_overlap, split_faults, validation_rows
 from ps_train.common.text_batches import TextFormat
@@ -102,8 +103,9 @@ class RowsDataModule(pl.LightningDataModule):
 
         Not in `prepare_data`: Lightning calls that in one process only, while features are extracted by all.
         """
-        module = module_of(self)
-        if module is not None and (expected := module.expected()) is not None:
+        module: Any = getattr(self.trainer, "lightning_module", None)
+        wants_rows = isinstance(module, PredictorHolder)
+        if wants_rows and (expected := module.expected()) is not None:
             self.read_as(*expected)
         names = sets_of(stage)
         for name in names:
@@ -111,8 +113,8 @@ class RowsDataModule(pl.LightningDataModule):
                 self._read(name)
         if stage == "fit" and not self.allow_overlap:
             self._refuse_overlaps()
-        for name in names if module is not None else ():
-            module.attach_rows(name, self.attached(name))  # type: ignore[union-attr]
+        for name in names if wants_rows else ():
+            module.attach_rows(name, self.attached(name))
 
     def _read(self, name: str) -> None:
         path = self.paths.get(name)

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ps_train.common.prompts import QUESTION
 from ps_train.common.shared_batches import IntArray, RowsDataset, SharedBatches
-
-QUESTION = "{question}"
-"""Where a template takes the text."""
 
 TextBatch = dict[str, Tensor]
 """`input_ids` and `attention_mask` (B, L), `rows` (B,): row numbers in the data set, all int64; and the rows'

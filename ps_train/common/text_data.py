@@ -9,9 +9,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ps_train.common.loading import load_tokenizer
+from ps_train.common.prompts import QUESTION
 from ps_train.common.rows import Rows
 from ps_train.common.rows_data import RowsDataModule
-from ps_train.common.text_batches import QUESTION, LengthBatches, TextDataset, TextFormat
+from ps_train.common.text_batches import LengthBatches, TextDataset, TextFormat
 from ps_train.schema import CurveSchema
 
 

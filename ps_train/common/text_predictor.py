@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ps_alloc.files import atomic_path
 from ps_train.common.loading import load_backbone
@@ -123,10 +122,6 @@ class TextPredictor(CurvePredictor):
         if not parts:
             return torch.empty(0, device=device)
         return torch.cat(parts)[torch.tensor(np.argsort(order), device=device)]
-
-    def merge(self) -> PreTrainedModel:
-        """Fold the adapters into the language model, for serving without their cost: `LoraBackbone.merge`."""
-        return self.backbone.merge()
 
     def save_weights(self, folder: Path) -> None:
         """Write the adapters in peft's format, and all else that was learned."""

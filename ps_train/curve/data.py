@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,9 @@ from ps_train.common.rows import Rows
 from ps_train.common.rows_data import RowsDataModule
 from ps_train.common.text_batches import TextFormat
 from ps_train.common.text_features import text_features
-from ps_train.curve.table_targets import checked_weights, has_curves, labels_of, schema_of
-from ps_train.curve.use import use_targets
+from ps_train.curve.table_targets import has_curves, questions_of, schema_of, targets_of
 from ps_train.curve_table import CurveTable
 from ps_train.feature_file import feature_names, load_features
-from ps_train.questions import load_questions
 from ps_train.schema import CurveSchema
 
 EVAL_BATCH_SIZE = 1024
@@ -105,18 +102,11 @@ class CurveDataModule(RowsDataModule):
         Raises:
             ValueError: If the table is damaged or lacks the label column, or features cannot be had.
         """
-        table = None
-        if has_curves(path) or name != "predict":
-            table = CurveTable.load(path, features=[])
-            ids, texts = table.ids, table.questions
-        else:
-            questions = load_questions(Path(path), need_answers=False)
-            ids, texts = [q.id for q in questions], [q.question for q in questions]
+        table, ids, texts = questions_of(path, with_curves=name != "predict")
         features = self._features(path, texts)
         targets: dict[str, Any] = {"inputs": _stacked(features, ids, path)}
         if table is not None and name != "predict":
-            targets |= {"curves": table.curves, "weights": checked_weights(table, path)}
-            targets |= use_targets(table) | labels_of(table, self.label_column, path)
+            targets |= targets_of(table, self.label_column, path)
         widths = {feature: values.shape[1] for feature, values in features.items()}
         schema = schema_of(table, widths, self.language_models, self._dtypes)
         return Rows(ids, texts, targets, schema, source={} if table is None else table.metadata)

@@ -51,7 +51,7 @@ def held_out_table(module: Any) -> Table | None:
         title_justify="left",
         box=SIMPLE,
     )
-    for budget in sensible_budgets(module.net.schema):
+    for budget in sensible_budgets(module.net.schema.grid):
         even, length, ours = (
             spend(curves, measured, budget, module.net.schema) for curves in (None, by_length, predicted)
         )

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from ps_train.common.heads import StateHead
 from ps_train.common.lora_settings import LoraSettings
 from ps_train.common.text_batches import TextFormat
 from ps_train.common.text_predictor import TextPredictor
-from ps_train.curve.use import split_outputs, use_of
+from ps_train.curve.outputs import CurveOutputs
 from ps_train.schema import CurveSchema
 
 
-class CurveLoraNet(TextPredictor):
+class CurveLoraNet(CurveOutputs, TextPredictor):
     """State of the last real token → W curve logits and, where the table knows use, W hazards of it.
 
     Args:
@@ -48,12 +46,3 @@ class CurveLoraNet(TextPredictor):
     def settings(self) -> dict[str, Any]:
         """The arguments of `__init__` after the schema, as JSON."""
         return {**super().settings, **self._head_settings}
-
-    def curves_of(self, outputs: Tensor) -> Tensor:
-        """Accuracy curves (B, W) in [0, 1] from the outputs' first half: curve logits."""
-        return split_outputs(outputs, self.schema.num_windows)[0].sigmoid()
-
-    def use_of(self, outputs: Tensor) -> Tensor | None:
-        """Tokens expected to be used (B, W) from their second half: hazards; None if not learned."""
-        hazards = split_outputs(outputs, self.schema.num_windows)[1]
-        return None if hazards is None else use_of(hazards, self.schema.grid)

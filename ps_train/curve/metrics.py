@@ -18,10 +18,8 @@ from ps_alloc import allocate
 from ps_alloc._checks import whole_total
 from ps_alloc.allocate import Method
 from ps_alloc.baselines import uniform
-from ps_alloc.predictions import uniform_budgets
 from ps_train.common.gathered_rows import GatheredRows
 from ps_train.curve_table import score_windows
-from ps_train.schema import CurveSchema
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BUDGET_SHARES = (3 / 16, 6 / 16, 10 / 16)
@@ -89,10 +87,8 @@ def allocation_gain(
     predicted: FloatArray,
     measured: FloatArray,
     *,
-    window: int | None = None,
-    grid: npt.NDArray[np.int64] | None = None,
+    grid: npt.NDArray[np.int64],
     budgets: Sequence[float],
-    min_windows: int = 1,
     method: Method = "auto",
 ) -> FloatArray:
     """What the predictions buy: measured accuracy of the allocation by them minus that of the uniform one.
@@ -103,25 +99,20 @@ def allocation_gain(
     Args:
         predicted: The curves to allocate by.
         measured: The curves to score on.
-        window: Tokens a window; or
-        grid: (W,) the token budgets, where they are not the multiples of one.
-        budgets: Mean tokens per query.
-        min_windows: Windows that every query gets.
+        grid: (W,) the token budgets that the curves stand for.
+        budgets: Mean tokens per query, none below the grid's smallest.
         method: The allocator's.
 
     Returns:
         One gain a budget, as a fraction (0.1 is ten points).
     """
     n, num_windows = measured.shape
-    on_grid: dict[str, Any] = {"window": window} if grid is None else {"budgets": grid}
     gains = []
     for budget in budgets:
         total = whole_total(budget, n)
-        spent = allocate(
-            predicted, total, **on_grid, min_windows=min_windows, method=method, leftover="all"
-        ).windows
-        even = uniform(n, total, **on_grid, min_windows=min_windows, max_windows=num_windows).windows
-        gains.append(accuracy_of(measured, spent) - accuracy_of(measured, even))
+        spent = allocate(predicted, total, budgets=grid, min_windows=1, method=method, leftover="all")
+        even = uniform(n, total, budgets=grid, min_windows=1, max_windows=num_windows)
+        gains.append(accuracy_of(measured, spent.windows) - accuracy_of(measured, even.windows))
     return np.array(gains)
 
 
@@ -141,80 +132,47 @@ class CurveQuality(GatheredRows):
     predicted total under each budget over the measured one, less 1: the largest deviation).
 
     Args:
-        window: Tokens a window; or
-        budgets: Mean tokens per query at which the allocation gain is measured.
-        min_windows: Windows that every query gets.
-        grid: (W,) the token budgets, where they are not the multiples of one.
-        num_windows: W, where rows may hold use as well.
+        grid: (W,) the token budgets that the curves stand for.
+        budgets: Mean tokens per query at which the allocation gain is measured; 3, 6 and 10 sixteenths of the
+            grid's largest where none are given.
+
+    Raises:
+        ValueError: If there is no budget, or one is below the grid's smallest.
     """
 
     higher_is_better = None
 
-    def __init__(
-        self,
-        window: int | None,
-        budgets: Sequence[float],
-        min_windows: int = 1,
-        grid: npt.NDArray[np.int64] | None = None,
-        num_windows: int | None = None,
-    ) -> None:
+    def __init__(self, grid: npt.NDArray[np.int64], budgets: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.window, self.budgets, self.min_windows = window, tuple(budgets), min_windows
-        self.grid, self.num_windows = grid, num_windows
-
-    @classmethod
-    def on_grid(cls, schema: CurveSchema, budgets: Sequence[float] | None) -> CurveQuality:
-        """For a predictor's grid; where no budgets are given, 3, 6 and 10 sixteenths of its largest.
-
-        Raises:
-            ValueError: If there is none, or one is below the grid's smallest.
-        """
-        if budgets is not None and not min(budgets, default=0) >= schema.budgets[0]:
+        if budgets is not None and not min(budgets, default=0) >= grid[0]:
             raise ValueError(
                 f"budgets to judge by must be at least one, none below the grid's smallest, "
-                f"{schema.budgets[0]} tokens, got {list(budgets)}"
+                f"{grid[0]} tokens, got {list(budgets)}"
             )
-        chosen = sensible_budgets(schema) if budgets is None else budgets
-        grid = None if schema.window is not None else schema.grid
-        return cls(schema.window, chosen, grid=grid, num_windows=schema.num_windows)
+        self.grid, self.budgets = grid, sensible_budgets(grid) if budgets is None else tuple(budgets)
 
     def compute(self) -> dict[str, Tensor]:
         """The figures over all rows of all processes; on the CPU, the same in each process."""
         _, predicted, measured = self.gathered()
-        width = predicted.shape[1] if self.num_windows is None else self.num_windows
+        width = len(self.grid)
         figures = curve_quality(
-            predicted[:, :width],
-            measured[:, :width],
-            window=self.window,
-            grid=self.grid,
-            budgets=self.budgets,
-            min_windows=self.min_windows,
+            predicted[:, :width], measured[:, :width], grid=self.grid, budgets=self.budgets
         )
         if predicted.shape[1] > width:
-            grid = uniform_budgets(self.window or 0, width) if self.grid is None else self.grid
-            figures |= use_quality(predicted[:, width:], measured[:, width:], grid)
+            figures |= use_quality(predicted[:, width:], measured[:, width:], self.grid)
         return {name: torch.tensor(value) for name, value in figures.items()}
 
 
-def sensible_budgets(schema: CurveSchema) -> list[float]:
+def sensible_budgets(grid: npt.NDArray[np.int64]) -> list[float]:
     """Mean tokens per query to judge a predictor at: `BUDGET_SHARES`, none below the smallest budget."""
-    first, last = schema.budgets[0], schema.budgets[-1]
-    return sorted({max(share * last, float(first)) for share in BUDGET_SHARES})
+    return sorted({float(max(share * grid[-1], grid[0])) for share in BUDGET_SHARES})
 
 
 def curve_quality(
-    predicted: FloatArray,
-    measured: FloatArray,
-    *,
-    window: int | None = None,
-    grid: npt.NDArray[np.int64] | None = None,
-    budgets: Sequence[float],
-    min_windows: int = 1,
+    predicted: FloatArray, measured: FloatArray, *, grid: npt.NDArray[np.int64], budgets: Sequence[float]
 ) -> dict[str, float]:
     """Every figure of this module by name; see `CurveQuality`."""
-    gains = allocation_gain(
-        predicted, measured, window=window, grid=grid, budgets=budgets, min_windows=min_windows
-    )
+    gains = allocation_gain(predicted, measured, grid=grid, budgets=budgets)
     return {
         "mse": mean_squared_error(predicted, measured),
         "calibration_error": calibration_error(predicted, measured),

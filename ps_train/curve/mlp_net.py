@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from ps_train.common.ensemble import EnsembleNet
 from ps_train.curve.loss import mean_outputs
-from ps_train.curve.use import split_outputs, use_of
+from ps_train.curve.outputs import CurveOutputs
 from ps_train.schema import CurveSchema
 
 
-class CurveNet(EnsembleNet):
+class CurveNet(CurveOutputs, EnsembleNet):
     """M MLPs from concatenated features to W curve logits and, where the table knows use, W hazards of it.
 
     The paper's predictor (1536→256→16, ReLU, sigmoid) and its deep-ensemble form in one.
@@ -36,12 +34,3 @@ class CurveNet(EnsembleNet):
     def start_at_mean(self) -> None:
         """Set the output biases to what the training questions' mean curve, and mean use, say."""
         self.start_at(mean_outputs(self))
-
-    def curves_of(self, outputs: Tensor) -> Tensor:
-        """Accuracy curves (B, W) in [0, 1] from the outputs' first half: curve logits."""
-        return split_outputs(outputs, self.schema.num_windows)[0].sigmoid()
-
-    def use_of(self, outputs: Tensor) -> Tensor | None:
-        """Tokens expected to be used (B, W) from their second half: hazards; None if not learned."""
-        hazards = split_outputs(outputs, self.schema.num_windows)[1]
-        return None if hazards is None else use_of(hazards, self.schema.grid)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ps_train.common.identity import model_identity
+from ps_train.curve.use import use_targets
 from ps_train.curve_table import CurveTable
+from ps_train.questions import load_questions
 from ps_train.schema import CurveSchema
 
 
@@ -19,34 +20,40 @@ def has_curves(path: str | Path) -> bool:
     return Path(path).is_dir()
 
 
-def checked_weights(table: CurveTable, path: str | Path) -> npt.NDArray[np.float32]:
-    """(N,) traces behind each curve, in units of the table's mean: each row's weight in the loss.
+def questions_of(path: str, *, with_curves: bool) -> tuple[CurveTable | None, list[str], list[str]]:
+    """A curve table, ids and questions; of a question set, where no curves are needed, ids and questions."""
+    if with_curves or has_curves(path):
+        table = CurveTable.load(path, features=[])
+        return table, table.ids, table.questions
+    questions = load_questions(Path(path), need_answers=False)
+    return None, [q.id for q in questions], [q.question for q in questions]
+
+
+def targets_of(
+    table: CurveTable, label_column: str | None, path: str | Path
+) -> dict[str, npt.NDArray[np.generic]]:
+    """What is learned from a table: `curves`, `use` where it is known, `labels` where a column is named.
+
+    `weights` (N,) are the traces behind each curve, in units of the table's mean.
 
     Raises:
-        ValueError: If a row has no trace.
+        ValueError: If a row has no trace, or there is no such column of whole numbers.
     """
     least = int(table.n_traces.min(initial=1))
     if least < 1:
         row = int(table.n_traces.argmin())
         raise ValueError(f"n_traces in {path} must be at least 1, got {least} in row {row}")
-    return (table.n_traces / table.n_traces.mean()).astype(np.float32)
-
-
-def labels_of(table: CurveTable, column: str | None, path: str | Path) -> dict[str, npt.NDArray[Any]]:
-    """`labels` (N,) int64 from a table's column; nothing where none is asked for.
-
-    Raises:
-        ValueError: If there is no such column of whole numbers.
-    """
-    if column is None:
-        return {}
-    labels = table.extra.get(column)
+    weights = (table.n_traces / table.n_traces.mean()).astype(np.float32)
+    targets = {"curves": table.curves, "weights": weights, **use_targets(table)}
+    if label_column is None:
+        return targets
+    labels = table.extra.get(label_column)
     if labels is None or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"label_column must name a whole-number column of {path}, got {column!r}, "
+            f"label_column must name a whole-number column of {path}, got {label_column!r}, "
             f"but it has {sorted(table.extra)}"
         )
-    return {"labels": labels.astype(np.int64)}
+    return {**targets, "labels": labels.astype(np.int64)}
 
 
 def schema_of(

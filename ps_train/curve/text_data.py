@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ps_train.common.rows import Rows
 from ps_train.common.text_data import TextDataModule
-from ps_train.curve.table_targets import checked_weights, has_curves, labels_of, schema_of
-from ps_train.curve.use import use_targets
-from ps_train.curve_table import CurveTable
-from ps_train.questions import load_questions
+from ps_train.curve.table_targets import questions_of, schema_of, targets_of
 
 
 class CurveTextDataModule(TextDataModule):
@@ -35,14 +31,9 @@ class CurveTextDataModule(TextDataModule):
         Raises:
             ValueError: If the table is damaged, or lacks the label column.
         """
-        if name == "predict" and not has_curves(path):
-            questions = load_questions(Path(path), need_answers=False)
-            schema = schema_of(None, {}, {"backbone": self.backbone})
-            return Rows([q.id for q in questions], [q.question for q in questions], schema=schema)
-        table = CurveTable.load(path, features=[])
+        table, ids, texts = questions_of(path, with_curves=name != "predict")
         schema = schema_of(table, {}, {"backbone": self.backbone})
-        if name == "predict":
-            return Rows(table.ids, table.questions, schema=schema)
-        targets: dict[str, Any] = {"curves": table.curves, "weights": checked_weights(table, path)}
-        targets |= use_targets(table) | labels_of(table, self.label_column, path)
-        return Rows(table.ids, table.questions, targets, schema, source=table.metadata)
+        if table is None or name == "predict":
+            return Rows(ids, texts, schema=schema)
+        targets = targets_of(table, self.label_column, path)
+        return Rows(ids, texts, targets, schema, source=table.metadata)

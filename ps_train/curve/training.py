@@ -36,7 +36,7 @@ class CurveModule(PredictorModule):
     def adopt(self, net: Any) -> None:
         """Measure curves."""
         super().adopt(net)
-        self.quality = CurveQuality.on_grid(net.schema, self.budgets)
+        self.quality = CurveQuality(net.schema.grid, self.budgets)
 
     def scored(self, outputs: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         """Predicted and measured curves, and use where both know it."""

@@ -52,14 +52,3 @@ class DifficultyThresholds:
         return np.where(
             final >= np.float32(self.easy), EASY, np.where(final <= np.float32(self.hard), HARD, MEDIUM)
         )
-
-
-def difficulty_labels(
-    curves: npt.ArrayLike, thresholds: DifficultyThresholds | None = None
-) -> npt.NDArray[np.int64]:
-    """Classes (N,) of measured curves (N, W); thresholds are fitted on these very curves if none are given.
-
-    Raises:
-        ValueError: As `DifficultyThresholds.fit`.
-    """
-    return (thresholds or DifficultyThresholds.fit(curves)).labels(curves)

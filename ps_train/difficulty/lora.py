@@ -12,7 +12,7 @@ from ps_train.common.optimization import LoraOptimizerSettings, ScheduleSettings
 from ps_train.common.rows import Rows
 from ps_train.common.text_batches import TextBatch
 from ps_train.difficulty.lora_net import DifficultyNet
-from ps_train.difficulty.training import DifficultyModule, checked_smoothing
+from ps_train.difficulty.training import DifficultyModule
 
 
 class DifficultyClassifier(DifficultyModule, LoraModule):
@@ -27,7 +27,6 @@ class DifficultyClassifier(DifficultyModule, LoraModule):
         head: The network on top; it drops states as well.
         ordinal: One score and two cuts (`ps_train.common.heads.OrdinalOutput`) instead of three logits.
         percentiles: Of the training rows' final accuracy: up to the first is hard, from the second on easy.
-        label_smoothing: Share of the target spread over all classes.
         optimizer: Step sizes and weight decay.
         schedule: How the step sizes change.
         predictor: See `LoraModule`.
@@ -44,7 +43,6 @@ class DifficultyClassifier(DifficultyModule, LoraModule):
         head: HeadSettings = HeadSettings(),  # noqa: B008
         ordinal: bool = False,
         percentiles: tuple[float, float] = (20.0, 80.0),
-        label_smoothing: float = 0.0,
         optimizer: LoraOptimizerSettings = LoraOptimizerSettings(),  # noqa: B008
         schedule: ScheduleSettings = ScheduleSettings("linear"),  # noqa: B008
         predictor: str | None = None,
@@ -53,7 +51,6 @@ class DifficultyClassifier(DifficultyModule, LoraModule):
     ) -> None:
         super().__init__(lora, head, optimizer, schedule, predictor, adapter, frozen_cache)
         self.ordinal, self.percentiles = ordinal, percentiles
-        self.label_smoothing = checked_smoothing(label_smoothing)
 
     def build(self, rows: Rows) -> DifficultyNet:
         """A network that knows the training rows' thresholds, class shares and class curves."""
@@ -64,4 +61,4 @@ class DifficultyClassifier(DifficultyModule, LoraModule):
 
     def loss(self, outputs: Tensor, batch: TextBatch) -> Tensor:
         """Cross-entropy."""
-        return F.cross_entropy(outputs, self.labels_of(batch), label_smoothing=self.label_smoothing)
+        return F.cross_entropy(outputs, self.labels_of(batch))

@@ -10,7 +10,7 @@ from ps_train.common.optimization import OptimizerSettings, ScheduleSettings
 from ps_train.common.rows import Rows
 from ps_train.curve.batches import CurveBatch
 from ps_train.difficulty.mlp_net import DifficultyFeatureNet
-from ps_train.difficulty.training import DifficultyModule, checked_smoothing
+from ps_train.difficulty.training import DifficultyModule
 
 
 class DifficultyMLP(DifficultyModule):
@@ -21,7 +21,6 @@ class DifficultyMLP(DifficultyModule):
         num_members: Ensemble size; members differ in their start and their dropout.
         dropout: Share of inputs and hidden units dropped in training.
         percentiles: Of the training rows' final accuracy: up to the first is hard, from the second on easy.
-        label_smoothing: Share of the target spread over all classes.
         optimizer: Step size and weight decay.
         schedule: How the step size changes.
         predictor: A predictor folder to start from: its weights and settings replace the above.
@@ -37,14 +36,13 @@ class DifficultyMLP(DifficultyModule):
         num_members: int = 1,
         dropout: float = 0.0,
         percentiles: tuple[float, float] = (20.0, 80.0),
-        label_smoothing: float = 0.0,
         optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008  # frozen
         schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008
         predictor: str | None = None,
     ) -> None:
         super().__init__(optimizer, schedule, predictor)
         self.hidden_sizes, self.num_members, self.dropout = hidden_sizes, num_members, dropout
-        self.percentiles, self.label_smoothing = percentiles, checked_smoothing(label_smoothing)
+        self.percentiles = percentiles
 
     def build(self, rows: Rows) -> DifficultyFeatureNet:
         """A network that knows the training rows' scales, thresholds, class shares and class curves."""
@@ -59,7 +57,7 @@ class DifficultyMLP(DifficultyModule):
         """The members' summed cross-entropy, so that each trains as it would alone."""
         logits = self.net.member_logits(batch["inputs"]).float()
         labels = self.labels_of(batch).expand(len(logits), -1)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss * len(logits)
 

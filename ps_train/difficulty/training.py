@@ -22,17 +22,6 @@ from ps_train.difficulty.labels import CLASS_NAMES, NUM_CLASSES, DifficultyThres
 from ps_train.difficulty.metrics import ClassQuality, confusion_table
 
 
-def checked_smoothing(label_smoothing: float) -> float:
-    """The share itself.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
-    return label_smoothing
-
-
 class DifficultyModule(PredictorModule):
     """Labels, figures and files of a difficulty classifier: a mixin.
 

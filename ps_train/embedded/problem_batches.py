@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ps_train.embedded.problem_families import DIARY, make_problems
 from ps_train.embedded.word_problems import WordProblem
@@ -23,19 +23,6 @@ class Example(Protocol):
     """A problem as tokens; `len` is the number of them."""
 
     def __len__(self) -> int: ...
-
-
-class ListDataset(Dataset[Any]):
-    """A list as a dataset."""
-
-    def __init__(self, items: Sequence[Any]) -> None:
-        self._items = items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._items[index]
 
 
 class ProblemDataModule(pl.LightningDataModule):
@@ -74,7 +61,7 @@ class ProblemDataModule(pl.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = self.epoch_batches(epoch, self.batches_per_epoch * world)[rank::world]
-        return DataLoader(ListDataset(batches), batch_size=None, collate_fn=lambda batch: batch)
+        return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader:
         """Lists of fresh problems, for a `validation_step` that generates their solutions."""
@@ -83,7 +70,7 @@ class ProblemDataModule(pl.LightningDataModule):
         )
         world = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
-        return DataLoader(ListDataset(problems[rank::world]), batch_size=128, collate_fn=list)
+        return DataLoader(problems[rank::world], batch_size=128, collate_fn=list)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Training batches move to the device; validation problems are text and stay."""

@@ -289,7 +289,7 @@ def test_tables_without_states_or_with_other_windows_are_refused(tmp_path: Path)
 def test_an_allocation_gain_can_be_that_of_the_papers_allocator() -> None:
     table = make_table(80, 0)
     hull, myopic = (
-        allocation_gain(table.curves, table.curves, window=WINDOW, budgets=[32, 48], method=method)
+        allocation_gain(table.curves, table.curves, grid=table.budgets, budgets=[32, 48], method=method)
         for method in ("hull", "myopic")
     )
     assert (hull > myopic).all()

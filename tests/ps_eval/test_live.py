@@ -1,24 +1,29 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ps_alloc import Allocation, allocate
+from ps_alloc import Allocation, Predictions, allocate
 from ps_alloc.baselines import uniform
 from ps_alloc.predictions import uniform_budgets
 from ps_eval.cli import main
 from ps_eval.engines.base import Reasoning, Sampling
 from ps_eval.engines.transformers import TransformersEngine
 from ps_eval.grading import load_grader
+from ps_eval.grading.graders import ForeignGrader
+from ps_eval.measuring.probing import measure_curves
 from ps_eval.reporting.summary import load_summary
 from ps_eval.run_folder import locked_folder
 from ps_eval.spending.live import answer_within, run_live
 from ps_eval.spending.policies import PolicyInputs
+from ps_eval.spending.replay import replay
 from ps_eval.spending.response_file import RESPONSES_FILE, ResponseFile
+from ps_train.curve_table import score_windows
 from ps_train.questions import Question, save_questions
 from tests.ps_eval.killed import lines_of_killed
 
@@ -64,6 +69,53 @@ def test_cells_differ_by_their_budgets_alone(
     half = answer_within(questions, [32] * len(questions), engine, SAMPLING)
     for a, b in zip(whole, half, strict=True):
         assert b.reasoning_tokens == min(a.reasoning_tokens, 32)
+
+
+def test_a_replay_of_the_same_traces_tells_every_answer_of_a_live_run(
+    engine: TransformersEngine, questions: list[Question], inputs: PolicyInputs, tmp_path: Path
+) -> None:
+    # The reasoner is random and never right: what its answers' letters sum up to is.
+    grader = ForeignGrader("own", 0, lambda text: text, lambda text, reference: zlib.crc32(text.encode()) % 2)
+    table = measure_curves(
+        questions,
+        engine,
+        tmp_path / "t",
+        num_traces=1,
+        window=8,
+        num_windows=8,
+        sampling=SAMPLING,
+        grader=grader,
+    )
+    use = np.sort(table.expected_use, axis=0)  # whosoever: both decide by it
+    known = replace(inputs, predicted_use=use, mean_use=use.mean(axis=0))
+    policies, budgets = ["uniform", "mix", "myopic", "hull", "use"], [16, 40]
+    run_live(
+        questions,
+        engine,
+        known,
+        budgets=budgets,
+        policies=policies,
+        output=tmp_path,
+        sampling=SAMPLING,
+        grader=grader,
+    )
+    replayed = replay(
+        table,
+        budgets=budgets,
+        policies=policies,
+        predictions=Predictions(known.predictions, known.budgets, use=use),
+        mean_curve=known.mean_curve,
+        mean_use=known.mean_use,
+    )
+    right = []
+    for (policy, budget), allocation in replayed.allocations.items():
+        answers = cell(tmp_path, f"{policy}-{budget}")
+        assert [a["budget"] for a in answers] == allocation.tokens.tolist()
+        used = score_windows(table.expected_use, allocation.windows)
+        assert [a["reasoning_tokens"] for a in answers] == used.tolist()
+        right += score_windows(table.curves, allocation.windows).tolist()
+        assert [a["correct"] for a in answers] == right[-len(answers) :]
+    assert 0.2 < np.mean(right) < 0.8
 
 
 def test_a_question_is_reasoned_about_once_and_cut_for_every_smaller_budget(

@@ -86,9 +86,9 @@ def test_fit_exports_a_predictor_that_knows_more_than_the_mean_curve(folder):
     curves = predictor.predict_curves(test.features)
     assert curves.shape == (61, 8)
     assert curves.dtype == np.float32
-    figures = curve_quality(curves, test.curves, window=16, budgets=[48])
+    figures = curve_quality(curves, test.curves, grid=test.budgets, budgets=[48])
     constant = np.tile(predictor.mean_curve.numpy(), (61, 1))
-    baseline = curve_quality(constant, test.curves, window=16, budgets=[48])
+    baseline = curve_quality(constant, test.curves, grid=test.budgets, budgets=[48])
     assert figures["mse"] < 0.5 * baseline["mse"]
     assert figures["window_pearson"] > 0.8
     assert figures["allocation_gain"] > baseline["allocation_gain"] + 0.1
@@ -164,7 +164,7 @@ def test_bf16_mixed_trains_to_within_noise_of_float32(folder):
         root = ["--trainer.default_root_dir", str(folder / precision)]
         assert main(["fit", "--config", config, *root, "--trainer.precision", precision]) == 0
         curves = load_predictor(folder / precision / "predictor").predict_curves(table.features)
-        figures.append(curve_quality(curves, table.curves, window=16, budgets=[48]))
+        figures.append(curve_quality(curves, table.curves, grid=table.budgets, budgets=[48]))
     # Beside the mean curve's error of .05, .001 is noise.
     assert figures[1]["mse"] == pytest.approx(figures[0]["mse"], abs=0.001)
     assert figures[1]["window_pearson"] == pytest.approx(figures[0]["window_pearson"], abs=0.01)

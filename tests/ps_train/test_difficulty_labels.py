@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from ps_train.common.heads import OrdinalOutput, Standardise, StateHead
 from ps_train.curve.loss import curve_logits, curve_loss
 from ps_train.curve_table import CurveTable
-from ps_train.difficulty.labels import DifficultyThresholds, difficulty_labels
+from ps_train.difficulty.labels import DifficultyThresholds
 from ps_train.difficulty.metrics import ClassQuality, confusion_table
 
 
@@ -23,14 +23,14 @@ def test_thresholds_are_percentiles_of_the_last_point_and_their_values_belong_to
     assert thresholds == DifficultyThresholds(float(np.float32(0.3)), float(np.float32(0.84)))
     labels = thresholds.labels(curves)
     assert labels.tolist() == [2, 2, 2, 1, 1, 1, 1, 1, 0, 0, 0]
-    assert difficulty_labels(curves).tolist() == labels.tolist()
+    assert DifficultyThresholds.fit(curves).labels(curves).tolist() == labels.tolist()
     wide = DifficultyThresholds.fit(curves, (10.0, 95.0))
     assert (wide.hard, wide.easy) == pytest.approx((0.2, 0.92))
 
 
 def test_other_curves_do_not_move_the_thresholds():
     thresholds = DifficultyThresholds(0.2, 0.8)
-    assert difficulty_labels(curves_ending_at([0.5, 0.6, 0.7]), thresholds).tolist() == [1, 1, 1]
+    assert thresholds.labels(curves_ending_at([0.5, 0.6, 0.7])).tolist() == [1, 1, 1]
 
 
 def test_bad_thresholds_are_refused():
@@ -44,9 +44,10 @@ def test_bad_thresholds_are_refused():
 
 def test_on_the_real_training_table_the_labels_are_the_authors(gsm8k_tables):
     table = CurveTable.load(gsm8k_tables / "train", features=[])
-    np.testing.assert_array_equal(difficulty_labels(table.curves), table.extra["paper_difficulty"])
+    thresholds = DifficultyThresholds.fit(table.curves)
+    np.testing.assert_array_equal(thresholds.labels(table.curves), table.extra["paper_difficulty"])
     test = CurveTable.load(gsm8k_tables / "test", features=[])
-    ours = DifficultyThresholds.fit(table.curves).labels(test.curves)
+    ours = thresholds.labels(test.curves)
     # There the authors' thresholds are others (docs/lora.md).
     theirs = DifficultyThresholds(0.14, 0.81).labels(test.curves)
     np.testing.assert_array_equal(theirs, test.extra["paper_difficulty"])

@@ -25,6 +25,7 @@ from ps_train.curve.metrics import (
 )
 
 BUDGETS = [32, 48, 64]
+GRID = np.arange(1, 9) * 16
 
 
 def curves(n: int = 50, w: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +81,7 @@ def test_calibration_error_equals_torchmetrics_on_binary_outcomes():
 @given(seed=st.integers(0, 10_000), budget=st.sampled_from([16, 40, 72, 128]))
 def test_gain_of_the_measured_curves_themselves_is_never_negative(seed, budget):
     _, measured = curves(20, seed=seed)
-    gain = allocation_gain(measured, measured, window=16, budgets=[budget])
+    gain = allocation_gain(measured, measured, grid=GRID, budgets=[budget])
     assert gain[0] >= -1e-6
 
 
@@ -89,7 +90,7 @@ def test_allocation_gain_is_the_hull_allocation_scored_on_the_measured_curves():
     windows = allocate(predicted, 48 * 50, window=16).windows
     hull = np.mean([measured[i, windows[i] - 1] for i in range(50)])
     uniform = measured[:, 2].mean()  # 48 tokens are 3 windows for everyone
-    gain = allocation_gain(predicted, measured, window=16, budgets=[48])
+    gain = allocation_gain(predicted, measured, grid=GRID, budgets=[48])
     assert gain[0] == pytest.approx(hull - uniform, abs=1e-6)
 
 
@@ -100,10 +101,10 @@ def test_a_query_without_reasoning_scores_0():
 
 def test_the_metric_class_over_batches_equals_the_function_on_everything():
     predicted, measured = curves()
-    metric = CurveQuality(window=16, budgets=BUDGETS)
+    metric = CurveQuality(GRID, BUDGETS)
     for part in torch.arange(50).split(16):
         metric.update(part, torch.from_numpy(predicted[part]), torch.from_numpy(measured[part]))
-    expected = curve_quality(predicted, measured, window=16, budgets=BUDGETS)
+    expected = curve_quality(predicted, measured, grid=GRID, budgets=BUDGETS)
     actual = {name: float(value) for name, value in metric.compute().items()}
     assert actual == pytest.approx(expected, rel=1e-6)
     assert {f"gain_{budget}" for budget in BUDGETS} < set(actual)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ps_train.common.optimization import adamw_flat_then_cosine
+from ps_train.embedded.tiny_model import adamw_flat_then_cosine
 
 SETTINGS = {
     "total_steps": 100,

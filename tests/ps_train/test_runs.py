@@ -284,6 +284,8 @@ def test_a_predictor_meets_no_other_features_order_budgets_or_model(fitted, caps
     other.save(tmp_path / "other")
     message = refusal(capsys, *test, "--data.test", str(tmp_path / "other"))
     assert "must be of the model whose accuracy is predicted, made-up, got another/model" in message
+    light = ["--model.predictor", "embedded:tiny-light"]
+    assert "predictor must be a curve_mlp, got light" in refusal(capsys, "test", "--config", config, *light)
     message = refusal(capsys, "validate", "--config", config)
     assert "a trained predictor is needed: give --ckpt_path or --model.predictor" in message
     schema = CurveSchema({"layer_2": 3, "text": 22}, 4, 16, identities={"backbone": "a"})
@@ -519,7 +521,6 @@ def test_a_mistake_that_lightning_takes_for_a_defect_is_one_sentence(fitted, tmp
             r"budgets to judge by must be at least one, .* 16 tokens, got \[\]",
         ),
         ("curve_mlp", "--model.budgets=[48, 1]", r"none below the grid's smallest, 16 tokens, got \[48"),
-        ("difficulty_mlp", "--model.label_smoothing=2", r"label_smoothing must lie in \[0, 1\), got 2"),
         (
             "budget_point",
             "--model.underrun_rates=[1.5]",

@@ -37,7 +37,6 @@ def test_layers_of_an_encoder_are_swept_under_its_own_names(tmp_path, backbone):
         encoder=str(backbone),
         seeds=1,
         max_epochs=1,
-        batch_size=16,
         cache=str(tmp_path / "cache"),
     )
     assert [score.feature for score in scores] == ["encoder_layer_1", "encoder_layer_2"]

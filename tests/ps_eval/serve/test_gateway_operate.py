@@ -170,6 +170,11 @@ def test_routes_can_be_changed_and_wrong_ones_are_said() -> None:
     table = RouteTable({"/v1/responses": "deny", "/sleep": "pass", "/private/*": "deny"})
     policies = [table.of("POST", path).policy for path in ("/v1/responses", "/sleep", "/private/a", "/a")]
     assert policies == ["deny", "pass", "deny", "pass"]
+    table = RouteTable({"/v1/*": "deny", "/v1/messages": "budget"})
+    paths = ("/v1/completions", "/v1/models", "/v1/messages", "/invocations", "/sleep")
+    assert [table.of("POST", path).policy for path in paths] == ["deny", "deny", "budget", "budget", "deny"]
+    passed = RouteTable({"/*": "pass"}).of("POST", "/v1/completions")
+    assert (passed.policy, passed.name, passed.thinks) == ("pass", "completions", True)
     for changes, message in (
         ({"v1": "deny"}, "a path in routes must begin with /, got 'v1'"),
         ({"/a": "drop"}, "a policy in routes must be budget, pass or deny, got 'drop'"),
