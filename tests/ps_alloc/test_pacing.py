@@ -247,6 +247,26 @@ def test_settling_counts_every_sequence_and_gives_no_credit_for_a_client_s_limit
     assert pacer.debt_tokens == pytest.approx(10 - 3 * RATE)
 
 
+def test_a_client_s_limit_above_the_share_moves_a_guessed_price_by_its_debt_alone():
+    pacer = Pacer(RATE)
+    before = pacer.price
+    assert pacer.decide(np.linspace(0, 1, W), limit=128).limited
+    assert np.log(pacer.price / before) == pytest.approx(pacer.step * (128 - RATE) / RATE)
+
+
+def test_a_large_budget_that_was_used_against_all_expectation_is_counted_in_full():
+    pacer = Pacer(100, budgets=[16384], min_windows=0, burst=10**6, initial_price=1e-9)
+    pacer.settle(pacer.decide([0.9], use=[1.0]), used=16384)
+    assert pacer.debt_tokens == pytest.approx(16384 - 100)
+
+
+def test_a_restored_debt_stays_within_what_a_pacer_remembers():
+    state = Pacer(RATE).state_dict()
+    deep = Pacer.from_state_dict({**state, "debt_tokens": 1e30})
+    saved = Pacer.from_state_dict({**state, "debt_tokens": -1e30})
+    assert (deep.debt_tokens, saved.debt_tokens) == (100 * deep.burst / 2, -saved.burst / 2)
+
+
 # Debt and credit.
 
 
