@@ -151,6 +151,14 @@ def test_several_at_once_are_decided_as_if_one_after_another():
     assert many.state_dict() == one.state_dict()
 
 
+def test_each_of_several_has_its_own_weight():
+    curves, weights = stream("i.i.d.", np.random.default_rng(4))[:40], np.linspace(0, 3, 40)
+    one, other = Pacer(RATE), Pacer(RATE)
+    singly = [other.decide(curve, weight=weight) for curve, weight in zip(curves, weights, strict=True)]
+    assert one.decide_many(curves, weights=weights) == singly
+    assert Pacer(RATE).decide_many(curves) != singly
+
+
 def test_one_weight_may_stand_for_all_of_several():
     curves = np.random.default_rng(0).random((5, 4))
     one, each = Pacer(RATE), Pacer(RATE)
@@ -229,6 +237,14 @@ def test_settling_moves_the_debt_by_what_was_used_more_or_less():
     assert pacer.debt_tokens == pytest.approx(debt - 96)
     assert pacer.price == pytest.approx(price * np.exp(-0.01))
     assert pacer.spent_tokens == 2 * grant - 96
+
+
+def test_settling_counts_every_sequence_and_gives_no_credit_for_a_client_s_limit():
+    pacer = Pacer(RATE, initial_price=0.001)
+    pacer.settle(pacer.decide(np.linspace(0, 1, W), sequences=3), used=10)
+    assert pacer.debt_tokens == pytest.approx(10 - 3 * RATE)
+    pacer.settle(pacer.decide(np.linspace(0, 1, W), limit=16), used=3)
+    assert pacer.debt_tokens == pytest.approx(10 - 3 * RATE)
 
 
 # Debt and credit.
