@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ps_alloc._checks import real
 from ps_alloc.allocation import Allocation
 
-ROUNDS = 12
+ROUNDS = 16
 
 
 def allocate_with_reserve(
@@ -41,31 +41,32 @@ def allocate_with_reserve(
     if settings.get("use") is None:
         raise ValueError("overspend_rate must come with use, got none: granted budgets are never overspent")
     deviations = NormalDist().inv_cdf(1.0 - rate)
-    allocation = allocate(curves, total_tokens, **settings)
-    allowed = allocation.total_tokens
-    lowest, best = 0, None
-    highest = allowed
-    # The reserve falls with the budget: the largest budget that leaves room for its own reserve.
-    for _ in range(ROUNDS):
-        needed = allocation.spent_tokens + deviations * _deviation(allocation)
-        if needed <= total_tokens:
-            best, lowest = allocation, allowed
-            if best.total_tokens == total_tokens or highest - lowest <= 1 + total_tokens // 10_000:
-                break
-            allowed = (lowest + highest) // 2
-        else:
-            highest = allowed
-            over = max(1, math.ceil(needed - total_tokens))
-            allowed = max(lowest, allowed - over) if best is None else (lowest + highest) // 2
-        try:
-            allocation = allocate(curves, allowed, **settings)
-        except ValueError:
-            break  # not even the fewest windows
-    if best is None:
+
+    def over(allocation: Allocation) -> float:
+        """Tokens that the budget lacks for what it may really use."""
+        return allocation.spent_tokens + deviations * _deviation(allocation) - total_tokens
+
+    fewest = {**settings, "max_windows": settings.get("min_windows", 1)}
+    best = allocate(curves, total_tokens, **fewest)
+    if over(best) > 0:
         raise ValueError(
             f"total_tokens must pay for every query's min_windows and a reserve for an overspend_rate of "
             f"{rate:g}, got {total_tokens}"
         )
+    # The reserve falls with the budget: look for the largest that leaves room for its own.
+    lowest, highest, allowed = best.spent_tokens, best.total_tokens, best.total_tokens
+    for round_ in range(ROUNDS):
+        allocation = allocate(curves, allowed, **settings)
+        lacks = over(allocation)
+        if lacks <= 0:
+            best, lowest = allocation, allowed
+        else:
+            highest = allowed
+        if highest - lowest <= 1 + total_tokens // 10_000:
+            break
+        less = allowed - math.ceil(lacks)  # near the mark at once, where the reserve stays as it is
+        towards = lacks > 0 and less > lowest and round_ < ROUNDS // 2
+        allowed = less if towards else (lowest + highest) // 2
     return replace(best, total_tokens=int(total_tokens), gap_bound=None)
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -226,3 +227,23 @@ def test_the_bound_is_true_where_budgets_are_just_what_some_choice_uses(seed):
 def test_what_is_used_by_nobody_costs_nothing(n):
     allocation = allocate(np.zeros((n, 3)), 5, use=[0, 0, 0])
     assert (allocation.spent_tokens, allocation.gap_bound, allocation.price) == (0, 0.0, 0.0)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.01, 0.05, 0.3]), st.integers(0, 1))
+@settings(max_examples=100)
+def test_a_reserve_is_refused_only_where_not_even_the_fewest_windows_can_keep_it(seed, rate, least):
+    rng = np.random.default_rng(seed)
+    n, w = int(rng.choice([2, 5, 20])), int(rng.integers(1, 8))
+    grid = np.cumsum(rng.integers(1, 400, w))
+    lengths = rng.exponential(rng.uniform(20, 2000, (n, 1)), (n, 20))
+    use = np.minimum(lengths[:, None], grid[None, :, None]).mean(axis=2)
+
+    def needed(used, tokens):
+        deviation = math.sqrt((used * np.maximum(tokens - used, 0)).sum())
+        return used.sum() + NormalDist().inv_cdf(1 - rate) * deviation
+
+    fewest = math.ceil(needed(use[:, 0] * least, grid[0] * least)) + 2
+    total = fewest + int(rng.random() * n * grid[-1] * rng.choice([0.01, 0.1, 1.0]))
+    given_settings = {"budgets": grid, "use": use, "min_windows": least, "overspend_rate": rate}
+    safe = allocate(rng.random((n, w)), total, **given_settings)
+    assert needed(safe.expected_used, safe.tokens) <= total
