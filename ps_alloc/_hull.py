@@ -122,7 +122,8 @@ def allocate_hull(
         # The price of the rest must be one at which the others were decided: their losses are 0 only there.
         price = min(max(solution.price, decided.low), decided.high)
         if abs(min(max(price, solution.price), solution.highest_price) - price) <= 1e-12 * price:
-            gap = decided.gap + solution.gap
+            unspent = price * (limits.budget - decided.cost)
+            gap = decided.gap + (solution.gap if len(rest.curves) else unspent)
             cost, value = decided.cost + cost, decided.value + value
             return HullResult(windows.astype(np.int64), cost, value, price, gap)
     cost, value, solution = _solve_rows(rows, settings, limits.budget, windows, CORE_SPAN)

@@ -123,10 +123,10 @@ class StoppingRule:
 
     def save(self, path: str | Path) -> None:
         """Write one `.npz`."""
-        known = {} if self.checkpoints is None else {"checkpoints": self.checkpoints}
-        arrays = {name: getattr(self, name) for name in ARRAYS}
+        names = ("price", *ARRAYS, *(() if self.checkpoints is None else ("checkpoints",)))
+        content: dict[str, Any] = {name: getattr(self, name) for name in names}
         with atomic_path(path) as part, Path(part).open("wb") as file:
-            np.savez(file, price=self.price, **arrays, **known)
+            np.savez(file, **content)
 
     @classmethod
     def load(cls, path: str | Path) -> StoppingRule:
@@ -137,8 +137,8 @@ class StoppingRule:
         """
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
-                arrays = (content[name] for name in ARRAYS)
-                return cls(float(content["price"]), *arrays, content.get("checkpoints", None))
+                price, (centre, scale, weights) = float(content["price"]), (content[n] for n in ARRAYS)
+                return cls(price, centre, scale, weights, content.get("checkpoints", None))
         except Exception as error:  # a damaged archive raises whatever its remains are taken for
             raise ValueError(f"{path} must be a stopping rule, but {one_line(error)}") from error
 

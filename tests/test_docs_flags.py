@@ -15,6 +15,7 @@ from pytorch_lightning import Trainer
 from ps_alloc.cli import _parser
 from ps_eval.completion import completion_parser as ps_eval
 from ps_train.completion import completion_parser as ps_train
+from ps_train.embedded.diffusion_data import DiffusionDataModule
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -50,8 +51,9 @@ def flags_of_commands() -> dict[tuple[str, str], set[str]]:
         for name, command in commands.choices.items():
             found[tool, name] = set(command._option_string_actions) | {"--help", "--config"}
     trainer = {f"--trainer.{name}" for name in [*inspect.signature(Trainer).parameters, "limit"]}
+    embedded = {f"--data.{name}" for name in inspect.signature(DiffusionDataModule).parameters}
     for name in ("fit", "validate", "test", "predict"):
-        found["ps-train", name] |= trainer
+        found["ps-train", name] |= trainer | embedded
     return found
 
 
@@ -62,8 +64,9 @@ def spelled(flag: str) -> str:
 def is_flag(flag: str, known: set[str]) -> bool:
     """A nested one counts where what it lies in does: `--model.optimizer.lr`, `--engine-options.dtype`."""
     parts = spelled(flag).split(".")
-    names = {spelled(name) for name in known}
-    return any(".".join(parts[:n]) in names for n in range(1, len(parts) + 1))
+    names = {spelled(name) for name in known} | {"--model.help"}
+    least = 2 if len(parts) > 1 and any(name.startswith(f"{parts[0]}.") for name in names) else 1
+    return any(".".join(parts[:n]) in names for n in range(least, len(parts) + 1))
 
 
 def segments(page: Path) -> Iterator[str]:

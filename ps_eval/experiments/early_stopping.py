@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ps_alloc import allocate
 from ps_eval.experiments.embedded import WINDOW, EmbeddedTraces, shipped_curves, trace_embedded
+from ps_eval.experiments.stopping_rules import agreeing
 from ps_eval.reporting.record import Claim, Outcome, curve_plot
 from ps_eval.reporting.tables import Cell, ResultTable, number, percent, points
 
@@ -119,12 +120,7 @@ def spend(traced: EmbeddedTraces, windows: IntArray, patience: int | None) -> Sp
     limit = np.repeat(windows[:, None], num_traces, axis=1)
     stop = limit.copy()
     if patience is not None:
-        agree = traced.answers > 0
-        for back in range(1, patience):
-            same = np.zeros_like(agree)
-            same[..., back:] = traced.answers[..., back:] == traced.answers[..., :-back]
-            agree &= same
-        agree[..., : patience - 1] = False
+        agree = agreeing(traced.answers, patience)
         first = np.where(agree.any(axis=-1), agree.argmax(axis=-1) + 1, num_windows)
         stop = np.minimum(limit, first)
     used = np.minimum(traced.lengths, stop * WINDOW)

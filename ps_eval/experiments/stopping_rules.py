@@ -121,14 +121,17 @@ def agreement(seen: Foreseen, spacing: int, patience: int, cost: float) -> Point
     traces = seen.traces
     last = traces.answers.shape[1]
     points = np.arange(spacing, last + 1, spacing)
-    answers = traces.answers[:, points - 1]
-    agree = answers > 0
-    for back in range(1, patience):
-        same = np.zeros_like(agree)
-        same[:, back:] = answers[:, back:] == answers[:, :-back]
-        agree &= same
-    agree[:, : patience - 1] = False
+    agree = agreeing(traces.answers[:, points - 1], patience)
     return _probed(seen, points, np.ones_like(agree), agree, cost)
+
+
+def agreeing(answers: Ints, patience: int) -> Bools:
+    """Where the last `patience` answers are one, (…, W) as `answers` (0 is none)."""
+    agree = answers > 0
+    agree[..., : patience - 1] = False
+    for back in range(1, patience):
+        agree[..., back:] &= answers[..., back:] == answers[..., :-back]
+    return np.asarray(agree)
 
 
 def confidence(seen: Foreseen, threshold: float, cost: float) -> Point:

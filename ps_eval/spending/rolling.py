@@ -165,9 +165,10 @@ class Roller:
             since = time.perf_counter()
             elapsed, underway = at.tokens, at.underway
             checkpoint = points.index(elapsed)
+            before = points[max(0, checkpoint - 1)]
             places = [u.place for u in underway]
             following = points[checkpoint + 1] if checkpoint + 1 < len(points) else grid[-1]
-            self._listen(at, points[checkpoint - 1], questions, heard)
+            self._listen(at, before, questions, heard)
             probed = time.perf_counter()
             traces = [
                 TokenTrace(

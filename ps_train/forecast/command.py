@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from ps_alloc.files import check_output
@@ -107,8 +108,8 @@ def stopping_command(
         )
     traces = load_kept_traces(table, list(learnt.schema.prompt))
     if checkpoints is None:
-        reached = traces.running.any(axis=0)
-        chosen = [tokens for place, tokens in enumerate(grid[1:-1], start=1) if reached[place]]
+        reached = np.flatnonzero(traces.running.any(axis=0))
+        chosen = [grid[place] for place in reached if 0 < place < len(grid) - 1]
     seen = foresee(traces, learnt, [grid.index(tokens) for tokens in (0, *chosen)])
     learn_rule(seen, price).save(output)
     Console().print(

@@ -151,6 +151,14 @@ def test_several_at_once_are_decided_as_if_one_after_another():
     assert many.state_dict() == one.state_dict()
 
 
+def test_each_of_several_has_its_own_weight():
+    curves, weights = stream("i.i.d.", np.random.default_rng(4))[:40], np.linspace(0, 3, 40)
+    one, other = Pacer(RATE), Pacer(RATE)
+    singly = [other.decide(curve, weight=weight) for curve, weight in zip(curves, weights, strict=True)]
+    assert one.decide_many(curves, weights=weights) == singly
+    assert Pacer(RATE).decide_many(curves) != singly
+
+
 def test_one_weight_may_stand_for_all_of_several():
     curves = np.random.default_rng(0).random((5, 4))
     one, each = Pacer(RATE), Pacer(RATE)
@@ -229,6 +237,34 @@ def test_settling_moves_the_debt_by_what_was_used_more_or_less():
     assert pacer.debt_tokens == pytest.approx(debt - 96)
     assert pacer.price == pytest.approx(price * np.exp(-0.01))
     assert pacer.spent_tokens == 2 * grant - 96
+
+
+def test_settling_counts_every_sequence_and_gives_no_credit_for_a_client_s_limit():
+    pacer = Pacer(RATE, initial_price=0.001)
+    pacer.settle(pacer.decide(np.linspace(0, 1, W), sequences=3), used=10)
+    assert pacer.debt_tokens == pytest.approx(10 - 3 * RATE)
+    pacer.settle(pacer.decide(np.linspace(0, 1, W), limit=16), used=3)
+    assert pacer.debt_tokens == pytest.approx(10 - 3 * RATE)
+
+
+def test_a_client_s_limit_above_the_share_moves_a_guessed_price_by_its_debt_alone():
+    pacer = Pacer(RATE)
+    before = pacer.price
+    assert pacer.decide(np.linspace(0, 1, W), limit=128).limited
+    assert np.log(pacer.price / before) == pytest.approx(pacer.step * (128 - RATE) / RATE)
+
+
+def test_a_large_budget_that_was_used_against_all_expectation_is_counted_in_full():
+    pacer = Pacer(100, budgets=[16384], min_windows=0, burst=10**6, initial_price=1e-9)
+    pacer.settle(pacer.decide([0.9], use=[1.0]), used=16384)
+    assert pacer.debt_tokens == pytest.approx(16384 - 100)
+
+
+def test_a_restored_debt_stays_within_what_a_pacer_remembers():
+    state = Pacer(RATE).state_dict()
+    deep = Pacer.from_state_dict({**state, "debt_tokens": 1e30})
+    saved = Pacer.from_state_dict({**state, "debt_tokens": -1e30})
+    assert (deep.debt_tokens, saved.debt_tokens) == (100 * deep.burst / 2, -saved.burst / 2)
 
 
 # Debt and credit.

@@ -176,3 +176,11 @@ def test_what_all_budgets_cost_alike_changes_nothing_at_scale(kind):
         assert one.expected_accuracy <= other.expected_accuracy + other.gap_bound + 1e-12
         assert one.gap_bound < 1e-4
         assert one.price == pytest.approx(other.price)
+
+
+@pytest.mark.parametrize("row", [0, 1_234, 4_097, 5_999])
+def test_a_value_out_of_range_is_named_wherever_it_stands_among_thousands(row):
+    curves = make_curves("noisy", 6_000, 5, np.random.default_rng(8))
+    curves[row, 2] = np.nan
+    with pytest.raises(ValueError, match=rf"curves must lie in \[0, 1\], got nan at row {row}, column 2"):
+        allocate(curves, 6_000 * 40)

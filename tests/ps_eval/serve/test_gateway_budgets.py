@@ -189,11 +189,15 @@ def test_requests_that_arrive_together_are_predicted_together_and_in_order(
         return flat_curves(questions)
 
     gateway = start_gateway(upstream.url, predict=waits, batcher={"max_batch": 16})
+    batcher = gateway.gateway.budgets.batcher
+    assert batcher is not None
     bodies = [{"prompt": f"{'hard' if i % 3 else 'easy'} {i}"} for i in range(60)]
 
     async def ask() -> list[tuple[int, dict[str, str], bytes]]:
         asked = asyncio.ensure_future(many(gateway, bodies))
-        assert await asyncio.to_thread(eventually, lambda: gateway.count("in_flight") == 60)
+        assert await asyncio.to_thread(
+            eventually, lambda: sum(map(len, gateway.batches)) + batcher.waiting == 60
+        )
         all_there.set()
         return await asked
 
@@ -201,7 +205,7 @@ def test_requests_that_arrive_together_are_predicted_together_and_in_order(
     assert [h["x-ps-budget"] for _, h, _ in answers] == ["128" if i % 3 else "32" for i in range(60)]
     sizes = [len(batch) for batch in gateway.batches]
     assert sum(sizes) == 60
-    assert sizes[1:4] == [16, 16, 16] or sizes == [16, 16, 16, 12]  # what came while the first was predicted
+    assert set(sizes[1:-1]) == {16}  # what came while the first was predicted
     assert gateway.count("prediction_batch_size_sum") == 60
 
 
