@@ -160,7 +160,8 @@ class Ledger:
             return math.inf
         if self.tokens_per_second is not None:  # a bucket: what is in it
             return control.horizon - control.debt
-        return control.unit / 2 if control.in_deep_debt else math.inf
+        # Beyond the horizon the price alone does not bring debt back.
+        return control.unit / 2 if control.debt > control.horizon else math.inf
 
     def _accrue(self) -> None:
         if self.tokens_per_second is not None:

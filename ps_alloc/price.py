@@ -71,11 +71,6 @@ class PriceControl:
         return math.exp(self.log_price)
 
     @property
-    def in_deep_debt(self) -> bool:
-        """Debt is beyond the horizon, where the price alone does not bring it back."""
-        return self.debt > self.horizon and self.step > 0
-
-    @property
     def deepest(self) -> float:
         """Tokens of debt that are remembered."""
         return DEEPEST_DEBT * self.horizon

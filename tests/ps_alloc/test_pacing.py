@@ -280,6 +280,14 @@ def test_debt_from_elsewhere_is_paid_back_and_nobody_is_starved_meanwhile():
     assert tokens.min() >= 16
 
 
+def test_debt_beyond_the_horizon_pushes_the_price_no_further():
+    pacer = Pacer(RATE, burst=20 * RATE, initial_price=0.01)
+    for _ in range(2):
+        pacer.charge(30 * RATE)
+    assert pacer.debt_tokens == pytest.approx(58 * RATE)
+    assert np.log(pacer.price / 0.01) == pytest.approx(10 * pacer.step)
+
+
 def test_in_deep_debt_a_request_gets_half_its_share_at_most():
     pacer = Pacer(RATE, burst=2 * RATE, initial_price=1e-9)
     assert int(pacer.decide(np.linspace(0, 1, W))) == 256
@@ -476,6 +484,17 @@ def test_idle_time_makes_tokens_cheaper_and_rush_dearer():
     assert pacer.price < price
     paced(pacer, np.tile(np.linspace(0, 1, W), (100, 1)))
     assert pacer.price > price
+
+
+def test_tokens_that_time_earned_beyond_the_horizon_make_the_next_request_cheaper():
+    prices = []
+    for idle in (100, 10_000):
+        clock = Clock()
+        pacer = Pacer(tokens_per_second=10, burst=2000, clock=clock, initial_price=0.5)
+        clock.now = idle
+        pacer.decide(np.linspace(0, 1, W))
+        prices.append(pacer.price)
+    assert prices[1] < prices[0]
 
 
 # Callers that decide in two steps.
