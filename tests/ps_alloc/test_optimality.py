@@ -279,3 +279,18 @@ def test_copies_with_costs_of_any_size_lose_nothing_by_being_left_out(seed):
     values = np.concatenate((np.zeros((n, 1)), curves), axis=1)
     assert allocation.gap_bound == 0.0
     assert allocation.expected_accuracy * n == pytest.approx(exact_dp(values, costs, total))
+
+
+@pytest.mark.parametrize(
+    ("curves", "total", "best"),
+    [
+        ([[0.4, 0.5, 0.6], [0.0, 0.0, 0.9]], 3, 0.25),
+        ([[0.4, 0.0, 0.8], [0.0, 0.1, 0.3]], 3, 0.25),
+        ([[0.4, 0.2, 0.8], [0.7, 0.8, 0.6]], 3, 0.6),
+    ],
+)
+def test_a_row_that_gives_up_most_of_what_is_unspent_is_still_looked_at(curves, total, best):
+    """The break leaves a window, and the best way to spend it costs more than half of its price."""
+    allocation = allocate(curves, 16 * total, leftover="keep")
+    assert allocation.expected_accuracy == pytest.approx(best)
+    assert allocation.gap_bound == 0.0
