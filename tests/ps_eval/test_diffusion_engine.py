@@ -196,9 +196,7 @@ class Oracle:
     ),
     verifier=st.one_of(
         st.none(),
-        st.builds(
-            ShadowVerifier, st.floats(0, 1), st.sampled_from(["step", "end"]), st.floats(0, 1), st.booleans()
-        ),
+        st.builds(ShadowVerifier, st.floats(0, 1), st.sampled_from(["step", "end"]), st.floats(0, 1)),
     ),
     sliding=st.booleans(),
     penalty=st.floats(0, 0.2),
