@@ -78,13 +78,13 @@ def _emit(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any, u
         context.make_array(kind)(context, builder, value)
         for kind, value in zip(signature.args, arguments, strict=True)
     ]
-    values, use, grid, lanes, chosen = (array.data for array in arrays)
+    values, use, grid, settings, chosen = (array.data for array in arrays)
     width = cgutils.unpack_tuple(builder, arrays[0].shape)[1]
 
     def row_of(array: ir.Value, row: int) -> ir.Value:
         return builder.gep(array, [ir.Constant(width.type, row * LANES)])
 
-    start, low_step, high_step, tolerance = (_load(builder, row_of(lanes, j), FLOATS) for j in range(4))
+    start, low_step, high_step, tolerance = (_load(builder, row_of(settings, j), FLOATS) for j in range(4))
     best = [cgutils.alloca_once_value(builder, start) for _ in range(2)]
     windows = [cgutils.alloca_once_value(builder, ir.Constant(INTS, [0] * LANES)) for _ in range(2)]
     outside = cgutils.alloca_once_value(builder, ir.Constant(FLAGS, [0] * LANES))
