@@ -161,16 +161,16 @@ async def _examine_budget(settings: ServeSettings, upstream: Upstream, verdict: 
             f"the upstream takes {budget_field} but does not obey it: {len(within.split())} words of "
             "reasoning at a budget of one token"
         )
-        return
-    status, drawn = await within_one_token(SAMPLED)
-    words = len((_reasoning(drawn, format) or "").split()) if status < 400 else 0
-    if words > ENOUGH_WORDS // 2:
-        verdict.obeys = False
-        verdict.faults.append(
-            f"the upstream obeys {budget_field} where it decodes greedily, not where it draws tokens under "
-            f"top_p {SAMPLED['top_p']}: {words} words of reasoning at a budget of one token; "
-            "use --enforce two-phase"
-        )
+    else:
+        status, drawn = await within_one_token(SAMPLED)
+        words = len((_reasoning(drawn, format) or "").split()) if status < 400 else 0
+        if words > ENOUGH_WORDS // 2:
+            verdict.obeys = False
+            verdict.faults.append(
+                f"the upstream obeys {budget_field} where it decodes greedily, not where it draws tokens "
+                f"under top_p {SAMPLED['top_p']}: {words} words of reasoning at a budget of one token; "
+                "use --enforce two-phase"
+            )
     details = (free.get("usage") or {}).get("completion_tokens_details") or {}
     if not details.get("reasoning_tokens") and not (free.get("usage") or {}).get("reasoning_tokens"):
         verdict.notes.append(

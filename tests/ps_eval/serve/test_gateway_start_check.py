@@ -103,6 +103,7 @@ def check(url: str, **settings: Any) -> tuple[str, bool, float | None]:
     [
         ({}, ("vllm", True, 1), "the upstream obeys budgets (vllm)"),
         ({"counts": False}, ("vllm", True, 1), "does not count reasoning tokens apart"),
+        ({"obeys": False, "counts": False}, ("vllm", True, 0), "does not count reasoning tokens apart"),
         ({"shows": False}, ("vllm", True, -1), "shows too little reasoning to see"),
         ({"key": True}, ("vllm", True, -1), "the upstream wants a key"),
         ({"owner": "sglang"}, ("sglang", True, 0), "takes custom_params.thinking_budget but does not obey"),
